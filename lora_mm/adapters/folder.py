@@ -1,0 +1,146 @@
+"""The adapter folder: writing it whole, and loading it only onto the base it was trained on, with every key accounted for.
+
+Knows files, bases and PEFT; knows no recipe's meaning, no data and no scores (they come in as text).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from lora_mm.adapters import tuner  # noqa: F401  registers our PEFT type
+from lora_mm.errors import InputError
+from lora_mm.models.loading import Base
+
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+RECIPE, PREPROCESSING = "recipe.yaml", "preprocessing.json"
+
+
+def save_adapter(model: peft.PeftModel, folder: Path, *, base: Base, recipe: str) -> None:
+    """Write everything but the model card: config, weights, resolved recipe, and what the base and its inputs were.
+
+    Args:
+        model: as :func:`~.tuner.attach` returned it.
+        folder: made if it does not exist.
+        base: what the adapter was trained on.
+        recipe: the resolved recipe, as YAML.
+    """
+    model.peft_config["default"].base_model_name_or_path = base.name
+    model.peft_config["default"].revision = base.revision
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / RECIPE).write_text(recipe, encoding="utf-8")
+    facts = {"base": _identity(base), "inputs": preprocessing(base.processor)}
+    (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
+    """Put the adapter in ``folder`` on ``base``, ready for inference.
+
+    Raises:
+        InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, and for missing,
+            unexpected or misshapen tensors: each named.
+    """
+    check_folder(folder)
+    facts = _read_json(folder / PREPROCESSING)
+    trained, here = facts.get("base", {}), _identity(base)
+    if trained.get("fingerprint") != here["fingerprint"]:
+        raise InputError(
+            f"{folder}: trained on base '{trained.get('name')}' (fingerprint {trained.get('fingerprint')}), "
+            f"not on '{here['name']}' ({here['fingerprint']}).",
+            "Give the base it was trained on: `--set base.model=FOLDER-OR-HUB-ID` (and base.revision).",
+        )
+    _check_inputs(folder, facts.get("inputs", {}), preprocessing(base.processor))
+    config = _peft_config(folder)
+    config.inference_mode = True
+    # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
+    model = peft.PeftModel(base.model, config)  # type: ignore[arg-type]
+    tensors = _tensors(folder / WEIGHTS)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    faults = [f"missing tensor {name}" for name in expected if name not in tensors]
+    faults += [f"unexpected tensor {name}" for name in tensors if name not in expected]
+    faults += [
+        f"tensor {name} is {tuple(tensors[name].shape)}, the model's is {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if faults:
+        more = [f"… and {len(faults) - 10} more"] if len(faults) > 10 else []
+        raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *faults[:10], *more)
+    set_peft_model_state_dict(model, tensors)
+    model.eval()
+    return model
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless ``folder`` holds what an adapter folder must."""
+    if not folder.is_dir():
+        raise InputError(f"No adapter folder '{folder}'.")
+    missing = [name for name in (CONFIG, WEIGHTS, RECIPE, PREPROCESSING) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: not an adapter folder of lora-mm; it lacks {', '.join(missing)}.")
+
+
+def preprocessing(processor: Any) -> dict[str, Any]:
+    """What makes inputs what they are: picture sizes and statistics, the chat template's hash, special tokens."""
+    image = processor.image_processor.to_dict()
+    kept = ("size", "crop_size", "image_mean", "image_std", "rescale_factor", "do_resize", "do_center_crop", "resample",
+            "do_pad", "min_pixels", "max_pixels", "patch_size", "merge_size")  # fmt: skip
+    template = processor.chat_template or ""
+    tokenizer = processor.tokenizer
+    return {
+        "image": {name: _plain(image[name]) for name in kept if image.get(name) is not None},
+        "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:16],
+        "tokens": {"vocabulary": len(tokenizer), "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item)))
+
+
+def _identity(base: Base) -> dict[str, str | None]:
+    return {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint}
+
+
+def _check_inputs(folder: Path, trained: dict[str, Any], here: dict[str, Any]) -> None:
+    unlike = [
+        f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(here[section])}"
+        for section in here
+        if trained.get(section) != here[section]
+    ]
+    if unlike:
+        raise InputError(f"{folder}: the base's processor prepares inputs otherwise than in training:", *unlike)
+
+
+def _peft_config(folder: Path) -> peft.PeftConfig:
+    data = _read_json(folder / CONFIG)
+    known = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+    if data.get("peft_type") not in known:
+        raise InputError(f"{folder / CONFIG}: unknown peft_type {data.get('peft_type')!r}.")
+    try:
+        return peft.PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: holds a {type(data).__name__}, not an object.")
+    return data
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(str(file), framework="pt"):
+            return load_file(str(file))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a whole safetensors file: {error}.") from error

@@ -1,0 +1,137 @@
+"""One method at one place, as data, checked. Knows no modules and no torch, so recipes are read without either."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from lora_mm.adapters.methods import METHODS, Method
+from lora_mm.errors import InputError, nearest
+
+_DEFAULTED = ("experts", "groups", "temperature", "dropout", "bias", "alpha")
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Placement:
+    """One method at one place. A field left at None takes the method's usual value.
+
+    Attributes:
+        method: a row of :data:`~.methods.METHODS`.
+        part: ``language`` or ``vision``.
+        at: a site of the method: ``attn`` or ``block`` for mma; ``qkv``, ``attn``, ``ffn`` or ``all`` for lora.
+        rank: r, the width of the bottleneck.
+        experts: E.
+        groups: parts that the up-projection is cut into; divides the rank and the layer's width.
+        temperature: t of the router's softmax.
+        alpha: the update's scale is alpha / rank; without it, 1.
+        scale: the update's scale, s, said directly.
+        dropout: probability, on the hidden units.
+        bias: whether the projections have biases (without, an adapter merges into layers that have none).
+        layers: indices of the layers to adapt; None for all.
+    """
+
+    method: str
+    part: Literal["language", "vision"] = "language"
+    at: str = "attn"
+    rank: int = Field(8, ge=1)
+    experts: int | None = Field(None, ge=1)
+    groups: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, gt=0)
+    alpha: float | None = Field(None, gt=0)
+    scale: float | None = None
+    dropout: float | None = Field(None, ge=0, lt=1)
+    bias: bool | None = None
+    layers: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method '{self.method}'; known are: {', '.join(METHODS)}."
+                             f"{nearest(self.method, list(METHODS))}")  # fmt: skip
+        for name in _DEFAULTED:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.row, name))
+        assert self.experts is not None and self.groups is not None
+        faults = []
+        if self.at not in self.row.sites:
+            sites = list(self.row.sites)
+            faults.append(
+                f"{self.method} has no site '{self.at}'; it has: {', '.join(sites)}.{nearest(self.at, sites)}"
+            )
+        if self.experts > 1 and self.row.router is None:
+            faults.append(f"{self.experts} experts, but {self.method} routes nothing; use 1.")
+        if self.rank % self.groups:
+            faults.append(f"groups {self.groups} must divide the rank, {self.rank}.")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def row(self) -> Method:
+        """The method's row."""
+        return METHODS[self.method]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that are adapted in every layer."""
+        return self.row.sites[self.at]
+
+    @property
+    def factor(self) -> float:
+        """s, by which the update is multiplied."""
+        if self.scale is not None:
+            return self.scale
+        return self.alpha / self.rank if self.alpha else 1.0
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.part} at {self.at}"
+
+
+def placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
+    """A :class:`Placement` from a method's name or its fields; raises InputError naming every fault."""
+    if isinstance(fields, Placement):
+        return fields
+    data = {"method": fields} if isinstance(fields, str) else dict(fields)
+    try:
+        return TypeAdapter(Placement).validate_python(data)
+    except ValidationError as error:
+        raise InputError(*explain(error, Placement)) from None
+
+
+def explain(error: ValidationError, model: Any) -> list[str]:
+    """A validation error as one line a fault: the key, what is wrong with it, the nearest known key.
+
+    Args:
+        error: pydantic's.
+        model: the pydantic model or dataclass that was validated, for the names it knows.
+    """
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(step) for step in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            *path, key = item["loc"]
+            lines.append(f"{place}: unknown key.{nearest(str(key), _keys(model, path))}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: is missing.")
+        elif item["type"] == "value_error":
+            lines += [f"{place}: {line}" if place else line for line in message.splitlines()]
+        else:
+            lines.append(f"{place}: {message[0].lower()}{message[1:]}, not {item['input']!r}.")
+    return lines
+
+
+def _keys(model: Any, path: list[int | str]) -> list[str]:
+    """Names of the fields of the section at ``path`` inside ``model``."""
+    for step in path:
+        if isinstance(step, int):
+            continue  # a list: its items' type was taken with the step before
+        model = _fields(model)[step].annotation
+        model = getattr(model, "__args__", (model,))[0]
+    return list(_fields(model))
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    found = getattr(model, "model_fields", None) or getattr(model, "__pydantic_fields__", {})
+    return dict(found)

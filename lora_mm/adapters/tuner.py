@@ -1,0 +1,175 @@
+"""Routed low-rank adapters as a PEFT method, and the door to it: :func:`attach`. Knows no training and no data."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import peft
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from lora_mm.adapters.config import ROUTED, RoutedConfig
+from lora_mm.adapters.layers import RoutedLayer
+from lora_mm.adapters.placement import Placement, placement
+from lora_mm.adapters.routing import Signal
+from lora_mm.errors import InputError
+from lora_mm.models.anatomy import anatomy_of, layer_modules, modalities
+
+
+class RoutedModel(BaseTuner):
+    """The PEFT tuner: replaces the modules that the placements name by :class:`RoutedLayer`."""
+
+    prefix = "routed_"
+    tuner_layer_cls = RoutedLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: RoutedConfig, model_config: dict[str, Any]) -> RoutedConfig:
+        peft_config.target_modules = None if peft_config.placements else DUMMY_TARGET_MODULES
+        return peft_config
+
+    def _prepare_model(self, peft_config: RoutedConfig, model: nn.Module) -> None:
+        # Derived from model and placements, so neither saved nor a field: module path → placement.
+        self.__dict__.setdefault("signal", None)
+        self.__dict__.setdefault("embedding_owners", {})
+        peft_config.resolved = resolve(model, peft_config.placements)  # type: ignore[attr-defined]
+        if self.signal is None and any(item.row.router == "modality" for item in peft_config.placements):
+            self.signal = Signal(model)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: RoutedConfig, key: str) -> bool:
+        return key in peft_config.resolved  # type: ignore[attr-defined]
+
+    def _create_and_replace(
+        self,
+        peft_config: RoutedConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        item: Placement = peft_config.resolved[current_key]  # type: ignore[attr-defined]
+        layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
+        count = len(modalities(self.model)) if item.part == "language" else 1
+        owner = self.embedding_owners.get((adapter_name, item.part))
+        layer.update_layer(adapter_name, item, modalities=count, owner=owner)
+        if owner is None and item.row.router == "modality":
+            self.embedding_owners[adapter_name, item.part] = layer
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version copies the child's weights over on unload, which breaks parts that are trained whole.
+        setattr(parent, child_name, new_module)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from the model."""
+        super().delete_adapter(adapter_name)
+        self.embedding_owners = {key: owner for key, owner in self.embedding_owners.items() if key[0] != adapter_name}
+
+
+def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Placement]:
+    """Which module of ``model`` gets which placement.
+
+    Raises:
+        InputError: for a layer index beyond the model, a placement that matches nothing, or two on one module.
+    """
+    found: dict[str, Placement] = {}
+    for item in placements:
+        roles = [role for role in item.roles if role in anatomy_of(model).stack(item.part).roles]
+        before = len(found)
+        for role in roles:
+            paths = layer_modules(model, item.part, role)
+            beyond = [index for index in item.layers or [] if not 0 <= index < len(paths)]
+            if beyond:
+                raise InputError(
+                    f"{item}: layers {beyond} do not exist or are never read; "
+                    f"the model reads layers 0 to {len(paths) - 1}."
+                )
+            for index, path in enumerate(paths):
+                if item.layers is None or index in item.layers:
+                    if path in found:
+                        raise InputError(f"Two adapters on one module, {path}; give each its own part, site or layers.")
+                    found[path] = item
+        if len(found) == before:
+            raise InputError(f"{item} matches no module of this model.")
+    return found
+
+
+if ROUTED not in PEFT_TYPE_TO_TUNER_MAPPING:
+    register_peft_method(
+        name=ROUTED.value.lower(), config_cls=RoutedConfig, model_cls=RoutedModel, prefix=RoutedModel.prefix
+    )
+
+
+def attach(
+    model: nn.Module,
+    adapters: str | Iterable[str | Mapping[str, Any] | Placement],
+    *,
+    train: Iterable[str] = (),
+    adapter_name: str = "default",
+) -> peft.PeftModel:
+    """Freeze ``model`` and put adapters on it.
+
+    Args:
+        model: a transformers model of a family that ``models.anatomy`` describes.
+        adapters: a method's name, or a list of names, dictionaries of :class:`~.config.Placement` fields, or placements.
+            Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
+        train: parts to train whole beside the adapters, such as ``connector``.
+        adapter_name: PEFT's name for the adapter.
+
+    Returns:
+        A ``PeftModel``; at this point it computes exactly what ``model`` did. Save and load it as any other.
+
+    Raises:
+        InputError: for a method, part, site or number that cannot be; every fault of a placement at once.
+
+    Example:
+        >>> model = lora_mm.attach(model, ["mma", {"method": "mma", "part": "vision"}])
+    """
+    items = [adapters] if isinstance(adapters, str) else list(adapters)
+    placements = [placement(item) for item in items]
+    whole = [_part_path(model, part) for part in train] or None
+    if not placements and not whole:
+        raise InputError("Nothing to train: name at least one adapter or one part to train whole.")
+    if placements and all(item.method == "lora" for item in placements):
+        config: peft.PeftConfig = _stock_lora(model, placements, whole)
+    else:
+        config = RoutedConfig(placements=placements, modules_to_save=whole)
+    config.base_model_name_or_path = getattr(model.config, "name_or_path", None)  # type: ignore[union-attr]
+    return peft.get_peft_model(model, config, adapter_name=adapter_name)  # type: ignore[arg-type, return-value]
+
+
+def _part_path(model: nn.Module, part: str) -> str:
+    parts = anatomy_of(model).parts
+    if part not in parts:
+        raise InputError(f"Unknown part '{part}' to train; the model has: {', '.join(parts)}.")
+    return parts[part]
+
+
+def _stock_lora(model: nn.Module, placements: list[Placement], whole: list[str] | None) -> peft.LoraConfig:
+    """The same placements as PEFT's LoRA: full module paths, ranks and alphas by path where they differ."""
+    resolved = resolve(model, placements)
+    first = placements[0]
+    unlike = [name for name in ("dropout", "bias") if len({asdict(item)[name] for item in placements}) > 1]
+    if unlike or first.bias:
+        raise InputError(f"Plain LoRA has one {' and one '.join(unlike or ['bias=false'])} for all its placements.")
+    return peft.LoraConfig(
+        r=first.rank,
+        lora_alpha=round(first.factor * first.rank, 6),  # type: ignore[arg-type]
+        lora_dropout=first.dropout or 0.0,
+        target_modules=sorted(resolved),
+        rank_pattern={path: item.rank for path, item in resolved.items() if item.rank != first.rank},
+        alpha_pattern={
+            path: round(item.factor * item.rank, 6)
+            for path, item in resolved.items()
+            if item.factor * item.rank != first.factor * first.rank
+        },
+        modules_to_save=whole,
+    )

@@ -1,0 +1,214 @@
+"""Loading a frozen base: where it comes from, in which precision, and what identifies it. Knows no adapters and no data."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig
+
+from lora_mm import pocket
+from lora_mm.errors import InputError, nearest
+from lora_mm.models.anatomy import FAMILIES, part_of
+
+POCKET = "pocket"
+"""The name under which recipes and adapters know the base that ships with the package."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "nf4", "int8"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base.
+
+    Attributes:
+        name: as the recipe says it: a Hub id, a folder, or ``pocket``.
+        revision: the commit on the Hub that was loaded; None for a folder.
+        fingerprint: see :func:`fingerprint`.
+    """
+
+    name: str
+    model: nn.Module
+    processor: Any
+    revision: str | None
+    fingerprint: str
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = "none",
+    full_precision: Sequence[str] = ("vision", "connector", "head"),
+    attention: str | None = None,
+) -> Base:
+    """Load a base with its processor, frozen and ready for adapters.
+
+    Args:
+        name: Hub id, folder, or ``pocket``.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights that are not quantised, and of the products.
+        quantization: ``nf4`` (4 bits, double quantisation) or ``int8`` by bitsandbytes; ``none``.
+        full_precision: parts that are not quantised.
+        attention: transformers' ``attn_implementation``; None for its default.
+
+    Raises:
+        InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
+    """
+    source = str(pocket.BASE) if name == POCKET else str(Path(name).expanduser()) if name.startswith("~") else name
+    config = _config(source, name, revision)
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"base.model: '{name}' is a '{config.model_type}' model, and no anatomy describes those; described are: "
+            f"{', '.join(FAMILIES)}.{nearest(config.model_type, list(FAMILIES))}"
+        )
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if attention:
+        options["attn_implementation"] = attention
+    if quantization != "none":
+        options["quantization_config"] = _quantization(quantization, dtype, config, full_precision)
+        options["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
+        processor = AutoProcessor.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _unreachable(name, error) from error
+    model.requires_grad_(False)
+    _keep_weights_in_place(model)
+    folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
+    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint(folder))
+
+
+def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Part → (parameters, of them trainable, bytes); a 4-bit tensor counts the weights it stands for."""
+    table: dict[str, tuple[int, int, int]] = {}
+    root = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, parameter in root.named_parameters():  # type: ignore[operator]
+        part = part_of(root, name)  # type: ignore[arg-type]
+        count = parameter.numel()
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            count = state.shape.numel()
+        total, trainable, size = table.get(part, (0, 0, 0))
+        table[part] = (
+            total + count,
+            trainable + (count if parameter.requires_grad else 0),
+            size + parameter.numel() * parameter.element_size(),
+        )
+    return table
+
+
+def fingerprint(folder: Path) -> str:
+    """What a folder of weights looks like, whatever precision it is loaded in: 16 hexadecimal digits.
+
+    Reads the architecture from ``config.json``, and of every safetensors file its size and first 256 KiB (its header
+    and first weights): another base, or the same one trained on, differs; nothing of 14 GB has to be read.
+    """
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for volatile in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+        config.pop(volatile, None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(256 * 1024))
+    return digest.hexdigest()[:16]
+
+
+def _config(source: str, name: str, revision: str | None) -> PretrainedConfig:
+    if name.startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise InputError(f"base.model: no folder '{name}'.")
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=not hub_resolves())
+    except (OSError, ValueError) as error:
+        raise _unreachable(name, error) from error
+
+
+def hub_resolves() -> bool:
+    """Whether the Hub's name resolves. Without network its client would try again for 25 s before it says so."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # a proxy resolves names for us
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _unreachable(name: str, error: Exception) -> InputError:
+    if name == POCKET or Path(name).is_dir():
+        return InputError(f"base.model: '{name}' cannot be loaded: {str(error).splitlines()[0]}")
+    return InputError(
+        f"base.model: '{name}' is not on this machine and the Hugging Face Hub gave nothing: {str(error).splitlines()[0]}",
+        "Without network: `--set base.model=FOLDER` with a local copy, or `lora-mm finetune --recipe scienceqa-pocket`.",
+    )
+
+
+def _snapshot(source: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(source, "config.json", revision=revision)).parent
+
+
+def _quantization(
+    quantization: Quantization, dtype: Dtype, config: PretrainedConfig, full_precision: Sequence[str]
+) -> BitsAndBytesConfig:
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:
+        raise InputError(
+            f"base.quantization: {quantization} needs bitsandbytes, which does not load here: {error}",
+            "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
+        ) from error
+    parts = FAMILIES[config.model_type].parts
+    unknown = [part for part in full_precision if part not in parts]
+    if unknown:
+        raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")
+    keep = [parts[part] for part in full_precision]
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=keep,
+    )
+
+
+def _keep_weights_in_place(model: nn.Module) -> None:
+    # On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first eval forward, after which training
+    # silently loses gradients and merging is wrong (relative error 1.41 instead of 1e-4).
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def default_device() -> torch.device:
+    """Where a model that is not quantised goes: the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def place(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``batch`` on the device of ``model``, its pictures in the model's dtype."""
+    weight = next(model.parameters())
+    dtype = getattr(model, "dtype", weight.dtype)
+    return {
+        name: value.to(weight.device, dtype if value.is_floating_point() else None) for name, value in batch.items()
+    }
