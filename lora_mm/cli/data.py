@@ -1,0 +1,33 @@
+"""``lora-mm data``: data to try things on. Holds no logic; never imports torch."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make data sets to try things on.", no_args_is_help=True)
+
+
+class World(StrEnum):
+    """Data sets that lora-mm can draw."""
+
+    pocket = "pocket"
+
+
+@app.callback()
+def data() -> None:
+    """Make data sets to try things on."""
+
+
+@app.command()
+def make(
+    world: Annotated[World, typer.Argument(help="What to draw.")],
+    output: Annotated[Path, typer.Option(help="Folder to write, in ScienceQA's official layout.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
+    size: Annotated[int, typer.Option(min=100, help="Problems in all.")] = 6000,
+) -> None:
+    """Draw problems in ScienceQA's templates, with pictures, in its folder layout."""
+    from lora_mm.pocket.world import make_world
+
+    print(make_world(output, seed=seed, size=size))

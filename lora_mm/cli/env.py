@@ -1,0 +1,19 @@
+"""``lora-mm env``: versions and devices, for bug reports. Holds no logic."""
+
+from lora_mm.cli.options import JsonOption
+
+
+def env(as_json: JsonOption = False) -> None:
+    """Versions and devices, for bug reports."""
+    from lora_mm.job import environment, to_json
+
+    facts = environment()
+    if as_json:
+        print(to_json(facts))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            for package, installed in value.items():
+                print(f"{package}: {installed}")
+        else:
+            print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

@@ -1,0 +1,46 @@
+"""``lora-mm finetune``: the main job. Holds no logic."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_mm.cli.options import JsonOption, RecipeOption, SetOption
+
+
+def finetune(
+    recipe: RecipeOption,
+    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away what is in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything up to the first step; write nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune as a recipe says, score base and adapter, write the adapter folder."""
+    from lora_mm.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+
+    from rich.console import Console
+
+    from lora_mm.evaluation.report import as_dict
+    from lora_mm.job import to_json
+    from lora_mm.training.run import finetune as run
+
+    console = Console(stderr=as_json)
+    outcome = run(
+        loaded, output or Path("runs") / loaded.name, console, resume=resume, overwrite=overwrite, dry_run=dry_run
+    )
+    if outcome is None:
+        return
+    figures = outcome.figures
+    console.print(
+        f"{figures['steps']} steps in {figures['train_seconds']:.0f} s, {figures['samples_per_second']} samples/s; "
+        f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {outcome.folder}",
+        highlight=False,
+    )
+    if as_json:
+        print(to_json({"folder": str(outcome.folder), "scores": as_dict(outcome.scores), "figures": figures}))

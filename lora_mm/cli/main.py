@@ -1,0 +1,46 @@
+"""``lora-mm``: the verbs, and how their failures are told. Holds no logic; imports torch only inside a verb that needs it."""
+
+import logging
+import os
+import sys
+import warnings
+
+import typer
+
+from lora_mm.cli import data, env, evaluate, finetune, recipes, score
+from lora_mm.errors import LoraMMError
+
+app = typer.Typer(
+    help="Fine-tune open multimodal models with small adapters, on the GPU you have. Start: lora-mm finetune --recipe scienceqa-pocket",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="finetune")(finetune.finetune)
+app.command(name="evaluate")(evaluate.evaluate)
+app.add_typer(score.app, name="score")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+app.command(name="env")(env.env)
+
+
+def run() -> None:
+    """Entry point: 0 fine, 1 the run failed, 2 the input cannot be used, 130 after Ctrl-C."""
+    # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except LoraMMError as error:
+        for line in str(error).splitlines():
+            print(line, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+

@@ -1,0 +1,26 @@
+"""Options that several verbs share, and completion of recipe names. Holds no logic."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Recipe names that begin with what was typed."""
+    from lora_mm.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="Change a key of the recipe: key.sub=value. May be repeated.", metavar="KEY=VALUE"),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")
+]
+AdapterArgument = Annotated[Path, typer.Argument(help="Adapter folder.", metavar="ADAPTER")]

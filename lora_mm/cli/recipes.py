@@ -1,0 +1,62 @@
+"""``lora-mm recipes``: look at recipes, start one's own, check one. Holds no logic; never imports torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
+from lora_mm.errors import InputError, LoraMMError
+
+app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)]
+
+
+@app.command("list")
+def list_recipes(as_json: JsonOption = False) -> None:
+    """Names of the recipes that come with lora-mm, and what each does."""
+    from lora_mm.recipe import load_recipe, recipe_names
+
+    summaries = {name: load_recipe(name).summary for name in recipe_names()}
+    if as_json:
+        import json
+
+        print(json.dumps(summaries, ensure_ascii=False))
+        return
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
+
+
+@app.command()
+def show(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
+    """A recipe with everything it extends filled in, as YAML."""
+    from lora_mm.recipe import load_recipe
+
+    print(load_recipe(name, overrides).to_yaml(), end="")
+
+
+@app.command()
+def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
+    """Start one's own recipe from another, comments included."""
+    from lora_mm.recipe import recipe_file
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{file}: a recipe's file ends in .yaml.")
+    if file.exists():
+        raise InputError(f"{file}: exists; name another file.")
+    try:
+        file.write_text(recipe_file(name).read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError as error:
+        raise LoraMMError(f"{file}: cannot be written: {error.strerror}.") from error
+    print(f"Wrote {file}. Change it, then: lora-mm recipes check {file}")
+
+
+@app.command()
+def check(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
+    """Read a recipe and tell everything that is wrong with it."""
+    from lora_mm.recipe import load_recipe
+
+    recipe = load_recipe(name, overrides)
+    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.path}.")

@@ -1,0 +1,181 @@
+"""Examples to batches: the model's own chat template, tokens, pictures, and labels on the answer only.
+
+Knows a transformers processor; knows no data set, no adapter and no training.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lora_mm.data.example import Example, open_image
+from lora_mm.errors import InputError
+
+IGNORED = -100
+"""Label of a token that carries no loss, as everywhere in transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What :meth:`Collator.prepare` found.
+
+    Attributes:
+        examples: those to train on, in order.
+        lengths: their tokens, placeholders included.
+        dropped, truncated: ids of the examples that were left out, or whose answer will be cut.
+    """
+
+    examples: list[Example]
+    lengths: list[int]
+    dropped: list[str]
+    truncated: list[str]
+
+
+class Collator:
+    """Turns lists of examples into model inputs.
+
+    Args:
+        processor: the base's ``AutoProcessor``, with a chat template.
+        max_length: tokens of a whole exchange, placeholders included; a longer one loses the end of its answer.
+        format: as in ``apply_chat_template``; the picture goes before the text.
+
+    Called on examples it gives a training batch, padded on the right: what the processor returns, and ``labels``
+    [batch, tokens] that are :data:`IGNORED` everywhere but on the assistant's turn and its end-of-sequence token.
+    """
+
+    def __init__(self, processor: Any, *, max_length: int) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.max_length = max_length
+        if not getattr(processor, "chat_template", None):
+            raise InputError("The base's processor has no chat template; point base.model at one that has.")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._picture_tokens = self._count_picture_tokens()
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        turns = [self.render(example) for example in examples]
+        batch = self._encode([prompt + target for prompt, target in turns], examples, side="right")
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, ((prompt, target), example) in enumerate(zip(turns, examples, strict=True)):
+            length = int(batch["attention_mask"][row].sum())
+            answer = self._answer_tokens(prompt, target)
+            labels[row, length - answer : length] = batch["input_ids"][row, length - answer : length]
+            if length > self.max_length and length - answer >= self.max_length:
+                raise InputError(_no_room(example.id, length - answer, self.max_length))
+        batch["labels"] = labels
+        if batch["input_ids"].shape[1] > self.max_length:
+            cut = {"input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids"}
+            batch = {name: value[:, : self.max_length] if name in cut else value for name, value in batch.items()}
+        return batch
+
+    def prompts(self, examples: Sequence[Example], begin: str = "") -> dict[str, Tensor]:
+        """The user's turns up to where the assistant speaks, padded on the left; ``begin`` opens the answer."""
+        return self._encode([self.render(example)[0] + begin for example in examples], examples, side="left")
+
+    def render(self, example: Example) -> tuple[str, str]:
+        """The exchange as text: everything before the assistant's turn, and the turn with its end-of-sequence token.
+
+        Raises:
+            InputError: when the template writes the conversation otherwise once the answer is there.
+        """
+        content = [*({"type": "image"} for _ in example.images), {"type": "text", "text": example.prompt}]
+        user = {"role": "user", "content": content}
+        assistant = {"role": "assistant", "content": [{"type": "text", "text": example.target}]}
+        prompt = self.processor.apply_chat_template([user], add_generation_prompt=True)
+        whole = self.processor.apply_chat_template([user, assistant])
+        if not whole.startswith(prompt):
+            raise InputError(
+                f"{example.id}: with the answer, the base's chat template no longer begins as it does without; "
+                "the answer cannot be told from the prompt."
+            )
+        return prompt, _ended(whole[len(prompt) :], self.tokenizer.eos_token)
+
+    def length(self, example: Example) -> tuple[int, int]:
+        """Tokens before the assistant's turn, placeholders included, and tokens of the turn."""
+        prompt, target = self.render(example)
+        whole = len(self.tokenizer(prompt + target)["input_ids"])
+        answer = self._answer_tokens(prompt, target)
+        return whole - answer + len(example.images) * (self._picture_tokens - 1), answer
+
+    def prepare(self, examples: Sequence[Example], overlong: Literal["error", "drop", "truncate"]) -> Prepared:
+        """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
+
+        A picture is never cut: an example whose prompt alone fills ``max_length`` cannot be truncated, and is a fault.
+
+        Raises:
+            InputError: naming the examples that are too long.
+        """
+        kept: list[tuple[Example, int]] = []
+        dropped: list[str] = []
+        truncated: list[str] = []
+        faults: list[str] = []
+        for example in examples:
+            before, answer = self.length(example)
+            total = before + answer
+            if total <= self.max_length:
+                kept.append((example, total))
+            elif overlong == "drop":
+                dropped.append(example.id)
+            elif before >= self.max_length:
+                faults.append(_no_room(example.id, before, self.max_length))
+            elif overlong == "truncate":
+                truncated.append(example.id)
+                kept.append((example, self.max_length))
+            else:
+                faults.append(f"{example.id}: {total} tokens, more than data.max_length={self.max_length}")
+        if faults:
+            more = [f"… and {len(faults) - 10} more"] if len(faults) > 10 else []
+            raise InputError(*faults[:10], *more, "Raise data.max_length, or set data.overlong to drop or truncate.")
+        return Prepared([example for example, _ in kept], [length for _, length in kept], dropped, truncated)
+
+    def _encode(
+        self, texts: list[str], examples: Sequence[Example], side: Literal["left", "right"]
+    ) -> dict[str, Tensor]:
+        pictures = [open_image(source) for example in examples for source in example.images]
+        images = {"images": pictures} if pictures else {}
+        return dict(
+            self.processor(
+                text=texts, **images, return_tensors="pt", padding=True, padding_side=side, add_special_tokens=True
+            )
+        )
+
+    def _answer_tokens(self, prompt: str, target: str) -> int:
+        """Tokens of the assistant's turn: those after the longest run that prompt and whole exchange share.
+
+        The exchange is tokenised whole, as the model would write it; a token that spans the border is the answer's.
+        """
+        before = self.tokenizer(prompt)["input_ids"]
+        whole = self.tokenizer(prompt + target)["input_ids"]
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
+        )
+        return len(whole) - shared
+
+    def _count_picture_tokens(self) -> int:
+        """Placeholders that one picture becomes (families whose count depends on the picture need their own rule)."""
+        template = self.processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+        )
+        expanded = self.processor(text=[template], images=[Image.new("RGB", (32, 32))], return_tensors="pt")
+        return int(expanded["input_ids"].shape[1]) - len(self.tokenizer(template)["input_ids"]) + 1
+
+
+def batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    """``examples`` in runs of ``size``; the last may be shorter."""
+    for start in range(0, len(examples), size):
+        yield examples[start : start + size]
+
+
+def _ended(target: str, end: str | None) -> str:
+    """The assistant's turn up to its end-of-sequence token, which is added where the template writes none."""
+    if end is None:
+        return target.rstrip()
+    return target[: target.index(end)] + end if end in target else target.rstrip() + end
+
+
+def _no_room(name: str, before: int, limit: int) -> str:
+    return f"{name}: {before} tokens before the answer leave no room for it in data.max_length={limit}"

@@ -1,0 +1,371 @@
+"""Where ScienceQA's rows lie: the official folder, Parquet files, the Hub. Reads them, and knows nothing of prompts.
+
+Each layout becomes a ``Table`` of rows that are unchecked but for what only the layout can know: the ids of a split,
+and where a problem's picture is.
+"""
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_mm.data.example import ImageCell, ImageSource
+from lora_mm.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import datasets
+
+OWN_SPLITS = ("train", "val", "test")
+TEXT_FIELDS = ("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
+
+COMPOSITION: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val",),
+    "test": ("test",),
+    "trainval": ("train", "val"),
+    "minitrain": ("train",),
+    "minival": ("val",),
+    "minitest": ("test",),
+}
+"""The official splits, each with the own splits of its problems."""
+
+HUB_SPLITS = ("train", "val", "test", "trainval")
+"""The Hub's copy has no mini splits: which problems they hold stands in pid_splits.json only."""
+
+_HUB_NAMES = {"train": "train", "val": "validation", "test": "test"}
+_OWN_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read, unchecked but for the picture, which each layout keeps in its own way."""
+
+    id: str
+    fields: Mapping[str, Any]
+    has_image: bool
+    image: ImageSource | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one split, in order, and what is wrong with the split as a whole."""
+
+    where: str
+    rows: int
+    read: Callable[[], Iterator[Row]]
+    looked_for: Callable[[str], str]
+    """Where a problem's picture should have been, for messages."""
+    captions: Path | None = None
+    faults: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.read()
+
+
+def shortened(faults: Sequence[str], enough: int = 10) -> list[str]:
+    """The first ``enough`` faults and, where there are more, a line that says how many."""
+    rest = len(faults) - enough
+    return [*faults[:enough], *([f"… and {rest:,} more"] if rest > 0 else [])]
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON value.
+
+    Raises:
+        InputError: no such file, not text, not JSON (with line and column), cut off, or a key that an object has twice,
+            of which a plain parser keeps the last in silence.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        cut = "" if text.rstrip().endswith(("}", "]")) else "; the file ends in the middle, it was cut off"
+        raise InputError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}{cut}") from error
+    if twice:
+        raise InputError(*shortened([f"{path}: key '{key}' is there twice" for key in twice]))
+    return value
+
+
+def shown(value: object) -> str:
+    """A faulty value as messages quote it: in JSON's words, and short."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def locate(source: str | Path) -> Callable[[str, bool], Table]:
+    """The layout that ``source`` is in, as a function from (split, pictures) to its rows."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if any((path / name).exists() for name in ("problems.json", "pid_splits.json")):
+            return lambda split, pictures: _official(path, split, pictures)
+        if files := _parquet_files(path):
+            return lambda split, pictures: _from_files(path, files, split, pictures)
+        raise InputError(
+            f"{path}: no ScienceQA data in this folder; looked for problems.json and pid_splits.json, "
+            f"and for Parquet files there, in data/ and in {', '.join(f'{name}/' for name in _OWN_NAMES)}"
+        )
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return lambda split, pictures: _from_files(path, [path], split, pictures)
+        raise InputError(f"{path}: neither a folder nor a .parquet file; give the folder that holds problems.json")
+    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+        return lambda split, pictures: _from_hub(source, split, pictures)
+    raise InputError(
+        f"{path}: no such folder; looked there for problems.json, pid_splits.json and images/, or Parquet files"
+    )
+
+
+def _official(root: Path, split: str, pictures: bool) -> Table:
+    where = root / "problems.json"
+    problems, splits = read_json(where), read_json(root / "pid_splits.json")
+    if not isinstance(problems, dict):
+        raise InputError(f"{where}: must be an object from problem id to problem")
+    if not isinstance(splits, dict):
+        raise InputError(f"{root / 'pid_splits.json'}: must be an object from split to a list of problem ids")
+    if split not in splits:
+        raise InputError(
+            f"{root / 'pid_splits.json'}: no split '{split}'.{nearest(split, list(splits))} It has: {', '.join(splits)}"
+        )
+    ids, faults = _ids(splits[split], split, problems, root / "pid_splits.json")
+
+    def places(id: str, fields: Mapping[str, Any]) -> list[Path]:
+        folders = (root / "images", root)  # as the authors describe it, and as their archive unpacks
+        return [folder / fields["split"] / id / fields["image"] for folder in folders]
+
+    def read() -> Iterator[Row]:
+        for id in ids:
+            fields = problems[id]
+            wrong = tuple(_official_faults(id, fields, split))
+            named = not wrong and bool(fields["image"])
+            sought = places(id, fields) if named and pictures and fields.get("split") in OWN_SPLITS else []
+            image = next((place for place in sought if place.is_file()), None)
+            yield Row(id, fields, named, image, wrong)
+
+    captions = root / "captions.json"
+    return Table(
+        where=str(where),
+        rows=len(ids),
+        read=read,
+        looked_for=lambda id: " or ".join(str(place) for place in places(id, problems[id])),
+        captions=captions if captions.exists() else None,
+        faults=tuple(faults),
+    )
+
+
+def _ids(listed: object, split: str, problems: Mapping[str, Any], where: Path) -> tuple[list[str], list[str]]:
+    """The split's ids that can be read, and what is wrong with the others."""
+    if not isinstance(listed, list):
+        raise InputError(f"{where}: split '{split}' is not a list of problem ids")
+    ids: dict[str, None] = {}
+    faults = []
+    for id in listed:
+        if not isinstance(id, str):
+            faults.append(f"{where}, split '{split}': id {shown(id)} is not text")
+        elif id in ids:
+            faults.append(f"{where}, split '{split}': id {id} is listed twice")
+        elif id not in problems:
+            faults.append(f"{where}, split '{split}': id {id} is not in problems.json")
+        elif not isinstance(problems[id], dict):
+            faults.append(f"{where.with_name('problems.json')}, problem {id}: {shown(problems[id])} is not an object")
+        else:
+            ids[id] = None
+    return list(ids), faults
+
+
+def _official_faults(id: str, fields: Mapping[str, Any], split: str) -> Iterator[str]:
+    """What is wrong with a problem as an entry of the official folder: its picture's name, its split."""
+    if "image" not in fields:
+        yield "image: the field is missing (null says that there is none)"
+    elif (image := fields["image"]) is not None:
+        if not isinstance(image, str):
+            yield f"image: {shown(image)} is neither a file name nor null"
+        elif image and not all(_plain(part) for part in (image, id)):
+            yield f"image: '{image}' of problem '{id}' does not stay in the problem's own folder"
+    own = fields.get("split")
+    if own in OWN_SPLITS and own not in COMPOSITION.get(split, OWN_SPLITS):  # the authors' script counts by own split
+        yield f"split: '{own}', but pid_splits.json lists it in '{split}'"
+
+
+def _plain(name: str) -> bool:
+    return name not in (".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
+_PARQUET_FOLDERS = ((".",), ("data",), tuple(_OWN_NAMES))
+"""Where the Parquet files of a copy lie: the first of these that has any is taken, so that no row comes twice."""
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    for folders in _PARQUET_FOLDERS:
+        if files := sorted(file for folder in folders for file in (root / folder).glob("*.parquet")):
+            return files
+    return []
+
+
+def _split_of(file: Path) -> str | None:
+    """The split a Parquet file is part of, by its name (``train-00000-of-00001-1028f23e.parquet``) or its folder's."""
+    names = (re.match(r"[a-z]+", file.name), re.fullmatch(r"[a-z]+", file.parent.name))
+    return next((_OWN_NAMES[m.group()] for m in names if m and m.group() in _OWN_NAMES), None)
+
+
+def _parts(split: str, where: str) -> tuple[str, ...]:
+    if split not in HUB_SPLITS:
+        raise InputError(
+            f"{where}: no split '{split}' in this layout.{nearest(split, HUB_SPLITS)} "
+            f"It has: {', '.join(HUB_SPLITS)}; the mini splits come with the official folder only"
+        )
+    return COMPOSITION[split]
+
+
+def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool) -> Table:
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    parts = _parts(split, str(source))
+    by_split: dict[str, list[Path]] = {}
+    faults = []
+    for file in files:
+        if own := _split_of(file):
+            by_split.setdefault(own, []).append(file)
+        else:
+            faults.append(f"{file}: its name says no split; call it train-….parquet, validation-… or test-…")
+    faults += [
+        f"{source}: no Parquet file of split '{part}'; there are: {', '.join(by_split) or 'none'}"
+        for part in parts
+        if part not in by_split and not faults
+    ]
+    if faults:
+        raise InputError(*shortened(faults))
+
+    def read(part: str) -> "datasets.Dataset":
+        for file in by_split[part]:
+            try:
+                pyarrow.parquet.read_schema(file)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise InputError(f"{file}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
+        names = [str(file) for file in by_split[part]]
+        return datasets.load_dataset("parquet", data_files={part: names}, split=part)
+
+    try:
+        return _from_columns({part: read(part) for part in parts}, str(source), pictures)
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
+        raise InputError(f"{source}: cannot be read as ScienceQA ({_cause(error)})") from error
+
+
+def _from_hub(name: str, split: str, pictures: bool) -> Table:
+    import datasets
+
+    parts = _parts(split, name)
+    trouble = _unreachable(name)
+    try:
+        with _offline(trouble is not None):
+            tables = {part: datasets.load_dataset(name, split=_HUB_NAMES[part], streaming=False) for part in parts}
+        return _from_columns(tables, name, pictures)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise InputError(
+            f"'{name}' is neither a folder here nor a data set on the Hugging Face Hub that may be read without "
+            "another token",
+            _OFFLINE,
+        ) from error
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InputError(
+            f"'{name}' is no folder here, and not to be had from the Hugging Face Hub: {trouble or _cause(error)}",
+            _OFFLINE,
+        ) from error
+
+
+_OFFLINE = "What works without network: a local copy by --set data.path=DIR, or the recipe scienceqa-pocket"
+
+
+def _unreachable(name: str) -> str | None:
+    """Why the Hub does not answer, or None. One question, so that a machine without network knows after half a second:
+    left to itself, ``datasets`` asks six times, in 23 s, and logs each."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(name, timeout=10)
+    except HfHubHTTPError:  # a refusal is an answer; load_dataset knows what to make of it
+        return None
+    except Exception as error:  # transport errors come from whichever HTTP library the Hub's is built on
+        return _cause(error)
+    return None
+
+
+@contextlib.contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    """Has ``datasets`` look into its cache only, as ``HF_HUB_OFFLINE=1`` does, which it reads when it is imported."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost cause, which names the trouble; the outer ones say that there was one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> Table:
+    """Rows of the Hub's form. Texts are read at once; pictures stay in the memory-mapped table until opened."""
+    import datasets
+    from pyarrow import compute
+
+    faults = [
+        f"{where}, split '{part}': the column '{column}' is missing"
+        for part, table in tables.items()
+        for column in (*TEXT_FIELDS, "choices", "answer", "image")
+        if column not in table.column_names
+    ]
+    if faults:
+        raise InputError(*shortened(faults))
+
+    pictures_of = {
+        part: table.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        for part, table in tables.items()
+    }
+
+    def read() -> Iterator[Row]:
+        for part, table in tables.items():
+            images = pictures_of[part]
+            column = images.data.column("image")
+            named = column.is_valid().to_pylist()
+            stored = compute.struct_field(column, "bytes").is_valid().to_pylist()
+            texts = table.remove_columns("image").to_list()
+            for index, fields in enumerate(texts):
+                id = f"{part}-{index}"
+                there = pictures and named[index] and stored[index]
+                cell = ImageCell(images, index, "image", f"{id} in {where}") if there else None
+                yield Row(id, {**fields, "split": part}, named[index], cell)
+
+    return Table(
+        where=where,
+        rows=sum(len(table) for table in tables.values()),
+        read=read,
+        looked_for=lambda id: f"the bytes in column 'image', row {id.rpartition('-')[2]}",
+    )

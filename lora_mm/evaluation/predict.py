@@ -1,0 +1,119 @@
+"""Answers from a model: by the likelihood of candidates, or written. Knows examples; knows no data set and no score."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lora_mm.data.collate import IGNORED, Collator, batches
+from lora_mm.data.example import Example
+from lora_mm.errors import LoraMMError
+from lora_mm.models.loading import place
+
+Advance = Callable[[int], None]
+"""Called with the number of examples just answered."""
+
+
+@torch.inference_mode()
+def candidate_scores(
+    model: nn.Module, collator: Collator, examples: Sequence[Example], *, batch_size: int, advance: Advance = int
+) -> list[list[float]]:
+    """Log-likelihood of every candidate of every example, up to a constant within the example.
+
+    Candidates that differ in one token, as answer letters do, are read off one forward of the text they share; others
+    take one row each and the sum over their tokens.
+
+    Raises:
+        LoraMMError: when the model gives a number that is not one.
+    """
+    model.eval()
+    letters = _letters(collator, examples)
+    scores: list[list[float]] = []
+    for start, chunk in enumerate(batches(examples, batch_size)):
+        if letters is None:
+            scores += _whole_candidates(model, collator, chunk)
+        else:
+            scores += _next_token(model, collator, chunk, *letters)
+        if any(value != value for row in scores[-len(chunk) :] for value in row):
+            raise LoraMMError(f"The model's likelihoods are not numbers (NaN) in batch {start} of the evaluation.")
+        advance(len(chunk))
+    return scores
+
+
+@torch.inference_mode()
+def write_answers(
+    model: nn.Module,
+    collator: Collator,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    advance: Advance = int,
+) -> list[str]:
+    """What the model writes as its answer, greedily, without special tokens."""
+    model.eval()
+    answers: list[str] = []
+    for chunk in batches(examples, batch_size):
+        batch = place(model, collator.prompts(chunk))
+        written = model.generate(  # type: ignore[operator]
+            **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=collator.tokenizer.pad_token_id
+        )
+        new = written[:, batch["input_ids"].shape[1] :]
+        answers += collator.tokenizer.batch_decode(new, skip_special_tokens=True)
+        advance(len(chunk))
+    return answers
+
+
+def _letters(collator: Collator, examples: Sequence[Example]) -> tuple[str, list[int]] | None:
+    """The text that all candidates share and the token that tells each apart; None when one token does not.
+
+    Looked up once, on the example with most candidates, of which the others' must be the first few.
+    """
+    if not examples:
+        return None
+    longest = max(examples, key=lambda example: len(example.candidates))
+    if any(example.candidates != longest.candidates[: len(example.candidates)] for example in examples):
+        return None
+    prompt = collator.render(longest)[0]
+    turns = [collator.render(_with_target(longest, text)) for text in longest.candidates]
+    tokens = [collator.tokenizer(prompt + target)["input_ids"] for _, target in turns]
+    shared = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
+    if shared is None or len({row[shared] for row in tokens}) < len(tokens):
+        return None
+    begin = _shared_text([target for _, target in turns])
+    if collator.tokenizer(prompt + begin)["input_ids"] != tokens[0][:shared]:
+        return None
+    return begin, [row[shared] for row in tokens]
+
+
+def _shared_text(texts: Sequence[str]) -> str:
+    """What all texts begin with, without a trailing space (which belongs to the next token)."""
+    shared = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
+    return texts[0][:shared].rstrip()
+
+
+def _next_token(
+    model: nn.Module, collator: Collator, chunk: Sequence[Example], begin: str, tokens: list[int]
+) -> list[list[float]]:
+    batch = place(model, collator.prompts(chunk, begin))
+    logits = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()  # [batch, vocabulary]
+    chosen = F.log_softmax(logits, dim=-1)[:, tokens].tolist()
+    return [row[: len(example.candidates)] for row, example in zip(chosen, chunk, strict=True)]
+
+
+def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Example]) -> list[list[float]]:
+    rows = [_with_target(example, text) for example in chunk for text in example.candidates]
+    sums: list[float] = []
+    for part in batches(rows, max(1, len(chunk))):
+        batch = place(model, collator(part))
+        targets = batch.pop("labels")[:, 1:]
+        logits = model(**batch, use_cache=False).logits[:, :-1].float()
+        loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        sums += (-loss.sum(dim=1)).tolist()
+    scores = iter(sums)
+    return [[next(scores) for _ in example.candidates] for example in chunk]
+
+
+def _with_target(example: Example, target: str) -> Example:
+    return Example(example.id, example.prompt, target, example.images, example.candidates)

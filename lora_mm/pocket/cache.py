@@ -1,0 +1,42 @@
+"""Where drawn pocket worlds are kept, so that each is drawn once. Knows paths; draws nothing itself."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from lora_mm.errors import LoraMMError
+
+
+def world_folder(seed: int, size: int) -> Path:
+    """The folder of the pocket world with this seed and size, drawn now if it is not there.
+
+    Kept under ``$HF_HOME/lora-mm`` (by default ``~/.cache/huggingface/lora-mm``), beside the other data sets.
+
+    Raises:
+        LoraMMError: when it cannot be written.
+    """
+    from lora_mm.pocket.world import VERSION, make_world
+
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
+    folder = home / f"pocket-v{VERSION}-seed{seed}-size{size}"
+    if folder.is_dir():
+        return folder
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        drawing = Path(tempfile.mkdtemp(prefix=".drawing-", dir=home))
+        try:
+            make_world(drawing / "world", seed=seed, size=size)
+            # Two runs at once draw the same world; whichever is first names it, the other uses it.
+            if not folder.is_dir():
+                os.replace(drawing / "world", folder)
+        finally:
+            shutil.rmtree(drawing, ignore_errors=True)
+    except OSError as error:
+        if folder.is_dir():
+            return folder
+        raise LoraMMError(
+            f"{home}: the pocket world cannot be written there ({error.strerror}). "
+            "Free some space, or set HF_HOME to a folder that has some."
+        ) from error
+    return folder

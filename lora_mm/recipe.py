@@ -1,0 +1,275 @@
+"""What to do, as validated data: a YAML recipe, what it extends, and ``--set`` on top. Knows no torch and does nothing.
+
+Keys of ``training`` have the names of ``transformers.TrainingArguments``.
+"""
+
+import importlib.resources
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lora_mm.adapters.placement import Placement, explain
+from lora_mm.errors import InputError, nearest
+
+Part = Literal["vision", "connector", "language", "head"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)
+
+
+class BaseSection(_Section):
+    """The frozen model.
+
+    Attributes:
+        model: Hub id, folder, or ``pocket`` for the base that ships with the package.
+        revision: branch, tag or commit on the Hub.
+        dtype: of weights and products that are not quantised.
+        quantization: ``nf4`` (4 bits, double quantisation), ``int8`` or ``none``.
+        full_precision: parts left out of quantisation.
+        attention: transformers' ``attn_implementation``.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    full_precision: list[Part] = ["vision", "connector", "head"]
+    attention: str | None = None
+
+
+class PocketWorld(_Section):
+    """Seed and number of problems of the world that ``data.path: pocket`` draws."""
+
+    seed: int = Field(0, ge=0)
+    size: int = Field(6000, ge=100)
+
+
+class DataSection(_Section):
+    """The problems.
+
+    Attributes:
+        path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, or ``pocket``.
+        pocket: what to draw when the path is ``pocket``.
+        train_split, eval_split: names of the official splits.
+        format: the assistant's turn: ``QCM-ALE`` answers with lecture and solution, ``QCM-A`` with the letter alone.
+        captions: whether the picture's caption is part of the context.
+        missing_images: what a problem without its picture file means: ``error``, ``skip`` the row, or ask as ``text``.
+        max_length: tokens of a whole exchange, placeholders included.
+        overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its answer.
+        train_limit, eval_limit: use the first so many rows.
+    """
+
+    path: str
+    pocket: PocketWorld = PocketWorld()
+    train_split: str = "train"
+    eval_split: str = "test"
+    format: Literal["QCM-ALE", "QCM-A"] = "QCM-ALE"
+    captions: bool = False
+    missing_images: Literal["error", "skip", "text"] = "error"
+    max_length: int = Field(2048, ge=8)
+    overlong: Literal["error", "drop", "truncate"] = "error"
+    train_limit: int | None = Field(None, ge=1)
+    eval_limit: int | None = Field(None, ge=1)
+
+
+class TrainingSection(_Section):
+    """How to train; names and meanings of ``transformers.TrainingArguments``.
+
+    ``warmup_steps`` below 1 is a share of all steps. ``max_steps`` above 0 wins over ``num_train_epochs``.
+    """
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int = Field(-1, ge=-1)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: float = Field(0.1, ge=0)
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, ge=0)
+    gradient_checkpointing: bool = False
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    dataloader_num_workers: int = Field(0, ge=0)
+    logging_steps: int = Field(10, ge=1)
+    save_steps: int = Field(500, ge=1)
+    save_total_limit: int | None = Field(2, ge=1)
+    report_to: str = "none"
+    seed: int = Field(0, ge=0)
+
+
+class EvaluationSection(_Section):
+    """How to score.
+
+    Attributes:
+        answer: ``likelihood`` takes the choice whose answer the model finds likeliest, in one forward; ``generate`` lets
+            it write and reads the letter off.
+        max_new_tokens: of a generated answer.
+        per_device_eval_batch_size: problems a forward.
+        base: whether to score the frozen base as well.
+    """
+
+    answer: Literal["likelihood", "generate"] = "likelihood"
+    max_new_tokens: int = Field(32, ge=1)
+    per_device_eval_batch_size: int = Field(16, ge=1)
+    base: bool = True
+
+
+class Recipe(_Section):
+    """One job, whole.
+
+    Attributes:
+        name, summary: for people.
+        adapters: placements; a method's bare name takes its usual values.
+        train: parts trained whole beside the adapters.
+    """
+
+    name: str
+    summary: str = ""
+    base: BaseSection
+    adapters: list[Placement] = []
+    train: list[Literal["connector", "head"]] = []
+    data: DataSection
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _method_names(cls, adapters: Any) -> Any:
+        """A method's bare name is short for a placement with its usual values."""
+        return [{"method": item} if isinstance(item, str) else item for item in adapters] if adapters else []
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> "Recipe":
+        if not self.adapters and not self.train:
+            raise ValueError("nothing to train: name at least one of `adapters` or one part in `train`")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every key spelled out; loading it again gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipes_folder() -> Path:
+    """Where the package's recipes are: inside an installed wheel, or beside the package in a source tree."""
+    inside = Path(str(importlib.resources.files("lora_mm"))) / "recipes"
+    return inside if inside.is_dir() else inside.parents[1] / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the package's recipes."""
+    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe by name or path.
+
+    Raises:
+        InputError: when there is none; suggests the nearest name.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise InputError(f"No recipe file '{name}'.")
+    packaged = recipes_folder() / f"{name}.yaml"
+    if packaged.is_file() and path.name == name:
+        return packaged
+    names = recipe_names()
+    raise InputError(f"Unknown recipe '{name}'; known are: {', '.join(names)}.{nearest(name, names)}")
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by name or path, with what it extends below and ``key.sub=value`` overrides on top.
+
+    Raises:
+        InputError: with one line for every fault: unknown keys (the nearest suggested), wrong types, values out of range.
+    """
+    fields = _read(recipe_file(name), seen=())
+    faults: list[str] = []
+    for override in overrides:
+        try:
+            _override(fields, override)
+        except InputError as error:
+            faults += error.faults
+    try:
+        recipe = Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(*faults, *explain(error, Recipe)) from None
+    if faults:
+        raise InputError(*faults)
+    return recipe
+
+
+def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in seen:
+        raise InputError(f"{file}: extends itself, by way of {' → '.join(path.name for path in seen)}.")
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+        raise InputError(f"{file}{where}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}.") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{file}: a recipe is a mapping of keys, this is {type(fields).__name__}.")
+    parent = fields.pop("extends", None)
+    if parent is None:
+        return fields
+    beside = file.parent / str(parent)
+    parent_file = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(str(parent))
+    return _merge(_read(parent_file, (*seen, file.resolve())), fields)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(fields: dict[str, Any], text: str) -> None:
+    """Set one ``key.sub=value`` in ``fields``; the value is read as YAML, list items go by number."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {text}: write it as key=value, such as training.learning_rate=0.001.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {key}: '{value}' is not YAML.") from None
+    if isinstance(parsed, str):
+        parsed = _number(parsed)
+    *path, last = key.strip().split(".")
+    target: Any = fields
+    for step in path:
+        if isinstance(target, list):
+            target = target[_index(target, step, key)]
+        else:
+            target = target.setdefault(step, {})
+        if not isinstance(target, (dict, list)):
+            raise InputError(f"--set {key}: '{step}' holds a value, not keys.")
+    if isinstance(target, list):
+        target[_index(target, last, key)] = parsed
+    else:
+        target[last] = parsed
+
+
+def _number(text: str) -> str | float:
+    """``1e-3`` is a string to YAML 1.1, and a number to everybody else."""
+    try:
+        return float(text) if "e" in text.lower() else text
+    except ValueError:
+        return text
+
+
+def _index(items: list[Any], step: str, key: str) -> int:
+    if not step.isdigit() or int(step) >= len(items):
+        raise InputError(f"--set {key}: no item '{step}'; the list has {len(items)}, counted from 0.")
+    return int(step)

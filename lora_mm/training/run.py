@@ -1,0 +1,356 @@
+"""One fine-tuning run, from recipe to adapter folder. Knows the order of things; each thing is done elsewhere."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from lora_mm.adapters.card import model_card
+from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
+from lora_mm.adapters.tuner import attach
+from lora_mm.data import scienceqa as data
+from lora_mm.data.collate import Collator, Prepared
+from lora_mm.errors import InputError, LoraMMError
+from lora_mm.evaluation.report import as_dict, as_markdown, as_table
+from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
+from lora_mm.evaluation.scienceqa import score as official_score
+from lora_mm.job import Scored, examples_of, load_problems, load_recipe_base, score_model, to_json
+from lora_mm.models.anatomy import anatomy_of
+from lora_mm.models.loading import Base, memory_by_part
+from lora_mm.recipe import Recipe
+from lora_mm.training.progress import Display, TrainingProgress
+from lora_mm.training.trainer import AdapterTrainer
+
+CHECKPOINTS, SCORES = "checkpoints", "scores.json"
+BASE_RESULTS, ADAPTER_RESULTS = "predictions-base.json", "predictions-adapter.json"
+
+
+class Interrupted(LoraMMError):
+    """Ctrl-C during training, after everything was saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run left behind: the rows of the official table, and figures of the run itself."""
+
+    folder: Path
+    scores: dict[str, Score]
+    figures: dict[str, Any]
+
+
+def finetune(
+    recipe: Recipe,
+    output: Path,
+    console: Console,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> Outcome | None:
+    """Fine-tune as ``recipe`` says, score base and adapter, and write the adapter folder.
+
+    Args:
+        output: the adapter folder; checkpoints go into ``checkpoints/`` inside it.
+        console: where progress and tables go.
+        resume: go on from the last checkpoint in ``output``.
+        overwrite: throw away what is in ``output`` first.
+        dry_run: do everything up to the first step, and write nothing.
+
+    Returns:
+        What came of it; None after a dry run.
+
+    Raises:
+        InputError: for anything in recipe, data or folders that cannot be used.
+        LoraMMError: when the run itself fails.
+        Interrupted: after Ctrl-C, with a checkpoint written.
+    """
+    begun = time.monotonic()
+    _check_output(output, recipe, resume=resume, overwrite=overwrite)
+    display = Display(console)
+    train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
+    test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
+    _check_apart(train, test)
+    console.print(f"{train.account()}\n{test.account()}", highlight=False)
+    base = load_recipe_base(recipe)
+    collator = Collator(base.processor, max_length=recipe.data.max_length)
+    prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
+    if not prepared.examples:
+        raise InputError(
+            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length."
+        )
+    console.print(_tokens_line(prepared), highlight=False)
+
+    set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
+    model = attach(base.model, recipe.adapters, train=recipe.train)
+    _hold_in_fp32(model, recipe)
+    console.print(parts_table(model))
+    if dry_run:
+        console.print("Dry run: everything fits together; nothing was written.")
+        return None
+
+    _prepare_output(output, recipe, overwrite=overwrite)
+    scores = {"random choice": random_choice(test.problems)}
+    if recipe.evaluation.base:
+        base_scored = _score_base(output / BASE_RESULTS, model, collator, recipe, test, display)
+        scores["frozen base"] = base_scored
+    figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
+
+    _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml()), output)
+    scored = score_model(model, collator, recipe, test.problems, display.watch("adapter", len(test.problems)))
+    scored.write(output / ADAPTER_RESULTS)
+    scores["adapter"] = scored.score
+    figures |= {
+        "adapter_bytes": (output / WEIGHTS).stat().st_size,
+        "total_seconds": round(time.monotonic() - begun, 1),
+        "train_rows": len(prepared.examples),
+        "test_rows": len(test.problems),
+    }
+    facts = {"recipe": recipe.name, "scores": as_dict(scores), "figures": figures}
+    _save(lambda: (output / SCORES).write_text(to_json(facts) + "\n", encoding="utf-8"), output)
+    _save(lambda: _write_card(model, base, recipe, output, scores, figures), output)
+    console.print(as_table(scores, title=f"ScienceQA {recipe.data.eval_split}, accuracy in %"))
+    return Outcome(output, scores, figures)
+
+
+def parts_table(model: nn.Module) -> Table:
+    """What the model is made of and what of it trains, by part."""
+    table = Table(title="What trains", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("part", "parameters", "trained", "of it", "MiB"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    rows = memory_by_part(model)
+    rows["all"] = tuple(sum(column) for column in zip(*rows.values(), strict=True))  # type: ignore[assignment]
+    for part, (total, trained, size) in rows.items():
+        table.add_row(part, f"{total:,}", f"{trained:,}", f"{trained / total:.2%}", f"{size / 2**20:,.1f}")
+    return table
+
+
+def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: is a file, not a folder.")
+    used = output.is_dir() and any(output.iterdir())
+    if resume:
+        if (
+            not used or get_last_checkpoint(str(output / CHECKPOINTS)) is None
+            if (output / CHECKPOINTS).is_dir()
+            else True
+        ):
+            raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
+        saved = output / RECIPE
+        if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
+            raise InputError(
+                f"--resume: {saved} is another recipe than this one; go on with `--recipe {saved} --resume`, "
+                "or start anew with another --output."
+            )
+    elif used and not overwrite:
+        raise InputError(
+            f"--output {output}: exists and is not empty. Continue it with --resume, throw it away with --overwrite, "
+            "or name another folder with --output."
+        )
+
+
+def _prepare_output(output: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    def prepare() -> None:
+        if overwrite and output.is_dir():
+            shutil.rmtree(output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+
+    _save(prepare, output)
+
+
+def _save(write: Any, output: Path) -> None:
+    """Run ``write``, and tell a full disk or a folder that cannot be written as the failures they are."""
+    try:
+        write()
+    except OSError as error:
+        raise LoraMMError(f"{output}: cannot be written: {error.strerror or error}.") from error
+
+
+def _check_apart(train: data.Split, test: data.Split) -> None:
+    both = {problem.id for problem in train.problems} & {problem.id for problem in test.problems}
+    if both:
+        raise InputError(
+            f"{len(both)} problems are in both data.train_split={train.name} and data.eval_split={test.name}, "
+            f"such as {sorted(both)[0]}; a score on what was trained on says nothing."
+        )
+
+
+def _tokens_line(prepared: Prepared) -> str:
+    lengths = sorted(prepared.lengths)
+    line = f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
+    if prepared.dropped:
+        line += f"; {len(prepared.dropped):,} dropped as too long"
+    if prepared.truncated:
+        line += f"; {len(prepared.truncated):,} answers cut to fit"
+    return line
+
+
+def _hold_in_fp32(model: peft.PeftModel, recipe: Recipe) -> None:
+    """Parts trained whole train in fp32, whatever the base is in: their inputs are cast on the way in, outputs back."""
+    paths = {anatomy_of(model.get_base_model()).parts[part] for part in recipe.train}
+    for name, module in model.get_base_model().named_modules():
+        if name in paths:
+            module.float()
+            module.register_forward_pre_hook(lambda _, args: tuple(item.float() for item in args))
+            module.register_forward_hook(lambda _, args, out: out.to(recipe_dtype(recipe)))
+
+
+def recipe_dtype(recipe: Recipe) -> torch.dtype:
+    """The torch dtype that ``base.dtype`` names."""
+    dtype: torch.dtype = getattr(torch, recipe.base.dtype)
+    return dtype
+
+
+def _score_base(
+    results: Path, model: peft.PeftModel, collator: Collator, recipe: Recipe, test: data.Split, display: Display
+) -> Score:
+    """The frozen base's score, taken before training, so that a fault of scoring shows at once; kept for a resume."""
+    if results.is_file():
+        return official_score(test.problems, read_results(results))
+    with model.disable_adapter():
+        scored: Scored = score_model(
+            model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems))
+        )
+    scored.write(results)
+    return scored.score
+
+
+def _train(
+    model: peft.PeftModel,
+    collator: Collator,
+    prepared: Prepared,
+    recipe: Recipe,
+    output: Path,
+    display: Display,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    settings = recipe.training.model_dump()
+    report_to = settings.pop("report_to")
+    arguments = TrainingArguments(
+        output_dir=str(output / CHECKPOINTS),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        save_strategy="steps",
+        eval_strategy="no",
+        data_seed=recipe.training.seed,
+        report_to=[] if report_to == "none" else [report_to],
+        optim="adamw_torch",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **settings,
+    )
+    progress, interrupt = TrainingProgress(display), _Interrupt()
+    trainer = AdapterTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=prepared.examples,  # type: ignore[arg-type]
+        lengths=prepared.lengths,
+        callbacks=[progress, interrupt],
+    )
+    trainer.remove_callback(PrinterCallback)
+    begun = time.monotonic()
+    try:
+        with interrupt.listening():
+            result = trainer.train(resume_from_checkpoint=resume or None)
+    except OSError as error:
+        raise LoraMMError(f"{output}: a checkpoint cannot be written: {error.strerror or error}.") from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise LoraMMError(
+            f"Out of GPU memory: {str(error).splitlines()[0]}",
+            # The two settings that trade time for memory without changing the result.
+        ) from error
+    finally:
+        progress.close()
+    if interrupt.asked:
+        raise Interrupted(
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; everything is saved in {output}. "
+            "The same command with --resume goes on from there."
+        )
+    seconds = time.monotonic() - begun
+    return {
+        "steps": trainer.state.global_step,
+        "train_seconds": round(seconds, 1),
+        "samples_per_second": round(result.metrics.get("train_samples_per_second", 0.0), 2),
+        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+class _Interrupt(TrainerCallback):
+    """The first Ctrl-C ends training after the step that runs, with a checkpoint; the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask(number: int, frame: Any) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, before)
+
+        try:
+            signal.signal(signal.SIGINT, ask)
+        except ValueError:  # not in the main thread: nobody can press Ctrl-C here
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def _write_card(
+    model: peft.PeftModel, base: Base, recipe: Recipe, output: Path, scores: dict[str, Score], figures: dict[str, Any]
+) -> None:
+    described = (
+        f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
+        f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
+        f"trained on {figures['train_rows']:,} problems in {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
+    )
+    card = model_card(
+        name=output.name,
+        summary=recipe.summary,
+        base=base.name,
+        revision=base.revision,
+        version=version("lora-mm"),
+        methods=[item.method for item in recipe.adapters],
+        stock=isinstance(model.peft_config["default"], peft.LoraConfig),
+        trained=figures["trained_parameters"],
+        size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
+        scores=f"{described}\n\n{as_markdown(scores)}",
+        parts=memory_by_part(model),
+        folder=output.name,
+    )
+    (output / CARD).write_text(card, encoding="utf-8")
+
+
+def scores_of(folder: Path) -> dict[str, Any]:
+    """What a finished run measured, as saved beside its adapter."""
+    facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    return facts

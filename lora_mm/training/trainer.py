@@ -1,0 +1,99 @@
+"""``transformers.Trainer`` with our loss, sampler, weight decay and guard. Knows training; knows no recipe and no files."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from lora_mm.errors import LoraMMError
+from lora_mm.models.anatomy import part_of
+from lora_mm.training.loss import answer_loss
+
+_NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
+
+
+class AdapterTrainer(Trainer):
+    """The Trainer for adapters.
+
+    Args:
+        lengths: tokens of every training example, for ``train_sampling_strategy: group_by_length``.
+    """
+
+    loss_is_scaled_for_ga = True  # answer_loss divides by the tokens of all accumulated batches
+
+    def __init__(self, *args: Any, lengths: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lengths = lengths
+        self.seen_pictures = False
+        self.model_accepts_loss_kwargs = True  # so that supervised tokens are counted over accumulated batches
+        self.add_callback(GradientGuard(self))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        self.seen_pictures |= "pixel_values" in inputs
+        loss = answer_loss(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise LoraMMError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint is good. "
+                "Lower training.learning_rate, or use base.dtype=bfloat16 instead of float16."
+            )
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, None) if return_outputs else loss
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All but biases and vectors. (Transformers' rule goes by names with ``norm``, on which our adapters sit.)"""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.dim() > 1 and not any(step in _NO_DECAY for step in name.split("."))
+        ]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        generator = torch.Generator().manual_seed(self.args.seed)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(size, lengths=list(self.lengths), generator=generator)
+
+
+class GradientGuard(TrainerCallback):
+    """Stops the run when a trained tensor gets no gradient: it would be saved as it was drawn, and nobody would know.
+
+    Tensors of the tower and the connector are waited for until the first picture has been seen.
+    """
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+        self.done = False
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.done:
+            return
+        root = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        without = [name for name, p in root.named_parameters() if p.requires_grad and p.grad is None]
+        base = root.get_base_model()
+        waiting = [
+            name
+            for name in without
+            if not self.trainer.seen_pictures
+            and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
+        ]
+        dead = [name for name in without if name not in waiting]
+        if dead:
+            shown = ", ".join(dead[:3]) + (f" and {len(dead) - 3} more" if len(dead) > 3 else "")
+            raise LoraMMError(
+                f"After step {state.global_step + 1}, {len(dead)} trained tensors have had no gradient: {shown}. "
+                "They are not on the path from input to loss; leave their layers out (adapters.N.layers)."
+            )
+        self.done = not waiting
