@@ -1,5 +1,8 @@
 """The two ways a run ends early with a message instead of a traceback. Knows nothing about what failed."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class LoraMMError(Exception):
     """A failure to report in one or two lines: the thing, the place and the way out. Exit code 1: the run failed."""
@@ -20,9 +23,13 @@ class InputError(LoraMMError):
         self.faults = faults
 
 
-def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to ``name``; empty when none is close."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shortened(faults: Sequence[str], enough: int = 10) -> list[str]:
+    """The first ``enough`` faults and, where there are more, a line that says how many."""
+    rest = len(faults) - enough
+    return [*faults[:enough], *([f"… and {rest:,} more"] if rest > 0 else [])]

@@ -4,7 +4,8 @@ Knows recipes, data and models; knows nothing of how an adapter is trained.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.predict import candidate_scores, write_answers
-from lora_mm.models.loading import Base, default_device, load_base
+from lora_mm.hub import Unreachable
+from lora_mm.models.loading import Base, default_device, find_config, load_base
 from lora_mm.pocket.cache import world_folder
 from lora_mm.recipe import Recipe
 
@@ -54,19 +56,49 @@ def unwatched(label: str, total: int) -> Callable[[int], None]:
     return lambda done: None
 
 
+@contextmanager
+def told_when_out_of_memory() -> Iterator[None]:
+    """Turn a GPU that is out of memory into a message that says what to change."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise LoraMMError(
+            f"Out of GPU memory: {str(error).splitlines()[0]}\n"
+            "Halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, set "
+            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size."
+        ) from error
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raise one Unreachable for base and data together, before either is loaded."""
+    missing: list[str] = []
+    for find in (
+        lambda: find_config(recipe.base.model, recipe.base.revision),
+        lambda: data.load(_data_source(recipe), recipe.data.train_split, pictures=False, limit=1),
+    ):
+        try:
+            find()
+        except Unreachable as error:
+            missing += error.things
+    if missing:
+        raise Unreachable(*missing)
+
+
+def _data_source(recipe: Recipe) -> str:
+    section = recipe.data
+    return str(world_folder(section.pocket.seed, section.pocket.size)) if section.path == POCKET else section.path
+
+
 def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
     """The problems of one split as the recipe says, every picture opened once.
 
     Raises:
         InputError: everything wrong with the data, each fault named by its row.
     """
-    section = recipe.data
-    source = str(world_folder(section.pocket.seed, section.pocket.size)) if section.path == POCKET else section.path
-    loaded = data.load(source, split, missing_images=section.missing_images, limit=limit)
+    loaded = data.load(_data_source(recipe), split, missing_images=recipe.data.missing_images, limit=limit)
     faults = data.check_images(loaded.problems)
     if faults:
-        more = [f"… and {len(faults) - 10} more"] if len(faults) > 10 else []
-        raise InputError(*faults[:10], *more)
+        raise InputError(*shortened(faults))
     return loaded
 
 
@@ -105,23 +137,18 @@ def score_model(
     # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
     ordered = [examples[index] for index in order]
+    size = section.per_device_eval_batch_size
     predictions: dict[str, int | None]
     outputs: dict[str, str] | None = None
     if section.answer == "likelihood":
-        rows = candidate_scores(
-            model, collator, ordered, batch_size=section.per_device_eval_batch_size, advance=advance
-        )
+        with told_when_out_of_memory():
+            rows = candidate_scores(model, collator, ordered, batch_size=size, advance=advance)
         chosen = {example.id: row.index(max(row)) for example, row in zip(ordered, rows, strict=True)}
         predictions = {problem.id: chosen[problem.id] for problem in problems}
     else:
-        texts = write_answers(
-            model,
-            collator,
-            ordered,
-            batch_size=section.per_device_eval_batch_size,
-            max_new_tokens=section.max_new_tokens,
-            advance=advance,
-        )
+        tokens = section.max_new_tokens
+        with told_when_out_of_memory():
+            texts = write_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
         written = {example.id: text for example, text in zip(ordered, texts, strict=True)}
         outputs = {problem.id: written[problem.id] for problem in problems}
         predictions = {problem.id: official.parse_answer(outputs[problem.id], problem.choices) for problem in problems}

@@ -107,8 +107,8 @@ class EvaluationSection(_Section):
     """How to score.
 
     Attributes:
-        answer: ``likelihood`` takes the choice whose answer the model finds likeliest, in one forward; ``generate`` lets
-            it write and reads the letter off.
+        answer: ``likelihood`` takes the choice whose answer the model finds likeliest, in one forward; ``generate``
+            lets it write and reads the letter off.
         max_new_tokens: of a generated answer.
         per_device_eval_batch_size: problems a forward.
         base: whether to score the frozen base as well.
@@ -188,7 +188,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by name or path, with what it extends below and ``key.sub=value`` overrides on top.
 
     Raises:
-        InputError: with one line for every fault: unknown keys (the nearest suggested), wrong types, values out of range.
+        InputError: one line a fault: unknown keys (the nearest suggested), wrong types, values out of range.
     """
     fields = _read(recipe_file(name), seen=())
     faults: list[str] = []
@@ -249,10 +249,7 @@ def _override(fields: dict[str, Any], text: str) -> None:
     *path, last = key.strip().split(".")
     target: Any = fields
     for step in path:
-        if isinstance(target, list):
-            target = target[_index(target, step, key)]
-        else:
-            target = target.setdefault(step, {})
+        target = target[_index(target, step, key)] if isinstance(target, list) else target.setdefault(step, {})
         if not isinstance(target, (dict, list)):
             raise InputError(f"--set {key}: '{step}' holds a value, not keys.")
     if isinstance(target, list):

@@ -1,4 +1,4 @@
-"""The adapter folder: writing it whole, and loading it only onto the base it was trained on, with every key accounted for.
+"""The adapter folder: written whole, and loaded only onto the base it was trained on, every tensor accounted for.
 
 Knows files, bases and PEFT; knows no recipe's meaning, no data and no scores (they come in as text).
 """
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from lora_mm.adapters import tuner  # noqa: F401  registers our PEFT type
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, shortened
 from lora_mm.models.loading import Base
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
@@ -42,8 +42,8 @@ def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
     """Put the adapter in ``folder`` on ``base``, ready for inference.
 
     Raises:
-        InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, and for missing,
-            unexpected or misshapen tensors: each named.
+        InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, and for
+            missing, unexpected or misshapen tensors: each named.
     """
     check_folder(folder)
     facts = _read_json(folder / PREPROCESSING)
@@ -58,7 +58,7 @@ def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
     config = _peft_config(folder)
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
-    model = peft.PeftModel(base.model, config)  # type: ignore[arg-type]
+    model = peft.PeftModel(base.model, config)
     tensors = _tensors(folder / WEIGHTS)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     faults = [f"missing tensor {name}" for name in expected if name not in tensors]
@@ -69,8 +69,7 @@ def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
         if name in tensors and tensors[name].shape != value.shape
     ]
     if faults:
-        more = [f"… and {len(faults) - 10} more"] if len(faults) > 10 else []
-        raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *faults[:10], *more)
+        raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *shortened(faults))
     set_peft_model_state_dict(model, tensors)
     model.eval()
     return model

@@ -1,4 +1,4 @@
-"""The one adapter layer: a module of the base with routed low-rank updates on it. Knows no model and no method's name."""
+"""The one adapter layer: a module of the base with routed low-rank updates on it. Knows no model and no method."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             setattr(self, name, nn.ParameterDict())
         self.in_features, self.out_features = _features(base_layer)
         self._disable_adapters = False
-        self.merged_adapters = []
+        self.merged_adapters: list[str] = []
 
     def update_layer(
         self, adapter_name: str, placement: Placement, *, modalities: int, owner: "RoutedLayer | None"
@@ -54,7 +54,8 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             InputError: when the layer's width cannot be cut into the placement's groups.
         """
         experts, groups, rank = placement.experts, placement.groups, placement.rank
-        assert experts is not None and groups is not None
+        assert experts is not None
+        assert groups is not None
         if self.out_features % groups:
             raise InputError(f"groups {groups} must divide the layer's width, {self.out_features}.")
         self.placements[adapter_name] = placement

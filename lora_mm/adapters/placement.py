@@ -34,13 +34,13 @@ class Placement:
     method: str
     part: Literal["language", "vision"] = "language"
     at: str = "attn"
-    rank: int = Field(8, ge=1)
-    experts: int | None = Field(None, ge=1)
-    groups: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, gt=0)
-    alpha: float | None = Field(None, gt=0)
+    rank: int = Field(default=8, ge=1)
+    experts: int | None = Field(default=None, ge=1)
+    groups: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     scale: float | None = None
-    dropout: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     bias: bool | None = None
     layers: list[int] | None = None
 
@@ -52,7 +52,8 @@ class Placement:
         for name in _DEFAULTED:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self.row, name))
-        assert self.experts is not None and self.groups is not None
+        assert self.experts is not None
+        assert self.groups is not None
         faults = []
         if self.at not in self.row.sites:
             sites = list(self.row.sites)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -24,7 +24,9 @@ class RoutedModel(BaseTuner):
 
     prefix = "routed_"
     tuner_layer_cls = RoutedLayer
-    target_module_mapping: dict[str, list[str]] = {}
+    signal: Signal | None
+    embedding_owners: dict[tuple[str, str], RoutedLayer]
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: RoutedConfig, model_config: dict[str, Any]) -> RoutedConfig:
         peft_config.target_modules = None if peft_config.placements else DUMMY_TARGET_MODULES
@@ -34,13 +36,13 @@ class RoutedModel(BaseTuner):
         # Derived from model and placements, so neither saved nor a field: module path → placement.
         self.__dict__.setdefault("signal", None)
         self.__dict__.setdefault("embedding_owners", {})
-        peft_config.resolved = resolve(model, peft_config.placements)  # type: ignore[attr-defined]
+        peft_config.resolved = resolve(model, peft_config.placements)
         if self.signal is None and any(item.row.router == "modality" for item in peft_config.placements):
             self.signal = Signal(model)
 
     @staticmethod
     def _check_target_module_exists(peft_config: RoutedConfig, key: str) -> bool:
-        return key in peft_config.resolved  # type: ignore[attr-defined]
+        return key in peft_config.resolved
 
     def _create_and_replace(
         self,
@@ -52,7 +54,7 @@ class RoutedModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        item: Placement = peft_config.resolved[current_key]  # type: ignore[attr-defined]
+        item: Placement = peft_config.resolved[current_key]
         layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
         count = len(modalities(self.model)) if item.part == "language" else 1
         owner = self.embedding_owners.get((adapter_name, item.part))
@@ -119,7 +121,7 @@ def attach(
 
     Args:
         model: a transformers model of a family that ``models.anatomy`` describes.
-        adapters: a method's name, or a list of names, dictionaries of :class:`~.config.Placement` fields, or placements.
+        adapters: a method's name, or a list of names, of dictionaries of ``Placement`` fields, or of placements.
             Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
         train: parts to train whole beside the adapters, such as ``connector``.
         adapter_name: PEFT's name for the adapter.
@@ -142,8 +144,8 @@ def attach(
         config: peft.PeftConfig = _stock_lora(model, placements, whole)
     else:
         config = RoutedConfig(placements=placements, modules_to_save=whole)
-    config.base_model_name_or_path = getattr(model.config, "name_or_path", None)  # type: ignore[union-attr]
-    return peft.get_peft_model(model, config, adapter_name=adapter_name)  # type: ignore[arg-type, return-value]
+    config.base_model_name_or_path = getattr(model.config, "name_or_path", None)
+    return peft.get_peft_model(model, config, adapter_name=adapter_name)
 
 
 def _part_path(model: nn.Module, part: str) -> str:
@@ -162,7 +164,7 @@ def _stock_lora(model: nn.Module, placements: list[Placement], whole: list[str] 
         raise InputError(f"Plain LoRA has one {' and one '.join(unlike or ['bias=false'])} for all its placements.")
     return peft.LoraConfig(
         r=first.rank,
-        lora_alpha=round(first.factor * first.rank, 6),  # type: ignore[arg-type]
+        lora_alpha=round(first.factor * first.rank, 6),
         lora_dropout=first.dropout or 0.0,
         target_modules=sorted(resolved),
         rank_pattern={path: item.rank for path, item in resolved.items() if item.rank != first.rank},

@@ -1,4 +1,4 @@
-"""``lora-mm``: the verbs, and how their failures are told. Holds no logic; imports torch only inside a verb that needs it."""
+"""``lora-mm``: the verbs, and how their failures are told. Holds no logic; torch is imported only by what needs it."""
 
 import logging
 import os
@@ -11,7 +11,8 @@ from lora_mm.cli import data, env, evaluate, finetune, recipes, score
 from lora_mm.errors import LoraMMError
 
 app = typer.Typer(
-    help="Fine-tune open multimodal models with small adapters, on the GPU you have. Start: lora-mm finetune --recipe scienceqa-pocket",
+    help="Fine-tune open multimodal models with small adapters, on the GPU you have. "
+    "Start with: lora-mm finetune --recipe scienceqa-pocket",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,6 +42,3 @@ def run() -> None:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
-
-
-

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lora_mm.data.example import Example, open_image
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, shortened
 
 IGNORED = -100
 """Label of a token that carries no loss, as everywhere in transformers."""
@@ -128,8 +128,7 @@ class Collator:
             else:
                 faults.append(f"{example.id}: {total} tokens, more than data.max_length={self.max_length}")
         if faults:
-            more = [f"… and {len(faults) - 10} more"] if len(faults) > 10 else []
-            raise InputError(*faults[:10], *more, "Raise data.max_length, or set data.overlong to drop or truncate.")
+            raise InputError(*shortened(faults), "Raise data.max_length, or set data.overlong to drop or truncate.")
         return Prepared([example for example, _ in kept], [length for _, length in kept], dropped, truncated)
 
     def _encode(

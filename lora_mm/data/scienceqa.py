@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_mm.data.example import Example, ImageSource, open_image
-from lora_mm.data.scienceqa_layouts import OWN_SPLITS, TEXT_FIELDS, Row, Table, locate, read_json, shortened, shown
-from lora_mm.errors import InputError, nearest
+from lora_mm.data.scienceqa_layouts import OWN_SPLITS, TEXT_FIELDS, Row, Table, locate, read_json, shown
+from lora_mm.errors import InputError, nearest, shortened
 
 MissingImages = Literal["error", "skip", "text"]
 Format = Literal["QCM-ALE", "QCM-A"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.data.example import ImageCell, ImageSource
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, nearest, shortened
+from lora_mm.hub import Unreachable, cause, trouble
 
 if TYPE_CHECKING:
     import datasets
@@ -66,12 +67,6 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         return self.read()
-
-
-def shortened(faults: Sequence[str], enough: int = 10) -> list[str]:
-    """The first ``enough`` faults and, where there are more, a line that says how many."""
-    rest = len(faults) - enough
-    return [*faults[:enough], *([f"… and {rest:,} more"] if rest > 0 else [])]
 
 
 def read_json(path: Path) -> Any:
@@ -267,48 +262,28 @@ def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool)
 
     try:
         return _from_columns({part: read(part) for part in parts}, str(source), pictures)
-    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
-        raise InputError(f"{source}: cannot be read as ScienceQA ({_cause(error)})") from error
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException, TypeError) as error:
+        raise InputError(f"{source}: cannot be read as ScienceQA ({cause(error)})") from error
 
 
 def _from_hub(name: str, split: str, pictures: bool) -> Table:
     import datasets
 
     parts = _parts(split, name)
-    trouble = _unreachable(name)
+    silent = trouble()
     try:
-        with _offline(trouble is not None):
+        with _offline(silent is not None):
             tables = {part: datasets.load_dataset(name, split=_HUB_NAMES[part], streaming=False) for part in parts}
         return _from_columns(tables, name, pictures)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise InputError(
             f"'{name}' is neither a folder here nor a data set on the Hugging Face Hub that may be read without "
-            "another token",
-            _OFFLINE,
+            "another token (HF_TOKEN)"
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(
-            f"'{name}' is no folder here, and not to be had from the Hugging Face Hub: {trouble or _cause(error)}",
-            _OFFLINE,
+        raise Unreachable(
+            f"data '{name}' is no folder here, and not to be had from the Hugging Face Hub ({silent or cause(error)})"
         ) from error
-
-
-_OFFLINE = "What works without network: a local copy by --set data.path=DIR, or the recipe scienceqa-pocket"
-
-
-def _unreachable(name: str) -> str | None:
-    """Why the Hub does not answer, or None. One question, so that a machine without network knows after half a second:
-    left to itself, ``datasets`` asks six times, in 23 s, and logs each."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().dataset_info(name, timeout=10)
-    except HfHubHTTPError:  # a refusal is an answer; load_dataset knows what to make of it
-        return None
-    except Exception as error:  # transport errors come from whichever HTTP library the Hub's is built on
-        return _cause(error)
-    return None
 
 
 @contextlib.contextmanager
@@ -322,13 +297,6 @@ def _offline(offline: bool) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of the innermost cause, which names the trouble; the outer ones say that there was one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> Table:

@@ -15,9 +15,13 @@ Advance = Callable[[int], None]
 """Called with the number of examples just answered."""
 
 
+def _ignore(done: int) -> None:
+    """The :data:`Advance` of a caller that does not watch."""
+
+
 @torch.inference_mode()
 def candidate_scores(
-    model: nn.Module, collator: Collator, examples: Sequence[Example], *, batch_size: int, advance: Advance = int
+    model: nn.Module, collator: Collator, examples: Sequence[Example], *, batch_size: int, advance: Advance = _ignore
 ) -> list[list[float]]:
     """Log-likelihood of every candidate of every example, up to a constant within the example.
 
@@ -49,14 +53,14 @@ def write_answers(
     *,
     batch_size: int,
     max_new_tokens: int,
-    advance: Advance = int,
+    advance: Advance = _ignore,
 ) -> list[str]:
     """What the model writes as its answer, greedily, without special tokens."""
     model.eval()
     answers: list[str] = []
     for chunk in batches(examples, batch_size):
         batch = place(model, collator.prompts(chunk))
-        written = model.generate(  # type: ignore[operator]
+        written = model.generate(
             **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=collator.tokenizer.pad_token_id
         )
         new = written[:, batch["input_ids"].shape[1] :]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_mm.data.scienceqa import LETTERS, Problem
-from lora_mm.data.scienceqa_layouts import read_json, shortened
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.data.scienceqa_layouts import read_json
+from lora_mm.errors import InputError, LoraMMError, shortened
 
 _LOW_GRADES = frozenset(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = frozenset(f"grade{n}" for n in range(7, 13))

@@ -114,8 +114,8 @@ def layer_modules(model: nn.Module, part: str, role: str) -> list[str]:
     stack = anatomy_of(model).stack(part)
     if role not in stack.roles:
         raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(stack.roles)}.")
-    total = len(model.get_submodule(stack.layers))  # type: ignore[arg-type]
-    depth = min(total, stack.depth(model.config)) if stack.depth else total  # type: ignore[arg-type]
+    total = len(model.get_submodule(stack.layers))
+    depth = min(total, stack.depth(model.config)) if stack.depth else total
     return [f"{stack.layers}.{index}.{stack.roles[role]}" for index in range(depth)]
 
 

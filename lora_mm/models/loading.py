@@ -1,14 +1,11 @@
-"""Loading a frozen base: where it comes from, in which precision, and what identifies it. Knows no adapters and no data."""
+"""Loading a frozen base: where it comes from, in which precision, what identifies it. Knows no adapters and no data."""
 
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from lora_mm import pocket
 from lora_mm.errors import InputError, nearest
+from lora_mm.hub import Unreachable, cause, trouble
 from lora_mm.models.anatomy import FAMILIES, part_of
 
 POCKET = "pocket"
@@ -64,8 +62,8 @@ def load_base(
     Raises:
         InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
     """
-    source = str(pocket.BASE) if name == POCKET else str(Path(name).expanduser()) if name.startswith("~") else name
-    config = _config(source, name, revision)
+    source = _source(name)
+    config = find_config(name, revision)
     if config.model_type not in FAMILIES:
         raise InputError(
             f"base.model: '{name}' is a '{config.model_type}' model, and no anatomy describes those; described are: "
@@ -81,7 +79,7 @@ def load_base(
         model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
         processor = AutoProcessor.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
-        raise _unreachable(name, error) from error
+        raise _unusable(name, error) from error
     model.requires_grad_(False)
     _keep_weights_in_place(model)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
@@ -92,8 +90,8 @@ def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     """Part → (parameters, of them trainable, bytes); a 4-bit tensor counts the weights it stands for."""
     table: dict[str, tuple[int, int, int]] = {}
     root = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for name, parameter in root.named_parameters():  # type: ignore[operator]
-        part = part_of(root, name)  # type: ignore[arg-type]
+    for name, parameter in root.named_parameters():
+        part = part_of(root, name)
         count = parameter.numel()
         state = getattr(parameter, "quant_state", None)
         if state is not None:
@@ -125,36 +123,33 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _config(source: str, name: str, revision: str | None) -> PretrainedConfig:
+def _source(name: str) -> str:
+    """Where transformers finds the base that recipes call ``name``."""
+    if name == POCKET:
+        return str(pocket.BASE)
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def find_config(name: str, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a base, which is small: whether the base can be had, before anything large is loaded.
+
+    Raises:
+        Unreachable: when it is neither here nor on the Hub; InputError when it is here and no model.
+    """
+    source = _source(name)
     if name.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise InputError(f"base.model: no folder '{name}'.")
     try:
-        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=not hub_resolves())
+        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=trouble() is not None)
     except (OSError, ValueError) as error:
-        raise _unreachable(name, error) from error
+        raise _unusable(name, error) from error
 
 
-def hub_resolves() -> bool:
-    """Whether the Hub's name resolves. Without network its client would try again for 25 s before it says so."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # a proxy resolves names for us
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-def _unreachable(name: str, error: Exception) -> InputError:
+def _unusable(name: str, error: Exception) -> InputError:
     if name == POCKET or Path(name).is_dir():
         return InputError(f"base.model: '{name}' cannot be loaded: {str(error).splitlines()[0]}")
-    return InputError(
-        f"base.model: '{name}' is not on this machine and the Hugging Face Hub gave nothing: {str(error).splitlines()[0]}",
-        "Without network: `--set base.model=FOLDER` with a local copy, or `lora-mm finetune --recipe scienceqa-pocket`.",
+    return Unreachable(
+        f"base '{name}' is no folder here, and not to be had from the Hugging Face Hub ({trouble() or cause(error)})"
     )
 
 

@@ -13,13 +13,13 @@ from lora_mm.models.loading import place
 def answer_loss(model: Any, batch: dict[str, Tensor], items: Tensor | int | None = None) -> Tensor:
     """Mean cross-entropy of the supervised tokens of ``batch``.
 
-    Only positions that predict a supervised token in some row go through the output head: for a prompt of 700 tokens, an
-    answer of 8 and a vocabulary of 32,000 that is 1 % of the logits.
+    Only positions that predict a supervised token in some row go through the output head: for a prompt of 700 tokens
+    and an answer of 8, that is 1 % of the logits.
 
     Args:
         model: a transformers model whose forward takes ``logits_to_keep``.
         batch: model inputs and ``labels`` [batch, tokens].
-        items: what to divide the sum by, when gradients of several batches are accumulated; None for this batch's count.
+        items: what to divide the sum by where gradients of several batches are accumulated; by default the own count.
 
     Returns:
         A scalar, in fp32.

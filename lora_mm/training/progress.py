@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live line on a terminal, plain lines elsewhere. Knows numbers, not what they mean."""
+"""What a run shows while it works: a live line on a terminal, plain lines elsewhere. Knows no meaning."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,11 @@ class Display:
                 transient=True,
             ) as progress:
                 task = progress.add_task(label, total=total, note="")
-                yield lambda done, note="": progress.update(task, advance=done, note=note)
+
+                def tell(done: int, note: str) -> None:
+                    progress.update(task, advance=done, note=note)
+
+                yield tell
         else:
             yield _plain(self.console, label, total, unit)
 
@@ -80,7 +84,7 @@ class TrainingProgress(TrainerCallback):
 
     def __init__(self, display: Display) -> None:
         self.display = display
-        self.loss = float("nan")
+        self.loss_of: Callable[[], float] = lambda: float("nan")
         self._bar: Any = None
         self._tell: Callable[[int, str], None] = lambda done, note: None
 
@@ -94,22 +98,12 @@ class TrainingProgress(TrainerCallback):
         self._bar = self.display.bar("training", state.max_steps - state.global_step, "steps")
         self._tell = self._bar.__enter__()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.loss = (logs or {}).get("loss", self.loss)
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._bar is None:
             return
         self._steps += 1
         rate = self._steps * self._samples / (time.monotonic() - self._begun)
-        note = f"loss {self.loss:.3f}, {rate:.1f} samples/s{_peak_memory()}"
+        note = f"loss {self.loss_of():.3f}, {rate:.1f} samples/s{_peak_memory()}"
         self._tell(1, note)
 
     def on_train_end(

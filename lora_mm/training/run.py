@@ -15,9 +15,9 @@ import peft
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
@@ -28,7 +28,15 @@ from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table
 from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
 from lora_mm.evaluation.scienceqa import score as official_score
-from lora_mm.job import Scored, examples_of, load_problems, load_recipe_base, score_model, to_json
+from lora_mm.job import (
+    check_sources,
+    examples_of,
+    load_problems,
+    load_recipe_base,
+    score_model,
+    to_json,
+    told_when_out_of_memory,
+)
 from lora_mm.models.anatomy import anatomy_of
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
@@ -83,6 +91,7 @@ def finetune(
     begun = time.monotonic()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
     display = Display(console)
+    check_sources(recipe)
     train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
     test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
     _check_apart(train, test)
@@ -134,7 +143,7 @@ def parts_table(model: nn.Module) -> Table:
     for column in ("part", "parameters", "trained", "of it", "MiB"):
         table.add_column(column, justify="left" if column == "part" else "right")
     rows = memory_by_part(model)
-    rows["all"] = tuple(sum(column) for column in zip(*rows.values(), strict=True))  # type: ignore[assignment]
+    rows["all"] = tuple(sum(column) for column in zip(*rows.values(), strict=True))
     for part, (total, trained, size) in rows.items():
         table.add_row(part, f"{total:,}", f"{trained:,}", f"{trained / total:.2%}", f"{size / 2**20:,.1f}")
     return table
@@ -145,11 +154,7 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
         raise InputError(f"--output {output}: is a file, not a folder.")
     used = output.is_dir() and any(output.iterdir())
     if resume:
-        if (
-            not used or get_last_checkpoint(str(output / CHECKPOINTS)) is None
-            if (output / CHECKPOINTS).is_dir()
-            else True
-        ):
+        if last_checkpoint(output) is None:
             raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
         saved = output / RECIPE
         if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
@@ -162,6 +167,12 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
             f"--output {output}: exists and is not empty. Continue it with --resume, throw it away with --overwrite, "
             "or name another folder with --output."
         )
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint of the run in ``output``; the Trainer writes ``trainer_state.json`` last."""
+    whole = [file.parent for file in output.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
 def _prepare_output(output: Path, recipe: Recipe, *, overwrite: bool) -> None:
@@ -178,8 +189,8 @@ def _save(write: Any, output: Path) -> None:
     """Run ``write``, and tell a full disk or a folder that cannot be written as the failures they are."""
     try:
         write()
-    except OSError as error:
-        raise LoraMMError(f"{output}: cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _check_apart(train: data.Split, test: data.Split) -> None:
@@ -224,9 +235,7 @@ def _score_base(
     if results.is_file():
         return official_score(test.problems, read_results(results))
     with model.disable_adapter():
-        scored: Scored = score_model(
-            model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems))
-        )
+        scored = score_model(model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems)))
     scored.write(results)
     return scored.score
 
@@ -243,6 +252,7 @@ def _train(
 ) -> dict[str, Any]:
     settings = recipe.training.model_dump()
     report_to = settings.pop("report_to")
+    checkpoint = last_checkpoint(output) if resume else None
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         remove_unused_columns=False,
@@ -261,27 +271,21 @@ def _train(
         model=model,
         args=arguments,
         data_collator=collator,
-        train_dataset=prepared.examples,  # type: ignore[arg-type]
+        train_dataset=prepared.examples,
         lengths=prepared.lengths,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
+    progress.loss_of = lambda: trainer.last_loss
     begun = time.monotonic()
     try:
-        with interrupt.listening():
-            result = trainer.train(resume_from_checkpoint=resume or None)
-    except OSError as error:
-        raise LoraMMError(f"{output}: a checkpoint cannot be written: {error.strerror or error}.") from error
-    except torch.cuda.OutOfMemoryError as error:
-        raise LoraMMError(
-            f"Out of GPU memory: {str(error).splitlines()[0]}",
-            # The two settings that trade time for memory without changing the result.
-        ) from error
+        with interrupt.listening(), told_when_out_of_memory():
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
     if interrupt.asked:
         raise Interrupted(
-            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; everything is saved in {output}. "
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; all is saved in {output}. "
             "The same command with --resume goes on from there."
         )
     seconds = time.monotonic() - begun
@@ -331,7 +335,7 @@ def _write_card(
     described = (
         f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
         f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
-        f"trained on {figures['train_rows']:,} problems in {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
+        f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
     card = model_card(
         name=output.name,

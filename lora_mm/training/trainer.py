@@ -1,9 +1,13 @@
-"""``transformers.Trainer`` with our loss, sampler, weight decay and guard. Knows training; knows no recipe and no files."""
+"""``transformers.Trainer`` with our loss, sampler, weight decay and guards. Knows training; knows no recipe."""
 
+import math
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -28,6 +32,7 @@ class AdapterTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.lengths = lengths
         self.seen_pictures = False
+        self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # so that supervised tokens are counted over accumulated batches
         self.add_callback(GradientGuard(self))
 
@@ -40,14 +45,31 @@ class AdapterTrainer(Trainer):
     ) -> Any:
         self.seen_pictures |= "pixel_values" in inputs
         loss = answer_loss(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+        self.last_loss = loss.item()
+        if not math.isfinite(self.last_loss):
             raise LoraMMError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint is good. "
+                f"The loss is {self.last_loss} at step {self.state.global_step + 1}; the last checkpoint is good. "
                 "Lower training.learning_rate, or use base.dtype=bfloat16 instead of float16."
             )
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer does; a checkpoint that cannot be written whole is taken away again."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # what a full disk raises depends on the file's writer
+            shutil.rmtree(folder, ignore_errors=True)
+            raise LoraMMError(
+                f"{folder}: the checkpoint cannot be written: {str(error).splitlines()[0]}\n"
+                "Free some space and go on from the one before with --resume."
+            ) from error
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases and vectors. (Transformers' rule goes by names with ``norm``, on which our adapters sit.)"""

@@ -1,0 +1,85 @@
+"""Score tables: official order, counts where they differ, a dash for empty columns, the same facts in every form."""
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console
+
+from lora_mm.evaluation.report import as_dict, as_markdown, as_table, notes
+from lora_mm.evaluation.scienceqa import COLUMNS, Score, Tally
+
+
+def score(correct: float, total: int, *, images: int | None = None, **counts: Any) -> Score:
+    columns = {name: Tally(correct, total) for name in COLUMNS}
+    return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
+
+
+SCORES = {
+    "random choice": score(400.5, 1000),
+    "frozen base": score(421, 1000, unparsed=37),
+    "adapter": score(1000, 1000, unparsed=0),
+}
+
+
+def printed(scores: dict[str, Score], **options: Any) -> str:
+    output = io.StringIO()
+    Console(file=output, **{"width": 80, **options}).print(as_table(scores))
+    return output.getvalue()
+
+
+def test_the_table_fits_eighty_columns_and_keeps_the_order() -> None:
+    lines = printed(SCORES).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "AVG"]
+    assert lines[2].split() == ["problems", *["1,000"] * 9]
+    assert lines[3].split() == ["random", "choice", *["40.05"] * 9]
+    assert lines[4].split() == ["frozen", "base", *["42.10"] * 9]
+    assert lines[5].split() == ["adapter", *["100.00"] * 9]
+    assert "Unparsed answers, counted as wrong: frozen base 37, adapter 0." in "\n".join(lines[6:])
+
+
+def test_an_empty_column_shows_a_dash_and_null() -> None:
+    scores = {"adapter": score(3, 4, images=0)}
+    assert "–" in printed(scores)
+    assert as_markdown(scores).splitlines()[3].split(" | ")[5] == "–"
+    assert as_dict(scores)["adapter"]["columns"]["IMG"] == {"accuracy": None, "correct": 0, "total": 0}
+
+
+def test_counts_are_shown_again_where_they_differ() -> None:
+    lines = printed({"one": score(1, 4), "two": score(1, 4), "three": score(1, 3)}).splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == ["problems", "one", "two", "problems", "three"]
+
+
+def test_uneven_coverage_is_said() -> None:
+    [unparsed, coverage] = notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
+    assert "mine 0" in unparsed
+    assert coverage == (
+        "mine: not the official score. Problems without a prediction, not counted: 12; "
+        "predictions for no problem of the split: 3."
+    )
+    assert notes({"random choice": score(1, 2)}) == []
+
+
+def test_json_holds_the_tables_own_digits() -> None:
+    told = json.loads(json.dumps(as_dict(SCORES)))
+    assert told["frozen base"]["columns"]["AVG"] == {"accuracy": 42.1, "correct": 421, "total": 1000}
+    assert told["frozen base"]["unparsed"] == 37
+    assert told["random choice"]["unparsed"] is None
+
+
+def test_markdown_is_a_github_table() -> None:
+    lines = as_markdown({"a|b": SCORES["adapter"]}).splitlines()
+    assert lines[0] == "| | NAT | SOC | LAN | TXT | IMG | NO | G1-6 | G7-12 | AVG |"
+    assert lines[1] == "|---|" + "---:|" * 9
+    assert lines[3] == "| a\\|b |" + " 100.00 |" * 9
+    assert lines[5] == "Unparsed answers, counted as wrong: a|b 0."
+
+
+def test_no_escape_codes_where_there_is_no_terminal() -> None:
+    assert "\x1b" not in printed(SCORES)
+    assert "\x1b" in printed(SCORES, force_terminal=True, color_system="standard")
+
+
+def test_labels_are_text_and_not_markup() -> None:
+    assert "[red]x" in printed({"[red]x": SCORES["adapter"]})
