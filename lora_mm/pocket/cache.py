@@ -1,5 +1,6 @@
 """Where drawn pocket worlds are kept, so that each is drawn once. Knows paths; draws nothing itself."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,10 +17,10 @@ def world_folder(seed: int, size: int) -> Path:
     Raises:
         LoraMMError: when it cannot be written.
     """
-    from lora_mm.pocket.world import VERSION, make_world
+    from lora_mm.pocket.world import make_world
 
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
-    folder = home / f"pocket-v{VERSION}-seed{seed}-size{size}"
+    folder = home / f"pocket-{_generator()}-seed{seed}-size{size}"
     if folder.is_dir():
         return folder
     try:
@@ -40,3 +41,9 @@ def world_folder(seed: int, size: int) -> Path:
             "Free some space, or set HF_HOME to a folder that has some."
         ) from error
     return folder
+
+
+def _generator() -> str:
+    """A mark of the code that draws: when it changes, so does the world, and an old drawing must not pass for it."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:8]
