@@ -31,7 +31,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    corpus = [f"USER: Question: Which? Context: N/A Options: ({a}) Response: ASSISTANT: The answer is {a}." for a in "ABCDE"]
+    corpus = [
+        f"USER: Question: Which? Context: N/A Options: ({a}) Response: ASSISTANT: The answer is {a}." for a in "ABCDE"
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<pad>", "<s>", "</s>", "<image>"],
@@ -160,8 +162,8 @@ def perturb(model: nn.Module, seed: int = 1, size: float = 0.3) -> None:
                 parameter.add_(noise.to(parameter.device, parameter.dtype))
 
 
-def make_recipe(file: Path, base: Path, data: Path, **sections: object) -> Path:
-    """A recipe that trains for six steps of four problems; ``sections`` replace keys of the top level or of a section."""
+def make_recipe(file: Path, base: Path, data: Path, /, **sections: object) -> Path:
+    """A recipe of six steps of four problems; ``sections`` replace keys of the top level, or of its sections."""
     recipe: dict[str, object] = {
         "name": "tiny",
         "summary": "six steps on a tiny base",

@@ -162,6 +162,8 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
                 f"--resume: {saved} is another recipe than this one; go on with `--recipe {saved} --resume`, "
                 "or start anew with another --output."
             )
+    elif used and overwrite and not (output / RECIPE).is_file():
+        raise InputError(f"--overwrite: {output} is no folder of a run (no {RECIPE} in it); remove it yourself.")
     elif used and not overwrite:
         raise InputError(
             f"--output {output}: exists and is not empty. Continue it with --resume, throw it away with --overwrite, "
