@@ -88,7 +88,9 @@ class TrainingSection(_Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: float = Field(0.1, ge=0)
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial", "cosine_with_restarts"
+    ] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.95, ge=0, lt=1)
@@ -99,7 +101,7 @@ class TrainingSection(_Section):
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(500, ge=1)
     save_total_limit: int | None = Field(2, ge=1)
-    report_to: str = "none"
+    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab"] = "none"
     seed: int = Field(0, ge=0)
 
 
@@ -142,7 +144,13 @@ class Recipe(_Section):
     @classmethod
     def _method_names(cls, adapters: Any) -> Any:
         """A method's bare name is short for a placement with its usual values."""
-        return [{"method": item} if isinstance(item, str) else item for item in adapters] if adapters else []
+        if not adapters:
+            return []
+        if isinstance(adapters, str):
+            adapters = [adapters]
+        if not isinstance(adapters, list):
+            return adapters  # pydantic says what it should be
+        return [{"method": item} if isinstance(item, str) else item for item in adapters]
 
     @model_validator(mode="after")
     def _something_trains(self) -> "Recipe":
@@ -244,8 +252,6 @@ def _override(fields: dict[str, Any], text: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"--set {key}: '{value}' is not YAML.") from None
-    if isinstance(parsed, str):
-        parsed = _number(parsed)
     *path, last = key.strip().split(".")
     target: Any = fields
     for step in path:
@@ -256,14 +262,6 @@ def _override(fields: dict[str, Any], text: str) -> None:
         target[_index(target, last, key)] = parsed
     else:
         target[last] = parsed
-
-
-def _number(text: str) -> str | float:
-    """``1e-3`` is a string to YAML 1.1, and a number to everybody else."""
-    try:
-        return float(text) if "e" in text.lower() else text
-    except ValueError:
-        return text
 
 
 def _index(items: list[Any], step: str, key: str) -> int:

@@ -13,7 +13,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from lora_mm.adapters import tuner  # noqa: F401  registers our PEFT type
+from lora_mm.adapters.tuner import hold_in_fp32
 from lora_mm.errors import InputError, shortened
 from lora_mm.models.loading import Base
 
@@ -59,6 +59,7 @@ def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
     model = peft.PeftModel(base.model, config)
+    hold_in_fp32(model)  # as they were trained; rounded they would score otherwise
     tensors = _tensors(folder / WEIGHTS)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     faults = [f"missing tensor {name}" for name in expected if name not in tensors]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import peft
+import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
@@ -61,8 +62,6 @@ class RoutedModel(BaseTuner):
         layer.update_layer(adapter_name, item, modalities=count, owner=owner)
         if owner is None and item.row.router == "modality":
             self.embedding_owners[adapter_name, item.part] = layer
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
@@ -137,6 +136,7 @@ def attach(
     """
     items = [adapters] if isinstance(adapters, str) else list(adapters)
     placements = [placement(item) for item in items]
+    anatomy_of(model)  # refuses a model that is not described, before anything is changed
     whole = [_part_path(model, part) for part in train] or None
     if not placements and not whole:
         raise InputError("Nothing to train: name at least one adapter or one part to train whole.")
@@ -146,6 +146,17 @@ def attach(
         config = RoutedConfig(placements=placements, modules_to_save=whole)
     config.base_model_name_or_path = getattr(model.config, "name_or_path", None)
     return peft.get_peft_model(model, config, adapter_name=adapter_name)
+
+
+def hold_in_fp32(model: peft.PeftModel) -> None:
+    """Keep parts trained whole in fp32, whatever the base is in: inputs are cast on the way in, outputs back."""
+    base = model.get_base_model()
+    dtype: torch.dtype = base.dtype
+    for path in model.peft_config[model.active_adapter].modules_to_save or []:
+        module = base.get_submodule(path)
+        module.float()
+        module.register_forward_pre_hook(lambda _, args: tuple(item.float() for item in args))
+        module.register_forward_hook(lambda _, args, out: out.to(dtype))
 
 
 def _part_path(model: nn.Module, part: str) -> str:

@@ -35,6 +35,8 @@ def finetune(
         loaded, output or Path("runs") / loaded.name, console, resume=resume, overwrite=overwrite, dry_run=dry_run
     )
     if outcome is None:
+        if as_json:
+            print(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
         return
     figures = outcome.figures
     console.print(

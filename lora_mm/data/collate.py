@@ -82,6 +82,11 @@ class Collator:
         Raises:
             InputError: when the template writes the conversation otherwise once the answer is there.
         """
+        for token in self.tokenizer.all_special_tokens:
+            if token in example.prompt or token in example.target:
+                raise InputError(
+                    f"{example.id}: the text holds {token!r}, which the base does not read as text; reword it."
+                )
         content = [*({"type": "image"} for _ in example.images), {"type": "text", "text": example.prompt}]
         user = {"role": "user", "content": content}
         assistant = {"role": "assistant", "content": [{"type": "text", "text": example.target}]}
@@ -114,7 +119,11 @@ class Collator:
         truncated: list[str] = []
         faults: list[str] = []
         for example in examples:
-            before, answer = self.length(example)
+            try:
+                before, answer = self.length(example)
+            except InputError as error:
+                faults += error.faults
+                continue
             total = before + answer
             if total <= self.max_length:
                 kept.append((example, total))
@@ -126,9 +135,12 @@ class Collator:
                 truncated.append(example.id)
                 kept.append((example, self.max_length))
             else:
-                faults.append(f"{example.id}: {total} tokens, more than data.max_length={self.max_length}")
+                faults.append(
+                    f"{example.id}: {total} tokens, more than data.max_length={self.max_length}; raise it, or set "
+                    "data.overlong to drop or truncate"
+                )
         if faults:
-            raise InputError(*shortened(faults), "Raise data.max_length, or set data.overlong to drop or truncate.")
+            raise InputError(*shortened(faults))
         return Prepared([example for example, _ in kept], [length for _, length in kept], dropped, truncated)
 
     def _encode(

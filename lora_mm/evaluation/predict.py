@@ -23,10 +23,10 @@ def _ignore(done: int) -> None:
 def candidate_scores(
     model: nn.Module, collator: Collator, examples: Sequence[Example], *, batch_size: int, advance: Advance = _ignore
 ) -> list[list[float]]:
-    """Log-likelihood of every candidate of every example, up to a constant within the example.
+    """Log-likelihood of every candidate of every example.
 
-    Candidates that differ in one token, as answer letters do, are read off one forward of the text they share; others
-    take one row each and the sum over their tokens.
+    Candidates that differ in one token, as answer letters do, are compared by that token alone, read off one forward of
+    the text before it: what follows it is the same. Others take one row each, and the sum over their tokens counts.
 
     Raises:
         LoraMMError: when the model gives a number that is not one.
@@ -85,6 +85,8 @@ def _letters(collator: Collator, examples: Sequence[Example]) -> tuple[str, list
     shared = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
     if shared is None or len({row[shared] for row in tokens}) < len(tokens):
         return None
+    if len({tuple(row[shared + 1 :]) for row in tokens}) > 1:
+        return None  # they differ in more than that token
     begin = _shared_text([target for _, target in turns])
     if collator.tokenizer(prompt + begin)["input_ids"] != tokens[0][:shared]:
         return None

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig
 
 from lora_mm import pocket
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, nearest, shortened
 from lora_mm.hub import Unreachable, cause, trouble
 from lora_mm.models.anatomy import FAMILIES, part_of
 
@@ -76,10 +77,14 @@ def load_base(
         options["quantization_config"] = _quantization(quantization, dtype, config, full_precision)
         options["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, revision=revision, output_loading_info=True, **options
+        )
         processor = AutoProcessor.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(name, error) from error
+    if info["missing_keys"]:  # transformers draws those at random
+        raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
     model.requires_grad_(False)
     _keep_weights_in_place(model)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
@@ -87,15 +92,18 @@ def load_base(
 
 
 def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
-    """Part → (parameters, of them trainable, bytes); a 4-bit tensor counts the weights it stands for."""
+    """Part → (parameters, of them trainable, bytes); a 4-bit tensor counts the weights it stands for.
+
+    Of a part that is trained whole PEFT keeps the frozen original beside the copy: that counts in the bytes only.
+    """
     table: dict[str, tuple[int, int, int]] = {}
     root = model.get_base_model() if hasattr(model, "get_base_model") else model
     for name, parameter in root.named_parameters():
         part = part_of(root, name)
-        count = parameter.numel()
         state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            count = state.shape.numel()
+        count = parameter.numel() if state is None else state.shape.numel()
+        if ".original_module." in name:
+            count = 0
         total, trainable, size = table.get(part, (0, 0, 0))
         table[part] = (
             total + count,

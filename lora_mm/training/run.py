@@ -18,10 +18,11 @@ from rich.table import Table
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
-from lora_mm.adapters.tuner import attach
+from lora_mm.adapters.tuner import attach, hold_in_fp32
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.errors import InputError, LoraMMError
@@ -37,7 +38,6 @@ from lora_mm.job import (
     to_json,
     told_when_out_of_memory,
 )
-from lora_mm.models.anatomy import anatomy_of
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
 from lora_mm.training.progress import Display, TrainingProgress
@@ -90,6 +90,7 @@ def finetune(
     """
     begun = time.monotonic()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
+    _check_logger(recipe.training.report_to)
     display = Display(console)
     check_sources(recipe)
     train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
@@ -107,7 +108,7 @@ def finetune(
 
     set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
     model = attach(base.model, recipe.adapters, train=recipe.train)
-    _hold_in_fp32(model, recipe)
+    hold_in_fp32(model)
     console.print(parts_table(model))
     if dry_run:
         console.print("Dry run: everything fits together; nothing was written.")
@@ -153,6 +154,8 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is a file, not a folder.")
     used = output.is_dir() and any(output.iterdir())
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other: go on with the run, or throw it away.")
     if resume:
         if last_checkpoint(output) is None:
             raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
@@ -169,6 +172,11 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
             f"--output {output}: exists and is not empty. Continue it with --resume, throw it away with --overwrite, "
             "or name another folder with --output."
         )
+
+
+def _check_logger(name: str) -> None:
+    if name not in ("none", *get_available_reporting_integrations()):
+        raise InputError(f"training.report_to: {name} is not installed; `pip install {name}`, or set it to none.")
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -212,22 +220,6 @@ def _tokens_line(prepared: Prepared) -> str:
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
     return line
-
-
-def _hold_in_fp32(model: peft.PeftModel, recipe: Recipe) -> None:
-    """Parts trained whole train in fp32, whatever the base is in: their inputs are cast on the way in, outputs back."""
-    paths = {anatomy_of(model.get_base_model()).parts[part] for part in recipe.train}
-    for name, module in model.get_base_model().named_modules():
-        if name in paths:
-            module.float()
-            module.register_forward_pre_hook(lambda _, args: tuple(item.float() for item in args))
-            module.register_forward_hook(lambda _, args, out: out.to(recipe_dtype(recipe)))
-
-
-def recipe_dtype(recipe: Recipe) -> torch.dtype:
-    """The torch dtype that ``base.dtype`` names."""
-    dtype: torch.dtype = getattr(torch, recipe.base.dtype)
-    return dtype
 
 
 def _score_base(

@@ -1,0 +1,291 @@
+"""Batches by the model's own processor: labels on the answer alone, padding, lengths, and what is too long."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoProcessor
+
+from lora_mm.data.collate import IGNORED, Collator, batches
+from lora_mm.data.example import Example
+from lora_mm.errors import InputError
+from tests.tiny import TEMPLATE
+
+ENDING = "{% if message['role'] == 'assistant' %}{{ '</s>\n' }}{% endif %}"
+WITH_END = TEMPLATE.replace("{% endfor %}{% if add_generation", ENDING + "{% endfor %}{% if add_generation")
+PICTURE = 4  # placeholders of one picture
+
+
+@pytest.fixture(scope="module")
+def processor(base_folder: Path) -> Any:
+    return AutoProcessor.from_pretrained(base_folder)
+
+
+@pytest.fixture(scope="module")
+def collator(processor: Any) -> Collator:
+    return Collator(processor, max_length=1000)
+
+
+@pytest.fixture
+def templated(processor: Any) -> Iterator[Any]:
+    """The processor, whose template a test may change."""
+    before = processor.chat_template
+    yield processor
+    processor.chat_template = before
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("pictures") / "red.png"
+    Image.new("RGB", (20, 16), "red").save(file)
+    return file
+
+
+def mixed(picture: Path) -> list[Example]:
+    return [
+        Example("1", "Which?", "The answer is A.", (picture,)),
+        Example("2", "Which of these many things, say, would you take home?", "The answer is B. BECAUSE: so"),
+        Example("3", "Who\nis\nit?", "", (picture,)),
+        Example("4", "", "ASSISTANT: yes"),
+    ]
+
+
+def answers(collator: Collator, batch: dict[str, torch.Tensor]) -> list[str]:
+    return [collator.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
+
+
+def test_labels_are_exactly_the_answer_and_its_end(collator: Collator, picture: Path) -> None:
+    batch = collator(mixed(picture))
+    assert answers(collator, batch) == [
+        " The answer is A.</s>",
+        " The answer is B. BECAUSE: so</s>",
+        "</s>",
+        " ASSISTANT: yes</s>",
+    ]
+
+
+def test_labels_are_the_end_of_each_row_and_equal_its_tokens(collator: Collator, picture: Path) -> None:
+    batch = collator(mixed(picture))
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        supervised = (labels != IGNORED).nonzero().squeeze(1).tolist()
+        length = int(mask.sum())
+        assert supervised == list(range(supervised[0], length))
+        assert torch.equal(labels[supervised], ids[supervised])
+        assert mask[:length].all(), "padded on the right"
+        assert (labels[length:] == IGNORED).all()
+
+
+def test_prompt_and_answer_are_the_rendered_exchange(collator: Collator, picture: Path) -> None:
+    examples = mixed(picture)
+    batch = collator(examples)
+    for item, ids, mask in zip(examples, batch["input_ids"], batch["attention_mask"], strict=True):
+        prompt, target = collator.render(item)
+        text = collator.tokenizer.decode(ids[mask.bool()])
+        assert text.replace("<image>" * PICTURE, "<image>") == prompt + target
+
+
+def test_padding_changes_nothing(collator: Collator, picture: Path) -> None:
+    examples = mixed(picture)
+    together = collator(examples)
+    for row, item in enumerate(examples):
+        single = collator([item])
+        length = single["input_ids"].shape[1]
+        for name in ("input_ids", "labels", "attention_mask"):
+            assert torch.equal(together[name][row, :length], single[name][0])
+            assert (together[name][row, length:] == (IGNORED if name == "labels" else 0)).all()
+
+
+def test_pictures_are_in_the_order_of_their_rows(collator: Collator, picture: Path, tmp_path: Path) -> None:
+    blue = tmp_path / "blue.png"
+    Image.new("RGB", (20, 16), "blue").save(blue)
+    first, second = Example("1", "a", "b", (picture,)), Example("2", "c", "d", (blue,))
+    batch = collator([first, Example("3", "e", "f"), second])
+    assert batch["pixel_values"].shape == (2, 3, 16, 16)
+    assert torch.equal(batch["pixel_values"][0], collator([first])["pixel_values"][0])
+    assert torch.equal(batch["pixel_values"][1], collator([second])["pixel_values"][0])
+    assert "pixel_values" not in collator([Example("3", "e", "f")])
+
+
+def test_an_example_with_two_pictures_keeps_both(collator: Collator, picture: Path) -> None:
+    item = Example("1", "Alike?", "yes", (picture, picture))
+    batch = collator([item])
+    assert int((batch["input_ids"] == 3).sum()) == 2 * PICTURE
+    assert batch["pixel_values"].shape[0] == 2
+    assert sum(collator.length(item)) == batch["input_ids"].shape[1]
+    assert answers(collator, batch) == [" yes</s>"]
+
+
+def test_lengths_are_those_of_the_batch(collator: Collator, picture: Path) -> None:
+    for item in mixed(picture):
+        before, answer = collator.length(item)
+        batch = collator([item])
+        assert before + answer == batch["input_ids"].shape[1]
+        assert answer == int((batch["labels"] != IGNORED).sum())
+
+
+def test_prompts_are_padded_on_the_left_and_end_where_the_assistant_speaks(collator: Collator, picture: Path) -> None:
+    examples = mixed(picture)
+    batch = collator.prompts(examples)
+    assert "labels" not in batch
+    for item, ids, mask in zip(examples, batch["input_ids"], batch["attention_mask"], strict=True):
+        length = int(mask.sum())
+        assert mask[-length:].all()
+        assert length == collator.length(item)[0]
+        text = collator.tokenizer.decode(ids[-length:])
+        assert text.endswith("ASSISTANT:")
+        assert text.replace("<image>" * PICTURE, "<image>") == collator.render(item)[0]
+
+
+def test_prompts_may_begin_the_answer(collator: Collator) -> None:
+    batch = collator.prompts([Example("1", "Which?", "")], " The answer is")
+    assert collator.tokenizer.decode(batch["input_ids"][0]).endswith("ASSISTANT: The answer is")
+
+
+# --- too long ------------------------------------------------------------------------------------------------------
+
+
+def sized(processor: Any, item: Example, spare: int) -> Collator:
+    """A collator whose limit is ``spare`` tokens above the length of ``item``."""
+    return Collator(processor, max_length=sum(Collator(processor, max_length=1000).length(item)) + spare)
+
+
+LONG = Example("long", "Which?", "The answer is A. BECAUSE: it is the first of all the letters.")
+
+
+def test_what_just_fits_is_kept_and_one_token_more_is_not(processor: Any) -> None:
+    fits = sized(processor, LONG, 0).prepare([LONG], "error")
+    assert (fits.examples, fits.dropped, fits.truncated) == ([LONG], [], [])
+    assert fits.lengths == [sized(processor, LONG, 0).max_length]
+    with pytest.raises(InputError, match=r"long: (\d+) tokens, more than data.max_length") as error:
+        sized(processor, LONG, -1).prepare([LONG], "error")
+    assert error.value.faults[0].endswith("raise it, or set data.overlong to drop or truncate")
+
+
+def test_all_overlong_examples_are_named_up_to_ten(processor: Any) -> None:
+    examples = [Example(f"id{number}", LONG.prompt, LONG.target) for number in range(13)]
+    with pytest.raises(InputError) as error:
+        sized(processor, LONG, -1).prepare([*examples, Example("short", "a", "b")], "error")
+    assert [line.split(":")[0] for line in error.value.faults[:10]] == [f"id{number}" for number in range(10)]
+    assert error.value.faults[10] == "… and 3 more"
+
+
+def test_dropped_examples_are_counted_by_id(processor: Any) -> None:
+    short = Example("short", "Which?", "A")
+    found = sized(processor, LONG, -1).prepare([short, LONG], "drop")
+    assert (found.examples, found.dropped, found.truncated) == ([short], ["long"], [])
+    assert len(found.lengths) == 1
+
+
+def test_truncation_cuts_the_answers_end_only(processor: Any, picture: Path) -> None:
+    item = Example("long", LONG.prompt, LONG.target, (picture,))
+    collator = sized(processor, item, -3)
+    found = collator.prepare([item], "truncate")
+    assert (found.examples, found.truncated, found.lengths) == ([item], ["long"], [collator.max_length])
+    whole = Collator(processor, max_length=1000)([item])
+    cut = collator([item, Example("short", "a", "b")])
+    assert cut["input_ids"].shape[1] == cut["labels"].shape[1] == cut["attention_mask"].shape[1] == collator.max_length
+    assert torch.equal(cut["labels"][0], whole["labels"][0, :-3])
+    assert torch.equal(cut["input_ids"][0], whole["input_ids"][0, :-3])
+    assert int((cut["input_ids"][0] == 3).sum()) == PICTURE
+
+
+@pytest.mark.parametrize("overlong", ["error", "truncate"])
+def test_a_prompt_that_fills_the_limit_is_a_fault_so_no_picture_is_cut(
+    processor: Any, picture: Path, overlong: Any
+) -> None:
+    item = Example("wide", "Which?", "A", (picture,))
+    before, _ = Collator(processor, max_length=1000).length(item)
+    collator = Collator(processor, max_length=before)
+    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer leave no room"):
+        collator.prepare([item], overlong)
+    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer leave no room"):
+        collator([item])
+    assert Collator(processor, max_length=before + 1).prepare([item], "truncate").truncated == ["wide"]
+
+
+# --- templates -----------------------------------------------------------------------------------------------------
+
+
+def test_a_template_that_ends_the_turn_itself_gets_no_second_end(templated: Any) -> None:
+    templated.chat_template = WITH_END
+    item = Example("1", "Which?", "The answer is A.")
+    collator = Collator(templated, max_length=1000)
+    assert collator.render(item)[1] == " The answer is A. </s>"
+    assert answers(collator, collator([item])) == [" The answer is A. </s>"]
+
+
+def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused(templated: Any) -> None:
+    templated.chat_template = "{{ messages | length }} turns" + TEMPLATE
+    collator = Collator(templated, max_length=1000)
+    with pytest.raises(InputError, match="7: with the answer, the base's chat template no longer begins"):
+        collator([Example("7", "Which?", "A")])
+
+
+def test_a_processor_without_template_is_refused(templated: Any) -> None:
+    templated.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        Collator(templated, max_length=1000)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_which_keeps_its_label(base_folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(base_folder)
+    processor.tokenizer.pad_token = None
+    collator = Collator(processor, max_length=1000)
+    batch = collator([Example("1", "Which?", "A"), Example("2", "Which?", "The answer is A.")])
+    assert answers(collator, batch) == [" A</s>", " The answer is A.</s>"]
+
+
+@pytest.mark.parametrize("field", ["prompt", "target"])
+@pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>", "<s>"])
+def test_a_text_that_holds_a_special_token_is_refused_by_name(collator: Collator, field: str, token: str) -> None:
+    """It would be read as a picture that is not there, or as the end of the answer."""
+    turns = {"prompt": "Which?", "target": "A"} | {field: f"What is {token} for?"}
+    spoilt = Example("7", **turns)
+    for use in (collator.render, lambda item: collator([item]), lambda item: collator.prepare([item], "error")):
+        with pytest.raises(InputError) as error:
+            use(spoilt)
+        assert "7: " in str(error.value)
+        assert token in str(error.value)
+
+
+# --- any text ------------------------------------------------------------------------------------------------------
+
+texts = st.text(max_size=30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(texts, texts, st.booleans()), min_size=1, max_size=3))
+@example([("ASSISTANT:", " A", False), ("a\u0301", "\u0301", True)])
+@example([("Which?", "  \n lines \n", False)])
+@example([("{{ messages }}", "{% if %}", True)])
+@example([("ASSISTANT", ": ASSISTANT:", False)])
+def test_whatever_the_texts_the_labels_are_the_answer_and_its_end(
+    collator: Collator, picture: Path, exchanges: list[tuple[str, str, bool]]
+) -> None:
+    examples = [
+        Example(str(number), prompt, target, (picture,) if pictured else ())
+        for number, (prompt, target, pictured) in enumerate(exchanges)
+    ]
+    batch = collator(examples)
+    assert answers(collator, batch) == [(" " + target).rstrip() + "</s>" for _, target, _ in exchanges]
+    for item, ids, mask, labels in zip(
+        examples, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        before, answer = collator.length(item)
+        assert before + answer == int(mask.sum())
+        assert answer == int((labels != IGNORED).sum())
+        prompt = collator.tokenizer.decode(ids[:before]).replace("<image>" * PICTURE, "<image>")
+        assert prompt == collator.render(item)[0]
+        assert item.prompt in prompt
+
+
+def test_batches_cover_everything_once_in_order() -> None:
+    items = [Example(str(number), "", "") for number in range(7)]
+    runs = list(batches(items, 3))
+    assert [len(run) for run in runs] == [3, 3, 1]
+    assert [item for run in runs for item in run] == items

@@ -1,0 +1,176 @@
+"""The trainer: what decays, tensors without a gradient, losses that are no numbers, accumulation and order."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoProcessor, TrainingArguments
+
+import lora_mm
+from lora_mm.data.collate import Collator
+from lora_mm.data.example import Example
+from lora_mm.errors import LoraMMError
+from lora_mm.training.trainer import AdapterTrainer
+from tests.tiny import perturb, tiny_model
+
+ADAPTERS = [{"method": "mma", "dropout": 0}, {"method": "mma", "part": "vision", "dropout": 0}]
+LAST_NORM = "base_model.model.model.language_model.layers.1.input_layernorm"
+
+
+@pytest.fixture
+def adapted() -> Any:
+    torch.manual_seed(0)
+    model = lora_mm.attach(tiny_model(), ADAPTERS, train=["connector"])
+    perturb(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Example]:
+    return [Example(f"t{n}", f"Which of {'so ' * n}many?", f"The answer is {'AB'[n % 2]}.") for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def pictured(scienceqa_folder: Path) -> list[Example]:
+    files = sorted((scienceqa_folder / "images" / "train").rglob("*.png"))
+    return [Example(f"p{n}", "Which?", f"The answer is {'AB'[n % 2]}.", (files[n],)) for n in range(4)]
+
+
+@pytest.fixture
+def trainer_of(base_folder: Path, tmp_path: Path) -> Callable[..., AdapterTrainer]:
+    def make(model: nn.Module, examples: list[Example], **settings: Any) -> AdapterTrainer:
+        collator = Collator(AutoProcessor.from_pretrained(base_folder), max_length=500)
+        defaults = {
+            "max_steps": 2,
+            "per_device_train_batch_size": 4,
+            "train_sampling_strategy": "sequential",
+            "optim": "sgd",
+            "lr_scheduler_type": "constant",
+            "learning_rate": 0.1,
+            "max_grad_norm": 0.0,
+        }
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            **{**defaults, **settings},
+        )
+        lengths = [sum(collator.length(item)) for item in examples]
+        return AdapterTrainer(
+            model=model, args=arguments, data_collator=collator, train_dataset=examples, lengths=lengths
+        )
+
+    return make
+
+
+def test_weights_decay_and_biases_and_vectors_do_not(
+    adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    trainer = trainer_of(adapted, texts, weight_decay=0.5)
+    trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in adapted.named_parameters()}
+    decays: dict[float, set[str]] = {}
+    for group in trainer.optimizer.param_groups:
+        decays.setdefault(group["weight_decay"], set()).update(names[id(p)] for p in group["params"])
+    kinds = {decay: {name.split(".")[-2] for name in found if ".routed_" in name} for decay, found in decays.items()}
+    assert kinds == {
+        0.5: {"routed_A", "routed_B", "routed_R", "routed_modality"},
+        0.0: {"routed_a", "routed_b", "routed_c"},
+    }
+    whole = {
+        decay: {name.split(".")[-1] for name in found if "modules_to_save" in name} for decay, found in decays.items()
+    }
+    assert whole == {0.5: {"weight"}, 0.0: {"bias"}}
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert decays[0.5] | decays[0.0] == trained
+
+
+def test_a_tensor_cut_off_from_the_loss_stops_the_run_and_is_named(
+    adapted: Any, pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    adapted.get_submodule(LAST_NORM).register_forward_hook(lambda _, __, output: output.detach())
+    with pytest.raises(LoraMMError, match=r"After step 1, 6 trained tensors have had no gradient") as error:
+        trainer_of(adapted, pictured).train()
+    assert f"{LAST_NORM}.routed_A.default" in str(error.value)
+    assert "and 3 more" in str(error.value)
+
+
+def test_an_unused_tensor_stops_the_run_and_is_named(
+    adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    adapted.get_submodule(LAST_NORM).routed_A["stray"] = nn.Parameter(torch.zeros(2))
+    with pytest.raises(LoraMMError, match=f"1 trained tensors have had no gradient: {LAST_NORM}.routed_A.stray"):
+        trainer_of(adapted, texts).train()
+
+
+def test_a_tower_layer_that_is_never_read_stops_the_run_once_there_are_pictures(
+    adapted: Any, texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    path = "base_model.model.model.vision_tower.encoder.layers.2.mlp.fc1.bias"
+    adapted.get_parameter(path).requires_grad_(True)
+    with pytest.raises(LoraMMError, match=f"After step 2, 1 trained tensors have had no gradient: {path}"):
+        trainer_of(adapted, texts + pictured).train()
+
+
+def test_a_first_batch_without_pictures_waits_for_them(
+    adapted: Any, texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    trainer = trainer_of(adapted, texts + pictured)
+    assert trainer.train().global_step == 2
+    without = trainer_of(adapted, texts, max_steps=3)
+    assert without.train().global_step == 3
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    with torch.no_grad():
+        adapted.get_submodule(LAST_NORM).routed_B["default"].fill_(float("inf"))
+    with pytest.raises(LoraMMError, match=r"The loss is nan at step 1; .*training.learning_rate"):
+        trainer_of(adapted, texts).train()
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(
+    texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    examples = [item for pair in zip(texts, pictured, strict=True) for item in pair][:4]
+    answers = ["A", "The answer is B. BECAUSE: it is longer than the others.", "No", "The answer is A."]
+    examples = [
+        Example(item.id, item.prompt, answer, item.images) for item, answer in zip(examples, answers, strict=True)
+    ]
+    after = []
+    for size, accumulated in ((4, 1), (1, 4)):
+        torch.manual_seed(0)
+        model = lora_mm.attach(tiny_model(), ADAPTERS, train=["connector"])
+        perturb(model)
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        trainer_of(
+            model, examples, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
+        ).train()
+        after.append({name: p.detach() - before[name] for name, p in model.named_parameters() if p.requires_grad})
+    torch.testing.assert_close(after[1], after[0], rtol=1e-3, atol=1e-5)
+    assert max(change.abs().max() for change in after[0].values()) > 1e-3
+
+
+def test_grouped_by_length_every_example_comes_once_and_alike_come_together(
+    adapted: Any, trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    examples = [Example(str(n), "so " * (n * 7 % 40), "A") for n in range(400)]
+    trainer = trainer_of(adapted, examples, train_sampling_strategy="group_by_length", per_device_train_batch_size=4)
+    sampler = trainer._get_train_sampler()
+    order = list(sampler)
+    assert sorted(order) == list(range(400))
+    runs = [[trainer.lengths[index] for index in order[start : start + 4]] for start in range(0, 400, 4)]
+    spread = sum(max(run) - min(run) for run in runs) / len(runs)
+    unsorted = [trainer.lengths[start : start + 4] for start in range(0, 400, 4)]
+    assert spread < 0.2 * sum(max(run) - min(run) for run in unsorted) / len(unsorted)
+    assert list(trainer._get_train_sampler()) == order, "the order is the seed's"
+    sampler.set_epoch(1)
+    assert sorted(sampler) == sorted(order)
+    assert list(sampler) != order, "and another in every epoch"
