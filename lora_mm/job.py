@@ -151,7 +151,8 @@ def score_model(
             texts = write_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
         written = {example.id: text for example, text in zip(ordered, texts, strict=True)}
         outputs = {problem.id: written[problem.id] for problem in problems}
-        predictions = {problem.id: official.parse_answer(outputs[problem.id], problem.choices) for problem in problems}
+        read = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
+        predictions = {problem.id: read(outputs[problem.id], problem.choices) for problem in problems}
     return Scored(official.score(problems, predictions), predictions, outputs)
 
 

@@ -55,7 +55,8 @@ class DataSection(_Section):
         path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, or ``pocket``.
         pocket: what to draw when the path is ``pocket``.
         train_split, eval_split: names of the official splits.
-        format: the assistant's turn: ``QCM-ALE`` answers with lecture and solution, ``QCM-A`` with the letter alone.
+        format: the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A`` with the
+            letter alone, ``QCM-T`` with the words of the choice.
         captions: whether the picture's caption is part of the context.
         missing_images: what a problem without its picture file means: ``error``, ``skip`` the row, or ask as ``text``.
         max_length: tokens of a whole exchange, placeholders included.
@@ -67,7 +68,7 @@ class DataSection(_Section):
     pocket: PocketWorld = PocketWorld()
     train_split: str = "train"
     eval_split: str = "test"
-    format: Literal["QCM-ALE", "QCM-A"] = "QCM-ALE"
+    format: Literal["QCM-ALE", "QCM-A", "QCM-T"] = "QCM-ALE"
     captions: bool = False
     missing_images: Literal["error", "skip", "text"] = "error"
     max_length: int = Field(2048, ge=8)

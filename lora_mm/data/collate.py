@@ -13,9 +13,7 @@ from torch import Tensor
 
 from lora_mm.data.example import Example, open_image
 from lora_mm.errors import InputError, shortened
-
-IGNORED = -100
-"""Label of a token that carries no loss, as everywhere in transformers."""
+from lora_mm.models.forward import IGNORED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Explain" (NeurIPS 2022) and its repository; the QCM-ALE prompt ending in ``Respo
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from lora_mm.data.scienceqa_layouts import OWN_SPLITS, TEXT_FIELDS, Row, Table, 
 from lora_mm.errors import InputError, nearest, shortened
 
 MissingImages = Literal["error", "skip", "text"]
-Format = Literal["QCM-ALE", "QCM-A"]
+Format = Literal["QCM-ALE", "QCM-A", "QCM-T"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -185,23 +185,33 @@ def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = 
     LaVIN have it. Runs of spaces become one; line breaks stay (LaVIN writes a backslash and an n for those in lecture
     and solution, a habit from GPT-3's stop token).
 
-    The target is ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; without BECAUSE where there is neither)
-    or ``The answer is B.`` (QCM-A). The candidates are the short form for each choice, in both formats.
+    The target is ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; without BECAUSE where there is neither),
+    ``The answer is B.`` (QCM-A), or the choice's own words, ``The answer is the red island.`` (QCM-T, for bases that do
+    not tie letters to choices). The candidates are that form, without BECAUSE, for each choice.
     """
     context = _tidy(f"{problem.hint} {problem.caption if caption else ''}") or "N/A"
+    candidate = _choice_text if format == "QCM-T" else _letter_text
     options = " ".join(f"({letter}) {_tidy(choice)}" for letter, choice in zip(LETTERS, problem.choices, strict=False))
     return Example(
         id=problem.id,
         prompt=f"Question: {_tidy(problem.question)}\nContext: {context}\nOptions: {options}\nResponse:",
-        target=_TARGETS[format](problem),
+        target=_because(problem) if format == "QCM-ALE" else candidate(problem, problem.answer),
         images=() if problem.image is None else (problem.image,),
-        candidates=tuple(answer_text(index) for index in range(len(problem.choices))),
+        candidates=tuple(candidate(problem, index) for index in range(len(problem.choices))),
     )
 
 
 def answer_text(index: int) -> str:
-    """``The answer is B.`` for 1: the one form in which an answer is learnt, compared and read back."""
+    """``The answer is B.`` for 1: the official form in which an answer is learnt, compared and read back."""
     return f"The answer is {LETTERS[index]}."
+
+
+def _letter_text(problem: Problem, index: int) -> str:
+    return answer_text(index)
+
+
+def _choice_text(problem: Problem, index: int) -> str:
+    return f"The answer is {_tidy(problem.choices[index]).rstrip('.')}."
 
 
 def _faults(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -281,9 +291,3 @@ def _tidy(text: str) -> str:
 def _because(problem: Problem) -> str:
     explanation = _tidy(f"{_tidy(problem.lecture)} {_tidy(problem.solution)}")
     return f"{answer_text(problem.answer)} BECAUSE: {explanation}" if explanation else answer_text(problem.answer)
-
-
-_TARGETS: Mapping[str, Callable[[Problem], str]] = {
-    "QCM-ALE": _because,
-    "QCM-A": lambda problem: answer_text(problem.answer),
-}

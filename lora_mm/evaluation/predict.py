@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_mm.data.collate import IGNORED, Collator, batches
+from lora_mm.data.collate import Collator, batches
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.models.loading import place
+from lora_mm.models.forward import IGNORED, place, supervised_logits
 
 Advance = Callable[[int], None]
 """Called with the number of examples just answered."""
@@ -112,9 +112,7 @@ def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Exam
     rows = [_with_target(example, text) for example in chunk for text in example.candidates]
     sums: list[float] = []
     for part in batches(rows, max(1, len(chunk))):
-        batch = place(model, collator(part))
-        targets = batch.pop("labels")[:, 1:]
-        logits = model(**batch, use_cache=False).logits[:, :-1].float()
+        logits, targets = supervised_logits(model, collator(part))
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         sums += (-loss.sum(dim=1)).tolist()
     scores = iter(sums)

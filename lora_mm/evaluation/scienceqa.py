@@ -83,6 +83,17 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
     return index if index < len(choices) else None
 
 
+def parse_choice(text: str, choices: Sequence[str]) -> int | None:
+    """The index of the choice that ``text`` names in its own words (format QCM-T); None where it names none exactly."""
+    written = _words(text.strip().removeprefix("The answer is"))
+    matches = [index for index, choice in enumerate(choices) if _words(choice) == written]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
 def score(problems: Sequence[Problem], predictions: Mapping[str, int | None], *, partial: bool = False) -> Score:
     """The official columns of predictions (problem id to index of the choice, None for an unparsed answer).
 

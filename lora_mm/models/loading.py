@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig
 
 from lora_mm import pocket
@@ -206,12 +206,3 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-
-
-def place(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``batch`` on the device of ``model``, its pictures in the model's dtype."""
-    weight = next(model.parameters())
-    dtype = getattr(model, "dtype", weight.dtype)
-    return {
-        name: value.to(weight.device, dtype if value.is_floating_point() else None) for name, value in batch.items()
-    }

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
-from lora_mm.data.collate import IGNORED, Collator, batches
+from lora_mm.data.collate import Collator, batches
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
+from lora_mm.models.forward import IGNORED
 from tests.tiny import TEMPLATE
 
 ENDING = "{% if message['role'] == 'assistant' %}{{ '</s>\n' }}{% endif %}"

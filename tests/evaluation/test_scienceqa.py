@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_mm.data.scienceqa import Problem, answer_text, load
+from lora_mm.data.scienceqa import Problem, answer_text, load, to_example
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.evaluation.scienceqa import COLUMNS, Score, parse_answer, random_choice, read_results, score, write_results
+from lora_mm.evaluation.scienceqa import (
+    COLUMNS,
+    Score,
+    parse_answer,
+    parse_choice,
+    random_choice,
+    read_results,
+    score,
+    write_results,
+)
 
 SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "scienceqa-sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample is not here")
@@ -267,3 +276,26 @@ def test_a_file_that_cannot_be_written_fails_the_run(tmp_path: Path) -> None:
     with pytest.raises(LoraMMError, match="could not be written") as caught:
         write_results(tmp_path / "file" / "results.json", {"1": 0})
     assert caught.value.exit_code == 1
+
+
+def test_a_choice_named_in_its_own_words_is_read() -> None:
+    choices = ["the red  island", "the red island chain", "The force is weak."]
+    assert parse_choice("The answer is the red island.", choices) == 0
+    assert parse_choice(" The answer is The force is weak.", choices) == 2
+    assert parse_choice("The answer is the red", choices) is None
+    assert parse_choice("The answer is the red island, I think.", choices) is None
+    assert parse_choice("", choices) is None
+
+
+def test_words_that_name_two_choices_name_none() -> None:
+    assert parse_choice("The answer is red.", ["red", "red."]) is None
+
+
+@given(
+    choices=st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1), min_size=2, unique=True), data=st.data()
+)
+def test_every_choice_is_read_back_from_its_own_answer(choices: list[str], data: st.DataObject) -> None:
+    answer = data.draw(st.integers(0, len(choices) - 1))
+    example = to_example(problem(choices=tuple(choices), answer=answer), format="QCM-T")
+    assert parse_choice(example.target, choices) == answer
+    assert example.candidates[answer] == example.target

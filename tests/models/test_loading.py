@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import part_of
-from lora_mm.models.loading import Base, fingerprint, load_base, memory_by_part, place
+from lora_mm.models.forward import place
+from lora_mm.models.loading import Base, fingerprint, load_base, memory_by_part
 from tests import tiny
 
 try:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 import lora_mm
-from lora_mm.data.collate import IGNORED, Collator
+from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
+from lora_mm.models.forward import IGNORED
 from lora_mm.training.loss import answer_loss
 from tests.tiny import perturb, tiny_model
 
