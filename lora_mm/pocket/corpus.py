@@ -1,0 +1,513 @@
+"""What the pocket base is pretrained on: letters, sentences, captions, open questions, choices over other subjects.
+
+Knows nothing of the pocket world's questions: it shares their pictures' drawing vocabulary and their objects' names,
+never a question, an option or a hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from random import Random
+
+from PIL import Image
+
+from lora_mm.pocket import tables
+from lora_mm.pocket.drawing import BANDS, SCENES, SPOT_COLOURS, Bars, Columns, Gaps, Jars, Spots, Trails, Tube, Web
+
+LETTERS = "ABCDE"
+THINGS = tables.words("ball box cup hat bag kite sock drum sled vase rug fan jug pen mask toy bow bead tile cube")
+TINTS = tuple(tables.COLOURS)
+PLACES = ["shelf", "table", "floor", "bed", "roof", "wall", "step", "desk", "bench", "mat"]
+KINDS = {
+    "fruit": ["apple", "pear", "plum", "grape", "lemon", "peach", "melon", "cherry", "mango", "fig"],
+    "tool": ["saw", "drill", "axe", "rake", "spade", "wrench", "chisel", "file", "pliers", "shovel"],
+    "toy": ["doll", "kite", "puzzle", "marble", "yoyo", "sled", "teddy", "blocks", "rattle", "top"],
+    "vehicle": ["van", "truck", "tram", "bus", "train", "taxi", "tractor", "scooter", "jeep", "cart"],
+    "garment": ["hat", "scarf", "glove", "sock", "dress", "shirt", "skirt", "vest", "belt", "cap"],
+    "room": ["kitchen", "attic", "cellar", "hall", "bedroom", "office", "lobby", "pantry", "garage", "studio"],
+}
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+WORDS = tuple(dict.fromkeys([*THINGS, *TINTS, *PLACES, *NUMBERS, *(w for kind in KINDS.values() for w in kind)]))
+
+LETTER, ANSWER, RECITED, CAPTION, TEXT, FORM = 1.0, 1.0, 0.8, 0.15, 0.1, 0.02
+"""Loss weights of a token: a letter, an open answer, one straight after its question, captions, sentences, fixed words.
+
+A caption has thirty tokens for a letter's one: with equal weights letters are forgotten within a hundred steps of the
+first pictures.
+"""
+
+
+TOLD = 0.25
+"""How often a choice's question is followed by its answer in plain words: then only the option has to be found."""
+
+
+@dataclass
+class Sample:
+    """One training sequence of a ``kind``: pieces of text, each with its loss weight, after a picture or none."""
+
+    kind: str
+    pieces: list[tuple[str, float]]
+    picture: Image.Image | None = None
+    scene: object = None
+
+
+@dataclass
+class Ask:
+    """One question; with choices a multiple choice, without them an open one, answered in the ``plain`` way."""
+
+    question: str
+    answer: str
+    others: list[str] = field(default_factory=list)
+    hint: str = ""
+    plain: str = ""
+
+    def __post_init__(self) -> None:
+        self.plain = self.plain or self.answer
+
+
+def _options(choices: list[str]) -> str:
+    return " ".join(f"({LETTERS[n]}) {c}" for n, c in enumerate(choices))
+
+
+def choose(rng: Random, ask: Ask, *, short: bool = False) -> tuple[str, str]:
+    """``ask`` in the exam's form, or in a ``short`` one: the user's text and the letter of the answer."""
+    others = rng.sample(ask.others, min(len(ask.others), len(LETTERS) - 1))
+    choices = [ask.answer, *others]
+    rng.shuffle(choices)
+    if short:
+        return f"{ask.question} {_options(choices)}", LETTERS[choices.index(ask.answer)]
+    text = f"Question: {ask.question}\nContext: {ask.hint or 'N/A'}\nOptions: {_options(choices)}\nResponse:"
+    return text, LETTERS[choices.index(ask.answer)]
+
+
+def turn(
+    rng: Random, ask: Ask, *, picture: bool = False, choice: bool | None = None, told: float = 0.0
+) -> list[tuple[str, float]]:
+    """One user turn and its answer; an open question when ``choice`` is false; ``told`` as TOLD."""
+    head = "USER: <image>\n" if picture else "USER: "
+    if choice if choice is not None else bool(ask.others):
+        if rng.random() < told:
+            ask = replace(ask, question=f"{ask.question} {ask.plain}.")
+        text, letter = choose(rng, ask, short=not ask.hint and rng.random() < 0.3)
+        return [(f"{head}{text} ASSISTANT:", 0.0), (" The answer is", FORM), (f" {letter}", LETTER), (".</s>", FORM)]
+    question = f"{ask.hint} {ask.question}".strip()
+    return [(f"{head}{question} ASSISTANT:", 0.0), (f" {ask.plain}", ANSWER), ("</s>", FORM)]
+
+
+def recite(asks: list[Ask], *, head: str = "USER: ") -> list[tuple[str, float]]:
+    """Questions each with its answer straight after it, so that the answer is there where the question ends.
+
+    In the exam the options come next: they only have to be compared with what stands at the question's end.
+    """
+    pieces: list[tuple[str, float]] = [(head, 0.0)]
+    for ask in asks:
+        context = f"Context: {ask.hint}\n" if ask.hint else ""
+        pieces += [(f"{context}Question: {ask.question}", 0.0), (f" {ask.plain}", RECITED), (".\n", 0.0)]
+    return pieces
+
+
+# Letter binding in text alone, from the barest form to several facts and several questions.
+
+
+def bare(rng: Random) -> Sample:
+    """``red . A blue B red →  B``: a word, lettered words, the letter; loss on the letter alone."""
+    words = rng.sample(WORDS, rng.randint(2, 5))
+    answer = rng.randrange(len(words))
+    plain = " ".join(f"{LETTERS[n]} {w}" for n, w in enumerate(words))
+    listed = " " + (plain if rng.random() < 0.5 else _options(words))
+    text = f" {words[answer]}.{listed} ASSISTANT:" if rng.random() < 0.6 else f"{listed}. {words[answer]} ASSISTANT:"
+    return Sample("bare", [(text, 0.0), (f" {LETTERS[answer]}", LETTER)])
+
+
+def bridge(rng: Random) -> Sample:
+    """From the barest form to the exam's: each part of the exam's form is there or not; still one word an option."""
+    words = rng.sample(WORDS, rng.randint(2, 5))
+    answer = rng.randrange(len(words))
+    text = (
+        rng.choice(("", "USER:", "USER: Question:", "USER: Question: Choose", "USER: Question: Which one says"))
+        + f" {words[answer]}"
+        + rng.choice((".", "?", ".\nContext: N/A\nOptions:", "?\nContext: N/A\nOptions:", "?\nOptions:"))
+        + f" {_options(words)}"
+        + rng.choice((" ASSISTANT:", "\nResponse: ASSISTANT:", "\nResponse: ASSISTANT: The answer is"))
+    )
+    return Sample("bare", [(text, 0.0), (f" {LETTERS[answer]}", LETTER)])
+
+
+def named(rng: Random) -> Sample:
+    """Choose the named word or the named phrase, in the exam's form."""
+    make = rng.choice((lambda: rng.choice(WORDS), lambda: f"the {rng.choice(TINTS)} {rng.choice(THINGS)}"))
+    texts = list(dict.fromkeys(make() for _ in range(rng.randint(4, 7))))[: rng.randint(2, 5)]
+    if len(texts) < 2:
+        return named(rng)
+    question = rng.choice(("Choose {}.", "Pick {}.", "Where is {}?", "Which one says {}?")).format(texts[0])
+    return Sample("binding", turn(rng, Ask(question, texts[0], texts[1:])))
+
+
+def _facts(rng: Random) -> tuple[str, list[Ask]]:
+    """A passage of facts about things, and questions on it."""
+    count = rng.randint(2, 4)
+    things, tints, places = rng.sample(THINGS, count), rng.sample(TINTS, count), rng.sample(PLACES, count)
+    owners = rng.sample(tables.NAMES, count)
+    asks, sentences = [], []
+    form = rng.randrange(4)
+    for n in range(count):
+        thing, tint, place, owner = things[n], tints[n], places[n], owners[n]
+        rest = [i for i in range(count) if i != n]
+        if form == 0:
+            sentences.append(f"The {thing} is {tint}.")
+            asks += [
+                Ask(f"What colour is the {thing}?", tint, [tints[i] for i in rest]),
+                Ask(f"Which thing is {tint}?", f"the {thing}", [f"the {things[i]}" for i in rest]),
+                Ask(
+                    "Which statement is true?", f"The {thing} is {tint}.", [f"The {thing} is {tints[i]}." for i in rest]
+                ),
+            ]
+        elif form == 1:
+            sentences.append(f"The {thing} is on the {place}.")
+            asks += [
+                Ask(f"Where is the {thing}?", f"on the {place}", [f"on the {places[i]}" for i in rest]),
+                Ask(f"What lies on the {place}?", f"the {thing}", [f"the {things[i]}" for i in rest]),
+            ]
+        elif form == 2:
+            sentences.append(f"{owner} has a {tint} {thing}.")
+            asks += [
+                Ask(f"Who has the {thing}?", owner, [owners[i] for i in rest]),
+                Ask(f"What does {owner} have?", f"a {tint} {thing}", [f"a {tints[i]} {things[i]}" for i in rest]),
+            ]
+        else:
+            sentences.append(f"{owner} has {NUMBERS[n * 2 + 1]} {thing}s.")
+            asks.append(Ask(f"How many {thing}s are there?", NUMBERS[n * 2 + 1], [NUMBERS[i * 2 + 1] for i in rest]))
+            asks.append(Ask(f"Does {owner} have {thing}s?", "yes", ["no"]))
+            asks.append(Ask(f"Does {owner} have {things[rest[0]]}s?", "no", ["yes"]))
+    rng.shuffle(sentences)
+    rng.shuffle(asks)
+    return " ".join(sentences), asks
+
+
+def facts(rng: Random, told: float = TOLD) -> Sample:
+    """A passage in the context, then one to three questions on it, by letter or open."""
+    passage, asks = _facts(rng)
+    pieces: list[tuple[str, float]] = []
+    if rng.random() < 0.25:
+        return Sample("binding", recite(asks, head=f"USER: {passage}\n"))
+    for n, ask in enumerate(asks[: rng.randint(1, 3)]):
+        ask.hint = passage if n == 0 else ""
+        pieces += turn(rng, ask, choice=rng.random() < 0.8, told=told)
+    return Sample("binding", pieces)
+
+
+def kinds(rng: Random) -> Sample:
+    """Which of these is a fruit: each option weighs itself against the question. Two questions a sample."""
+    pieces: list[tuple[str, float]] = []
+    for _ in range(2):
+        kind, *rest = rng.sample(list(KINDS), rng.randint(2, 4))
+        article = rng.choice(("", "a "))
+        word = rng.choice(KINDS[kind])
+        if rng.random() < 0.5:
+            question = rng.choice((f"Which is a {kind}?", f"Find the {kind}.", f"Which one is a kind of {kind}?"))
+            ask = Ask(question, article + word, [article + rng.choice(KINDS[k]) for k in rest])
+        else:
+            question = rng.choice(
+                (f"What is a {word}?", f"What kind of thing is this? {word}", f"The {word} is a kind of what?")
+            )
+            ask = Ask(question, article + kind, [article + k for k in rest])
+        pieces += turn(rng, ask)
+    return Sample("binding", pieces)
+
+
+# Sentences: plain English over the words of the tables, so that no word comes new to the base.
+
+
+def sentence(rng: Random) -> Sample:
+    """Two to four plain sentences."""
+    lines = [rng.choice(SENTENCES)(rng) for _ in range(rng.randint(2, 4))]
+    return Sample(
+        "sentences", [("USER: Say something. ASSISTANT:", 0.0), (" " + " ".join(lines), TEXT), ("</s>", FORM)]
+    )
+
+
+def _one(rng: Random, words: Iterable[str]) -> str:
+    return rng.choice(tuple(words))
+
+
+def _animal(rng: Random) -> str:
+    kind = rng.choice(tuple(tables.ANIMALS))
+    animal = rng.choice(tables.ANIMALS[kind])
+    signs = {
+        "mammal": "has hair and feeds its young milk", "bird": "has feathers and a beak",
+        "fish": "has fins and lives in water", "reptile": "has dry scales",
+    }  # fmt: skip
+    return rng.choice((f"The {animal} {signs[kind]}.", f"A {kind} {signs[kind]}.", f"The {animal} is a {kind}."))
+
+
+def _verb(rng: Random) -> tuple[str, str]:
+    """A verb in the present and the rest of its sentence."""
+    verb, phrase = rng.choice(tables.PRESENT.split("|")).split(",")
+    return verb, phrase.removeprefix(verb + " ")
+
+
+def _tense(rng: Random) -> str:
+    verb, rest = _verb(rng)
+    name = _one(rng, tables.NAMES)
+    return rng.choice(
+        (
+            f"Every day {name} {verb} {rest}.", f"Yesterday {name} {tables.past(verb)} {rest}.",
+            f"Tomorrow {name} will {tables.plain(verb)} {rest}.", f"Did {name} {tables.plain(verb)} {rest}?",
+            f"Please {tables.plain(verb)} {rest}.", f"How well {name} {verb} {rest}!",
+        )
+    )  # fmt: skip
+
+
+SENTENCES: tuple[Callable[[Random], str], ...] = (
+    _animal,
+    _tense,
+    _tense,
+    lambda r: f"{_one(r, tables.NAMES)} buys {r.choice(('a', 'the'))} {_one(r, tables.GOODS)} at the shop.",
+    lambda r: f"{_one(r, tables.NAMES)} pays for a {_one(r, tables.SERVICES)}.",
+    lambda r: f"You can hold {r.choice(('a', 'the'))} {_one(r, tables.SOLIDS)} in your hand; it keeps its shape.",
+    lambda r: f"You can pour {_one(r, tables.LIQUIDS)}; it flows.",
+    lambda r: f"You cannot see {_one(r, tables.GASES)}; it fills its space.",
+    lambda r: f"{_one(r, tables.LENGTHS['centimeters']).capitalize()} is short.",
+    lambda r: f"{_one(r, tables.LENGTHS['meters']).capitalize()} is long.",
+    lambda r: f"{_one(r, tables.LENGTHS['kilometers']).capitalize()} is very long.",
+    lambda r: f"{_one(r, tables.VOLUMES['milliliters']).capitalize()} holds a little water.",
+    lambda r: f"{_one(r, tables.VOLUMES['liters']).capitalize()} holds much water.",
+    lambda r: f"{_one(r, tables.NAMES)} was born with {_one(r, tables.INHERITED)}.",
+    lambda r: f"{_one(r, tables.NAMES)} got {_one(r, tables.ACQUIRED)} last year.",
+    lambda r: f"The {_one(r, tables.CREATURES)} lives near the {_one(r, ('river', 'forest', 'lake', 'meadow'))}.",
+    lambda r: _one(r, tables.SCHOOL),
+)
+
+
+# Pictures: captions, open questions and choices, in words that the pocket world's questions do not use.
+
+Facts = tuple[str, list[Ask]]
+
+
+EXTREMES = {
+    "top": ("highest", "nearest the top"),
+    "bottom": ("lowest", "nearest the bottom"),
+    "left": ("furthest left", "nearest the left side"),
+    "right": ("furthest right", "nearest the right side"),
+}
+
+
+def _spots(rng: Random, s: Spots) -> Facts:
+    colours = [c for c, *_ in s.spots]
+    across, down = ([c for c, *_ in sorted(s.spots, key=lambda spot: spot[axis])] for axis in (1, 2))
+    caption = f"From top to bottom: {', '.join(down)}. From left to right: {', '.join(across)}."
+    wear = rng.choice(("the {}", "{}", "the {} spot", "the {} dot"))
+    asks = []
+    for side, words in EXTREMES.items():
+        best = s.extreme(side)
+        others = [wear.format(c) for c in colours if c != best]
+        asks.append(Ask(f"Which spot is {rng.choice(words)}?", wear.format(best), others, plain=best))
+    absent = rng.choice([c for c in SPOT_COLOURS if c not in colours])
+    there = rng.random() < 0.5
+    asks.append(Ask(f"Is there a {rng.choice(colours) if there else absent} spot?", *_yes(there)))
+    return caption, asks
+
+
+def _yes(truth: bool) -> tuple[str, list[str]]:
+    """The answer and the other option of a question after the truth."""
+    return ("yes", ["no"]) if truth else ("no", ["yes"])
+
+
+def _sides(rng: Random, side: str, names: tuple[tuple[str, str, str], ...], questions: tuple[str, ...]) -> Ask:
+    """A comparison of two sides, its options in one of several wordings; the first of ``names`` is the plain one."""
+    place = ("left", "right", "same").index(side)
+    options = list(rng.choice(names))
+    answer = options.pop(place)
+    return Ask(rng.choice(questions), answer, options, plain=names[0][place])
+
+
+LEFT_RIGHT = (
+    ("left", "right", "same"),
+    ("the left one", "the right one", "both the same"),
+    ("the first", "the second", "no difference"),
+)
+TOP_BOTTOM = (("top", "bottom", "same"), ("the top row", "the bottom row", "both the same"), LEFT_RIGHT[2])
+OPPOSITE = {"left": "right", "right": "left", "same": "same"}
+
+
+def _jars(rng: Random, s: Jars) -> Facts:
+    a, b = (("many" if len(p) > 4 else "few") for p in (s.left, s.right))
+    caption = f"Two jars of {s.colour} dots. Left: {a}. Right: {b}. More: {s.more}."
+    other = rng.sample([c for c in TINTS if c != s.colour], 2)
+    return caption, [
+        _sides(rng, s.more, LEFT_RIGHT, ("Which jar has more dots?", "Which jar is fuller of dots?")),
+        _sides(rng, OPPOSITE[s.more], LEFT_RIGHT, ("Which jar has fewer dots?", "Which jar is emptier?")),
+        Ask("How many dots are in the left jar?", a, ["few" if a == "many" else "many"]),
+        Ask("How many dots are in the right jar?", b, ["few" if b == "many" else "many"]),
+        Ask("What colour are the dots?", s.colour, other),
+    ]
+
+
+def _trails(rng: Random, s: Trails) -> Facts:
+    a, b = (("long" if t > 10 else "short") for t in (s.left_tail, s.right_tail))
+    caption = f"Two boxes of {s.colour} balls. Left tails: {a}. Right tails: {b}. Longer: {s.more}."
+    other = rng.sample([c for c in TINTS if c != s.colour], 2)
+    return caption, [
+        _sides(rng, s.more, LEFT_RIGHT, ("Which box has longer tails?", "Where are the balls quicker?")),
+        _sides(
+            rng,
+            OPPOSITE[s.more],
+            LEFT_RIGHT,
+            ("Which box has shorter tails?", "Where are the balls slower?"),
+        ),
+        Ask("How are the tails on the left?", a, ["short" if a == "long" else "long"]),
+        Ask("How are the tails on the right?", b, ["short" if b == "long" else "long"]),
+        Ask("What colour are the balls?", s.colour, other),
+    ]
+
+
+def _bars(rng: Random, s: Bars) -> Facts:
+    same = "same" if s.same else "different"
+    caption = f"Two bars. Ends: {', '.join(s.ends)}. Where they meet: {s.ends[1]} and {s.ends[2]}, {same}."
+    pair = [f"{s.ends[1]} and {s.ends[2]}"]
+    a, b = s.ends[:2]
+    return caption, [
+        Ask("Are the ends that meet of one colour?", "yes" if s.same else "no", ["no" if s.same else "yes"]),
+        Ask("Compare the two ends that meet.", same, ["different" if s.same else "same"]),
+        Ask(
+            "Which two ends meet?", *pair, [p for p in (f"{x} and {y}" for x in (a, b) for y in (a, b)) if p != pair[0]]
+        ),
+        Ask("What colour is the first end?", a, [b]),
+        Ask("What colour is the last end?", s.ends[3], [s.ends[2]]),
+        Ask(
+            "Do the bars lie or stand?",
+            "they stand" if s.upright else "they lie",
+            ["they lie" if s.upright else "they stand"],
+        ),
+    ]
+
+
+def _gaps(rng: Random, s: Gaps) -> Facts:
+    a, b = (("far apart" if g > 20 else "close together") for g in (s.top, s.bottom))
+    caption = f"Two rows of bars. Top: {a}. Bottom: {b}. Wider gap: {s.wider}."
+    side = {"top": "left", "bottom": "right", "same": "same"}[s.wider]
+    return caption, [
+        _sides(rng, side, TOP_BOTTOM, ("Which row has the wider gap?", "In which row are the bars further apart?")),
+        _sides(
+            rng, OPPOSITE[side], TOP_BOTTOM, ("Which row has the smaller gap?", "In which row are the bars nearer?")
+        ),
+        Ask("How are the bars in the top row?", a, ["close together" if a == "far apart" else "far apart"]),
+        Ask("How are the bars in the bottom row?", b, ["close together" if b == "far apart" else "far apart"]),
+    ]
+
+
+FULL = ("empty", "a little full", "half full", "nearly full", "full")
+
+
+def _tube(rng: Random, s: Tube) -> Facts:
+    level = FULL[s.level]
+    caption = f"A tube with {NUMBERS[s.level]} marks of red, {level}."
+    rest = [f for f in FULL if f != level]
+    mark = f"mark {NUMBERS[s.level]}"
+    return caption, [
+        Ask("How full is the tube?", level, rest),
+        Ask("Up to which mark does the red go?", mark, [f"mark {NUMBERS[n]}" for n in range(5) if n != s.level]),
+        Ask("Is the red above the middle?", "yes" if s.level > 2 else "no", ["no" if s.level > 2 else "yes"]),
+        Ask("Is the red below the middle?", "yes" if s.level < 2 else "no", ["no" if s.level < 2 else "yes"]),
+    ]
+
+
+def _columns(rng: Random, s: Columns) -> Facts:
+    across = [c for c, _ in s.columns]
+    down = [c for c, _ in sorted(s.columns, key=lambda column: -column[1])]
+    caption = f"Columns from tall to short: {', '.join(down)}. From left to right: {', '.join(across)}."
+    wear = rng.choice(("the {}", "{}", "the {} column"))
+    asks = []
+    for best, words in ((down[0], ("tallest", "highest")), (down[-1], ("shortest", "lowest")),
+                        (across[0], ("first",)), (across[-1], ("last",))):  # fmt: skip
+        others = [wear.format(c) for c in across if c != best]
+        asks.append(Ask(f"Which column is the {rng.choice(words)}?", wear.format(best), others, plain=best))
+    return caption, asks
+
+
+CORNERS = ("at the top", "bottom left", "bottom right")
+
+
+def _web(rng: Random, s: Web) -> Facts:
+    a, b, c = names = [n for n, _ in s.chain]
+    caption = f"Arrows: {a} to {b}, {b} to {c}. " + " ".join(f"The {n} is {CORNERS[p]}." for n, p in s.chain)
+    x = rng.randrange(3)
+    here = CORNERS[s.chain[x][1]]
+    return caption, [
+        Ask(f"Where does the arrow from the {a} lead?", f"to the {b}", [f"to the {c}"], plain=b),
+        Ask(f"Where does the arrow from the {b} lead?", f"to the {c}", [f"to the {a}"], plain=c),
+        Ask(f"Which arrow ends at the {b}?", f"the arrow from the {a}", [f"the arrow from the {c}"], plain=a),
+        Ask(f"Which arrow ends at the {c}?", f"the arrow from the {b}", [f"the arrow from the {a}"], plain=b),
+        Ask(f"Where is the {names[x]}?", here, [p for p in CORNERS if p != here]),
+        Ask(f"What stands {here}?", f"the {names[x]}", [f"the {n}" for n in names if n != names[x]], plain=names[x]),
+    ]  # fmt: skip
+
+
+def labels(scene: object) -> dict[str, str]:
+    """What is in a picture as fields and values, for the tower's own first lessons."""
+    match scene:
+        case Spots():
+            fields = {side: scene.extreme(side) for side in EXTREMES}
+            at = {c: (x, y) for c, x, y, _ in scene.spots}
+            for colour in SPOT_COLOURS:
+                for n, axis in enumerate(("column", "row")):
+                    near = str(min(range(4), key=lambda b: abs(BANDS[b] - at[colour][n]))) if colour in at else "none"
+                    fields[f"{colour} {axis}"] = near
+        case Jars():
+            a, b = (str(len(p) > 4) for p in (scene.left, scene.right))
+            fields = {"left": a, "right": b, "more": scene.more, "colour": scene.colour}
+        case Trails():
+            a, b = (str(t > 10) for t in (scene.left_tail, scene.right_tail))
+            fields = {"left": a, "right": b, "more": scene.more, "colour": scene.colour}
+        case Bars():
+            fields = {f"end {n}": c for n, c in enumerate(scene.ends)}
+            fields |= {"same": str(scene.same), "upright": str(scene.upright)}
+        case Gaps():
+            fields = {"top": str(scene.top > 20), "bottom": str(scene.bottom > 20), "wider": scene.wider}
+        case Tube():
+            fields = {"level": str(scene.level)}
+        case Columns():
+            fields = {f"column {n}": c for n, (c, _) in enumerate(scene.columns)}
+            ranked = [c for c, _ in sorted(scene.columns, key=lambda c: -c[1])]
+            fields |= {f"rank {n}": c for n, c in enumerate(ranked)}
+        case Web():
+            fields = {f"corner {p}": name for name, p in scene.chain}
+            names = [n for n, _ in scene.chain]
+            arrows = dict(pairwise(names))
+            fields |= {f"from {name}": arrows.get(name, "none") for name in tables.CREATURES}
+            places = dict(pairwise([p for _, p in scene.chain]))
+            fields |= {f"from corner {p}": str(places.get(p)) for p in range(3)}
+    kind = type(scene).__name__
+    return {"kind": kind, **{f"{kind} {field}": value for field, value in fields.items()}}
+
+
+TELLERS = {
+    Spots: _spots, Jars: _jars, Trails: _trails, Bars: _bars, Gaps: _gaps, Tube: _tube, Columns: _columns, Web: _web,
+}  # fmt: skip
+
+
+OFTEN = (4, 1, 3, 1, 1, 1, 4, 4)
+"""How often each of SCENES comes: what has more to it comes more often."""
+
+
+def picture(rng: Random, how: str | None = None) -> Sample:
+    """A picture with its ``caption``, or with up to three turns: ``open`` questions, ``choice`` or both, ``mixed``."""
+    scene = rng.choices(SCENES, OFTEN)[0].random(rng)
+    caption, asks = TELLERS[type(scene)](rng, scene)
+    told = TOLD if how is None else 0.0
+    how = how or rng.choices(("caption", "open", "choice", "mixed"), (1, 3, 8, 1))[0]
+    image = scene.draw()
+    if how == "caption":
+        ask = Ask("What does the picture show?", "")
+        pieces = turn(rng, ask, picture=True)[:1]
+        return Sample("caption", [*pieces, (f" {caption}", CAPTION), ("</s>", FORM)], image, scene)
+    rng.shuffle(asks)
+    if how == "open" and rng.random() < 0.6:
+        return Sample("picture open", recite(asks, head="USER: <image>\n"), image, scene)
+    pieces = []
+    for n, ask in enumerate(asks[:4]):
+        choice = how == "choice" or (how == "mixed" and n > 1)
+        pieces += turn(rng, ask, picture=n == 0, choice=choice, told=told)
+    return Sample("picture choice" if how == "mixed" else f"picture {how}", pieces, image, scene)

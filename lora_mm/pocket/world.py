@@ -1,0 +1,168 @@
+"""Writes a pocket world: ScienceQA-format problems with drawn pictures, by seed. Knows no model and needs no torch.
+
+The folder is laid out as the official one: ``problems.json``, ``pid_splits.json``, ``captions.json`` and
+``images/<split>/<id>/image.png``. The same seed and size write the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lora_mm.errors import InputError, LoraMMError
+from lora_mm.pocket.templates import TEMPLATES, Draft, Template
+
+SIZE = 6000
+SMALLEST, LARGEST = 10 * len(TEMPLATES), 20_000
+SHARES = {"test": 0.15, "val": 0.05}  # of each template's problems; the rest is train
+MINI = 8  # every eighth problem of a split is also in its small twin
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written, for a line on the screen."""
+
+    output: Path
+    seed: int
+    problems: dict[str, int]  # by split
+    pictures: int
+    templates: int
+
+
+def make_world(output: Path, *, seed: int = 0, size: int = SIZE) -> Summary:
+    """Writes ``size`` problems to the new folder ``output``; nothing is left behind when it fails.
+
+    Raises:
+        InputError: ``output`` is there and not an empty folder, or ``size`` is out of range.
+        LoraMMError: the folder cannot be written.
+    """
+    output = Path(output)
+    if isinstance(size, bool) or not isinstance(size, int) or not SMALLEST <= size <= LARGEST:
+        raise InputError(f"size is {size!r}; a pocket world has {SMALLEST} to {LARGEST} problems.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} is already there and not an empty folder; name a new one with --output.")
+    fresh = output.with_name(output.name + ".part")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        summary = _write(fresh, seed, size)
+        if output.exists():
+            output.rmdir()
+        fresh.rename(output)
+    except OSError as error:
+        raise LoraMMError(f"Cannot write {output}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return Summary(output, **summary)
+
+
+def draw_problems(seed: int, size: int) -> list[tuple[str, Template, Draft]]:
+    """``size`` different problems, each with its split, in the order of their ids."""
+    rng = Random(f"pocket world {seed}")
+    chosen: list[tuple[str, Template, Draft]] = []
+    for n, template in enumerate(TEMPLATES):
+        count = size // len(TEMPLATES) + (n < size % len(TEMPLATES))
+        drafts = _different(template, count, rng)
+        tests, vals = (max(1, round(count * SHARES[split])) for split in ("test", "val"))
+        splits = ["test"] * tests + ["val"] * vals + ["train"] * (count - tests - vals)
+        chosen += [(split, template, draft) for split, draft in zip(splits, drafts, strict=True)]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def content(draft: Draft) -> tuple[str, str, tuple[str, ...], str]:
+    """What makes a problem the same problem: question, hint, set of choices and drawn picture."""
+    drawn = hashlib.sha256(draft.scene.draw().tobytes()).hexdigest() if draft.scene else ""
+    return draft.question, draft.hint, tuple(sorted(draft.choices)), drawn
+
+
+def _different(template: Template, count: int, rng: Random) -> list[Draft]:
+    """``count`` drafts of one template, no two alike, no picture used twice."""
+    drafts: list[Draft] = []
+    seen: set[object] = set()
+    for _ in range(50 * count + 1000):
+        draft = template.make(rng)
+        key = content(draft)
+        if key in seen or (key[3] and key[3] in seen):
+            continue
+        seen |= {key, key[3]}
+        drafts.append(draft)
+        if len(drafts) == count:
+            return drafts
+    raise InputError(f"size: '{template.name}' has fewer than {count} different problems; choose a smaller size.")
+
+
+class Decks:
+    """Places for the right answer: every letter as often as the others, for each template and number of choices."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.decks: dict[tuple[str, int], list[int]] = {}
+
+    def place(self, template: Template, choices: int) -> int:
+        """The next right answer's index."""
+        deck = self.decks.setdefault((template.name, choices), [])
+        if not deck:
+            deck.extend(range(choices))
+            self.rng.shuffle(deck)
+        return deck.pop()
+
+
+def _write(folder: Path, seed: int, size: int) -> dict[str, Any]:
+    """Writes everything under ``folder``; returns the summary's fields."""
+    drawn = draw_problems(seed, size)
+    rng = Random(f"pocket letters {seed}")
+    decks = {split: Decks(rng) for split in ("train", "val", "test")}
+    problems: dict[str, dict[str, Any]] = {}
+    captions: dict[str, str] = {}
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for number, (split, template, draft) in enumerate(drawn, start=1):
+        key = str(number)
+        others = list(draft.choices[1:])
+        rng.shuffle(others)
+        answer = decks[split].place(template, len(draft.choices))
+        problems[key] = {
+            "question": draft.question,
+            "choices": [*others[:answer], draft.choices[0], *others[answer:]],
+            "answer": answer,
+            "hint": draft.hint,
+            "image": "image.png" if draft.scene else None,
+            "task": "closed choice",
+            "grade": f"grade{rng.choice(template.grades)}",
+            "subject": template.subject,
+            "topic": template.topic,
+            "category": template.category,
+            "skill": template.skill,
+            "lecture": template.lecture,
+            "solution": draft.solution,
+            "split": split,
+        }
+        splits[split].append(key)
+        if draft.scene:
+            captions[key] = draft.caption
+            place = folder / "images" / split / key
+            place.mkdir(parents=True)
+            draft.scene.draw().save(place / "image.png")
+    lists = {
+        **splits,
+        "trainval": sorted(splits["train"] + splits["val"], key=int),
+        **{f"mini{split}": ids[::MINI] for split, ids in splits.items()},
+    }
+    for name, value in (
+        ("problems.json", problems),
+        ("pid_splits.json", lists),
+        ("captions.json", {"version": "lora-mm pocket world", "captions": captions}),
+    ):
+        (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    counts = Counter(p["split"] for p in problems.values())
+    return {
+        "seed": seed,
+        "problems": {split: counts[split] for split in ("train", "val", "test")},
+        "pictures": len(captions),
+        "templates": len(TEMPLATES),
+    }
