@@ -173,8 +173,9 @@ class Learner:
                     guess, targets[recited], reduction="sum"
                 )
             scenes = [s.scene for s in samples if s.scene is not None]
-            if self.fields is not None and scenes:
-                loss, _ = self.fields(torch.stack(list(out.image_hidden_states)), scenes)
+            if self.fields is not None and self.model.training and scenes:
+                tokens = out.image_hidden_states.view(len(scenes), IMAGE_TOKENS, -1)
+                loss, _ = self.fields(tokens, scenes)
                 self.aside = self.aside + FIELDS_WEIGHT * loss
         return logits.float(), targets, weights, row
 
@@ -273,10 +274,10 @@ def optimisers(model: nn.Module, rate: float, decay: float = 0.02) -> list[torch
     inner, outer = [], []
     for name, parameter in model.named_parameters():
         (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
-    return [
-        torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    tools: list[torch.optim.Optimizer] = [torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
+    if inner:
+        tools.append(torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return tools
 
 
 def rate_at(step: int, steps: int, first: int = 0, warmup: int = 40) -> float:
@@ -311,7 +312,7 @@ def pretrain(
     rate: float = 2e-3,
     resume: tuple[Path, int] | None = None,
     every: int = 50,
-    keep: int = 250,
+    keep: int = 100,
 ) -> None:
     """Trains and saves the base; saves on the way every ``keep`` steps, so that an early base can be looked at.
 
