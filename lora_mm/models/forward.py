@@ -34,5 +34,3 @@ def supervised_logits(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Ten
     positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # of the tokens that predict
     logits: Tensor = model(**inputs, logits_to_keep=positions, use_cache=False).logits
     return logits.float(), targets[:, positions]
-
-
