@@ -1,31 +1,54 @@
 """The one adapter layer: a module of the base with routed low-rank updates on it. Knows no model and no method."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
+from lora_mm.adapters.mixture import Mixture
 from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.routing import Signal
 from lora_mm.errors import InputError
-from lora_mm.ops.lowrank import routed_update
+from lora_mm.ops.lowrank import grouped_update, routed_update
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a layer has to know of its place in the model.
+
+    Attributes:
+        role: what the layer is in its block (see ``Stack.roles``).
+        modalities: M, how many modalities a sample of this part can have.
+        first: the layer that holds what is shared: by modality the embedding of the part's modalities, by token the
+            router of the feed-forward; None makes this one the first.
+        residual: the norm before the block, where its input is to be read in place of the layer's.
+    """
+
+    role: str
+    modalities: int = 1
+    first: "RoutedLayer | None" = None
+    residual: nn.Module | None = None
 
 
 class RoutedLayer(nn.Module, BaseTunerLayer):
     """``base_layer`` plus, for every active adapter, its routed low-rank update.
 
     Parameters of adapter ``n``, in containers that PEFT can find by name (fp32; D in and out are the layer's):
-        ``routed_A[n]`` [r, Din], ``routed_a[n]`` [r]: the shared down-projection.
+        ``routed_A[n]`` [K, Din], ``routed_a[n]`` [K]: the down-projection, shared (K = r) or the experts' stacked
+            (K = E·r).
         ``routed_B[n]`` [E, Dout, r / groups], ``routed_b[n]`` [E, Dout]: the experts' up-projections.
-        ``routed_R[n]`` [E, Din], ``routed_c[n]`` [E]: the router.
+        ``routed_s[n]`` [E]: learned scales, starting at 1.
+        ``routed_R[n]`` [E, Din], ``routed_c[n]`` [E]: the router by modality; by token, without c, and in the first
+            layer of a feed-forward only.
         ``routed_modality[n]`` [M, Din]: one learned embedding a modality, which the routers of a part share; the
         part's first layer owns it.
     """
 
     adapter_layer_names = (
-        "routed_A", "routed_a", "routed_B", "routed_b", "routed_R", "routed_c", "routed_modality",
+        "routed_A", "routed_a", "routed_B", "routed_b", "routed_s", "routed_R", "routed_c", "routed_modality",
     )  # fmt: skip
 
     def __init__(self, base_layer: nn.Module, signal: Signal | None) -> None:
@@ -34,49 +57,51 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.signal = signal
         self.placements: dict[str, Placement] = {}
         self.shared: dict[str, nn.ParameterDict] = {}
+        self.mixtures: dict[str, Mixture] = {}
+        self.roles: dict[str, str] = {}
+        self.residuals: dict[str, Residual] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
         self.in_features, self.out_features = _features(base_layer)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(
-        self, adapter_name: str, placement: Placement, *, modalities: int, owner: "RoutedLayer | None"
-    ) -> None:
+    def update_layer(self, adapter_name: str, placement: Placement, site: Site) -> None:
         """Create the parameters of one adapter: the update starts at zero, so the model starts as its base.
 
         Args:
             placement: what to create.
-            modalities: M, how many modalities a sample of this part can have.
-            owner: the layer that holds the part's modality embedding; None makes this one the owner.
+            site: where this layer stands.
 
         Raises:
             InputError: when the layer's width cannot be cut into the placement's groups.
         """
-        experts, groups, rank = placement.experts, placement.groups, placement.rank
+        experts, groups, rank, row = placement.experts, placement.groups, placement.rank, placement.row
         assert experts is not None
         assert groups is not None
         if self.out_features % groups:
             raise InputError(f"groups {groups} must divide the layer's width, {self.out_features}.")
-        self.placements[adapter_name] = placement
-        # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT.
-        down = torch.empty(rank, self.in_features)
-        if placement.row.router:
+        self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
+        if site.residual is not None:
+            self.residuals[adapter_name] = Residual(site.residual)
+        width = self.in_features if site.residual is None else _features(site.residual)[0]
+        # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
+        down = torch.empty(rank if row.shared_down else experts * rank, width)
+        if row.shared_down:
             nn.init.xavier_uniform_(down)
         else:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         self.routed_A[adapter_name] = nn.Parameter(down)
         self.routed_B[adapter_name] = nn.Parameter(torch.zeros(experts, self.out_features, rank // groups))
         if placement.bias:
-            self.routed_a[adapter_name] = nn.Parameter(torch.zeros(rank))
+            self.routed_a[adapter_name] = nn.Parameter(torch.zeros(len(down)))
             self.routed_b[adapter_name] = nn.Parameter(torch.zeros(experts, self.out_features))
-        if placement.row.router == "modality":
-            bound = 1 / math.sqrt(self.in_features)  # nn.Linear's default, as in LaVIN
-            self.routed_R[adapter_name] = nn.Parameter(torch.empty(experts, self.in_features).uniform_(-bound, bound))
-            self.routed_c[adapter_name] = nn.Parameter(torch.empty(experts).uniform_(-bound, bound))
-            if owner is None:
-                self.routed_modality[adapter_name] = nn.Parameter(torch.randn(modalities, self.in_features))
-            self.shared[adapter_name] = (owner or self).routed_modality
+        if placement.learned_scale:
+            self.routed_s[adapter_name] = nn.Parameter(torch.ones(experts))
+        if row.router == "modality":
+            self._add_modality_router(adapter_name, experts, site)
+        elif row.router == "token":
+            self._add_token_router(adapter_name, placement, site)
         device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
         if device is not None and device.type != "meta" and self.routed_A[adapter_name].device.type != "meta":
             for name in self.adapter_layer_names:
@@ -85,6 +110,27 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
                     container[adapter_name] = nn.Parameter(container[adapter_name].data.to(device))
         self.set_adapter(self.active_adapters)
 
+    def _router(self, experts: int) -> nn.Parameter:
+        bound = 1 / math.sqrt(self.in_features)  # nn.Linear's default, as in LaVIN and MoE-LLaVA
+        return nn.Parameter(torch.empty(experts, self.in_features).uniform_(-bound, bound))
+
+    def _add_modality_router(self, adapter_name: str, experts: int, site: Site) -> None:
+        bound = 1 / math.sqrt(self.in_features)
+        self.routed_R[adapter_name] = self._router(experts)
+        self.routed_c[adapter_name] = nn.Parameter(torch.empty(experts).uniform_(-bound, bound))
+        if site.first is None:
+            self.routed_modality[adapter_name] = nn.Parameter(torch.randn(site.modalities, self.in_features))
+        self.shared[adapter_name] = (site.first or self).routed_modality
+
+    def _add_token_router(self, adapter_name: str, placement: Placement, site: Site) -> None:
+        if site.first is not None:
+            self.mixtures[adapter_name] = site.first.mixtures[adapter_name]
+            return
+        assert placement.experts is not None
+        assert placement.top_k is not None
+        self.routed_R[adapter_name] = self._router(placement.experts)
+        self.mixtures[adapter_name] = Mixture(self.routed_R, adapter_name, placement.top_k, placement.balance or 0.0)
+
     def routing_table(self, adapter_name: str) -> Tensor:
         """Weight of every expert for every modality, ``[M, E]``: w = softmax((R m̂ + c) / t), m̂ = m / rms(m)."""
         embedding = self.shared[adapter_name][adapter_name]
@@ -92,48 +138,123 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         logits = nn.functional.linear(unit, self.routed_R[adapter_name], self.routed_c[adapter_name])
         return torch.softmax(logits / self.placements[adapter_name].temperature, dim=-1)
 
-    def _weights(self, adapter_name: str, x: Tensor) -> Tensor | None:
-        """The experts' weights for ``x`` [batch, tokens, D]: [batch, 1, E], or [E] where all rows are alike."""
-        if self.placements[adapter_name].row.router is None:
-            return None
-        table = self.routing_table(adapter_name)
-        if table.shape[0] == 1:  # a vision tower: whatever it sees is a picture
-            return table[0]
-        assert self.signal is not None
-        return table[self.signal.rows(x.shape[0])].unsqueeze(1)
-
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the base layer, with the active adapters' updates added."""
         output: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return output
         for name in self.active_adapters:
-            if name not in self.placements:
-                continue
-            placement = self.placements[name]
-            read = output if placement.row.reads == "output" else x
-            output = routed_update(
-                output,
-                read,
-                self.routed_A[name],
-                self.routed_B[name],
-                down_bias=self.routed_a[name] if placement.bias else None,
-                up_bias=self.routed_b[name] if placement.bias else None,
-                weights=self._weights(name, read),
-                groups=placement.groups or 1,
-                scale=placement.factor,
-                dropout=(placement.dropout or 0.0) if self.training else 0.0,
-            )
+            if name in self.placements:
+                output = self._updated(name, x, output)
         return output
+
+    def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
+        """``output`` with the update of adapter ``name``."""
+        row = self.placements[name].row
+        read = output if row.reads == "output" else x
+        if name in self.residuals:
+            read = self.residuals[name].take()
+        if row.router == "crop":
+            assert self.signal is not None
+            index = self.signal.crop_rows(read.shape[0])
+            return grouped_update(output, read, index=index, scales=self._scales(name), **self._tensors(name))
+        if row.router == "token":
+            return self._mixed(name, read, output)
+        return routed_update(output, read, weights=self._weights(name, read), **self._tensors(name))
+
+    def _tensors(self, name: str) -> dict[str, Any]:
+        """What every form of the update needs of adapter ``name``."""
+        placement = self.placements[name]
+        return {
+            "down": self.routed_A[name],
+            "up": self.routed_B[name],
+            "down_bias": self.routed_a[name] if placement.bias else None,
+            "up_bias": self.routed_b[name] if placement.bias else None,
+            "groups": placement.groups or 1,
+            "scale": placement.factor,
+            "dropout": (placement.dropout or 0.0) if self.training else 0.0,
+        }
+
+    def _scales(self, name: str) -> Tensor | None:
+        return self.routed_s.get(name)
+
+    def _weights(self, name: str, x: Tensor) -> Tensor | None:
+        """The experts' weights for ``x`` [batch, tokens, D]: [batch, 1 or tokens, E]; [E] where all rows are alike."""
+        router, scales = self.placements[name].row.router, self._scales(name)
+        if router is None:
+            return scales
+        if router == "modality":
+            table = self.routing_table(name)
+            if table.shape[0] > 1:  # else a vision tower: whatever it sees is a picture
+                assert self.signal is not None
+                if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
+                    table = table[self.signal.folded(x.shape[0])]
+                else:
+                    table = table[self.signal.rows(x.shape[0])].unsqueeze(1)
+            else:
+                table = table[0]
+        else:
+            assert self.signal is not None
+            visual = self.signal.visual_folded(x.shape[0]) if x.dim() == 2 else self.signal.tokens(*x.shape[:2])
+            table = visual.unsqueeze(-1).to(x.dtype)
+        return table if scales is None else table * scales
+
+    def _mixed(self, name: str, x: Tensor, output: Tensor) -> Tensor:
+        """One layer of a feed-forward whose experts are chosen token by token (see :mod:`.mixture`)."""
+        placement, mixture = self.placements[name], self.mixtures[name]
+        last = self.roles[name] == "down"
+        if last:
+            weights, index = mixture.current()
+        else:
+            real = self.signal.real if self.signal is not None and placement.part == "language" else None
+            weights, index = mixture.route(x, real, training=self.training)
+        chosen = nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype)  # [batch, tokens, k, E]
+        scales = self._scales(name)
+        if placement.combine == "weight":
+            mixed = (chosen * weights.unsqueeze(-1).to(x.dtype)).sum(dim=-2)
+            return routed_update(output, x, weights=mixed if scales is None else mixed * scales, **self._tensors(name))
+        chosen = chosen.movedim(-2, 0)  # [k, batch, tokens, E]
+        chosen = chosen if scales is None else chosen * scales
+        if not last:
+            output = output.expand(len(chosen), *output.shape)
+        results = routed_update(output, x, weights=chosen, **self._tensors(name))
+        if not last:
+            return results
+        first = results[0]  # the weights' sum is 1; so written, equal results mix to themselves bitwise
+        others = (results[1:] - first) * weights.movedim(-1, 0)[1:].unsqueeze(-1).to(first.dtype)
+        return first + others.sum(dim=0)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget one adapter here; PEFT calls it on every layer."""
-        self.placements.pop(adapter_name, None)
-        self.shared.pop(adapter_name, None)
+        for kept in (self.placements, self.shared, self.mixtures, self.roles):
+            kept.pop(adapter_name, None)
+        if adapter_name in self.residuals:
+            self.residuals.pop(adapter_name).forget()
         super().delete_adapter(adapter_name)
 
     def __repr__(self) -> str:
         return "routed." + super().__repr__()
+
+
+class Residual:
+    """What went into a norm in the current forward, for a layer after it; kept no longer than until it is taken."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self._hook = norm.register_forward_pre_hook(self._keep)
+        self._kept: Tensor | None = None
+
+    def take(self) -> Tensor:
+        """The norm's input; the next one comes with the next forward."""
+        assert self._kept is not None
+        kept, self._kept = self._kept, None
+        return kept
+
+    def forget(self) -> None:
+        """Look no more."""
+        self._hook.remove()
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._kept = args[0]
 
 
 def _features(base_layer: nn.Module) -> tuple[int, int]:

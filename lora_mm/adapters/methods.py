@@ -4,11 +4,16 @@ A new method of the field is a new row here, plus a router in ``layers`` if it r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-_ATTENTION = ("q", "k", "v", "o")
-_FEED_FORWARD = ("gate", "up", "down")
+Router = Literal["modality", "visual", "crop", "token"]
+
+_QKV = ("q", "k", "v", "qkv")
+_ATTENTION = (*_QKV, "o")
+_FEED_FORWARD = ("gate", "up", "gate_up", "down")
+_LINEAR = {"attn": _ATTENTION, "qkv": _QKV, "ffn": _FEED_FORWARD, "all": _ATTENTION + _FEED_FORWARD}
+"""Sites among the linear layers; fused ones go by the names ``qkv`` and ``gate_up``, and a layer has either form."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +25,31 @@ class Method:
             module what it would read (beside a linear layer).
         router: what the experts' weights depend on; None for no routing.
         sites: name of a placement → roles (see ``Stack.roles``) that it adapts; roles a layer lacks are passed over.
-        experts, groups, temperature, dropout, bias, alpha: the defaults of a :class:`~.config.Placement`.
+            The first is the default.
+        parts: where the method may stand; the first is the default.
+        residual: role → the norm whose input is read there in place of the module's own: beside the last linear layer
+            of an MLP, an update of what goes into the norm before it stands parallel to the whole MLP.
+        shared_down: whether the experts share one down-projection.
+        experts, groups, …: the defaults of a :class:`~.placement.Placement`, by the same names.
     """
 
     summary: str
     reads: Literal["input", "output"]
-    router: Literal["modality"] | None
+    router: Router | None
     sites: Mapping[str, tuple[str, ...]]
+    parts: tuple[str, ...] = ("language", "vision")
+    residual: Mapping[str, str] = field(default_factory=dict)
+    shared_down: bool = False
     experts: int = 1
     groups: int = 1
     temperature: float = 1.0
     dropout: float = 0.0
     bias: bool = False
     alpha: float | None = None
+    learned_scale: bool = False
+    top_k: int = 1
+    combine: Literal["output", "weight"] = "output"
+    balance: float = 0.0
 
 
 METHODS: dict[str, Method] = {
@@ -42,6 +59,7 @@ METHODS: dict[str, Method] = {
         reads="output",
         router="modality",
         sites={"attn": ("attn_norm",), "block": ("attn_norm", "ffn_norm")},
+        shared_down=True,
         experts=2,
         groups=2,
         temperature=10.0,
@@ -53,7 +71,39 @@ METHODS: dict[str, Method] = {
         summary="low-rank updates beside linear layers (LoRA, QLoRA on a 4-bit base)",
         reads="input",
         router=None,
-        sites={"qkv": ("q", "k", "v"), "attn": _ATTENTION, "ffn": _FEED_FORWARD, "all": _ATTENTION + _FEED_FORWARD},
+        sites=_LINEAR,
         alpha=16.0,
+    ),
+    # Li et al., "Monkey: Image Resolution and Text Label Are Important Things for Large Multi-modal Models", section 3.
+    "crop_lora": Method(
+        summary="a LoRA for each crop of a picture, none for its overview (Monkey)",
+        reads="input",
+        router="crop",
+        sites={"attn": _ATTENTION, "mlp": ("down",), "block": (*_ATTENTION, "down")},
+        parts=("vision",),
+        residual={"down": "ffn_norm"},
+        experts=4,
+        dropout=0.05,
+        learned_scale=True,
+    ),
+    # Wang et al., "CogVLM", section 2.2, at low rank; Dong et al., "InternLM-XComposer2", section 3.2 (Partial LoRA).
+    "visual_expert": Method(
+        summary="low-rank updates for visual tokens only (CogVLM, Partial LoRA)",
+        reads="input",
+        router="visual",
+        sites=_LINEAR,
+        parts=("language",),
+        dropout=0.05,
+    ),
+    # Lin et al., "MoE-LLaVA: Mixture of Experts for Large Vision-Language Models", section 3.
+    "moe_lora": Method(
+        summary="each token's feed-forward through the top k of several LoRA experts (MoE-LLaVA)",
+        reads="input",
+        router="token",
+        sites={"ffn": _FEED_FORWARD},
+        parts=("language",),
+        experts=4,
+        top_k=2,
+        balance=0.01,
     ),
 }

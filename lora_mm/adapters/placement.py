@@ -1,6 +1,6 @@
 """One method at one place, as data, checked. Knows no modules and no torch, so recipes are read without either."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -9,7 +9,10 @@ from pydantic.dataclasses import dataclass
 from lora_mm.adapters.methods import METHODS, Method
 from lora_mm.errors import InputError, nearest
 
-_DEFAULTED = ("experts", "groups", "temperature", "dropout", "bias", "alpha")
+_DEFAULTED = (
+    "experts", "groups", "temperature", "dropout", "bias", "alpha", "learned_scale", "top_k", "combine", "balance",
+)  # fmt: skip
+_OF_TOKEN_ROUTERS = ("top_k", "combine", "balance")
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -18,8 +21,8 @@ class Placement:
 
     Attributes:
         method: a row of :data:`~.methods.METHODS`.
-        part: ``language`` or ``vision``.
-        at: a site of the method: ``attn`` or ``block`` for mma; ``qkv``, ``attn``, ``ffn`` or ``all`` for lora.
+        part: ``language`` or ``vision``; the method's first part by default.
+        at: one of the method's sites, such as ``attn`` or ``block``; the method's first site by default.
         rank: r, the width of the bottleneck.
         experts: E.
         groups: parts that the up-projection is cut into; divides the rank and the layer's width.
@@ -29,11 +32,16 @@ class Placement:
         dropout: probability, on the hidden units.
         bias: whether the projections have biases (without, an adapter merges into layers that have none).
         layers: indices of the layers to adapt; None for all.
+        learned_scale: whether each expert's update has a factor of its own, trained from 1 (beside ``scale``).
+        top_k: experts that a token goes to (moe_lora).
+        combine: of a token's experts, mix the feed-forward's ``output`` (k passes, the papers' mixture) or its
+            ``weight`` (one pass through the mixed updates; a feed-forward is not linear: this is another function).
+        balance: weight of the loss that keeps the experts evenly used (moe_lora).
     """
 
     method: str
-    part: Literal["language", "vision"] = "language"
-    at: str = "attn"
+    part: Literal["language", "vision"] = ""  # type: ignore[assignment]  # filled in below, by method
+    at: str = ""
     rank: int = Field(default=8, ge=1)
     experts: int | None = Field(default=None, ge=1)
     groups: int | None = Field(default=None, ge=1)
@@ -43,6 +51,10 @@ class Placement:
     dropout: float | None = Field(default=None, ge=0, lt=1)
     bias: bool | None = None
     layers: list[int] | None = None
+    learned_scale: bool | None = None
+    top_k: int | None = Field(default=None, ge=1)
+    combine: Literal["output", "weight"] | None = None
+    balance: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -52,21 +64,34 @@ class Placement:
         for name in _DEFAULTED:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self.row, name))
-        assert self.experts is not None
-        assert self.groups is not None
-        faults = []
-        if self.at not in self.row.sites:
-            sites = list(self.row.sites)
-            faults.append(
-                f"{self.method} has no site '{self.at}'; it has: {', '.join(sites)}.{nearest(self.at, sites)}"
-            )
-        if self.experts > 1 and self.row.router is None:
-            faults.append(f"{self.experts} experts, but {self.method} routes nothing; use 1.")
-        if self.rank % self.groups:
-            faults.append(f"groups {self.groups} must divide the rank, {self.rank}.")
+        object.__setattr__(self, "part", self.part or self.row.parts[0])
+        object.__setattr__(self, "at", self.at or next(iter(self.row.sites)))
+        faults = list(self._faults())
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _faults(self) -> Iterator[str]:
+        """Everything about the fields that cannot be."""
+        row, method = self.row, self.method
+        assert self.experts is not None
+        assert self.groups is not None
+        assert self.top_k is not None
+        if self.part not in row.parts:
+            yield f"{method} has no part '{self.part}'; it has: {', '.join(row.parts)}.{nearest(self.part, row.parts)}"
+        if self.at not in row.sites:
+            sites = list(row.sites)
+            yield f"{method} has no site '{self.at}'; it has: {', '.join(sites)}.{nearest(self.at, sites)}"
+        if self.experts > 1 and row.router in (None, "visual"):
+            yield f"{self.experts} experts, but {method} has but one; use 1."
+        if row.router == "token" and not self.top_k <= self.experts:
+            yield f"top_k {self.top_k} is more than the experts, {self.experts}."
+        if row.router != "token":
+            idle = [name for name in _OF_TOKEN_ROUTERS if getattr(self, name) != getattr(row, name)]
+            if idle:
+                yield f"{', '.join(idle)}: only methods that route each token have them; {method} does not."
+        if self.rank % self.groups:
+            yield f"groups {self.groups} must divide the rank, {self.rank}."
 
     @property
     def row(self) -> Method:

@@ -1,7 +1,8 @@
 """Routed low-rank adapters as a PEFT method, and the door to it: :func:`attach`. Knows no training and no data."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import peft
@@ -13,11 +14,11 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from lora_mm.adapters.config import ROUTED, RoutedConfig
-from lora_mm.adapters.layers import RoutedLayer
+from lora_mm.adapters.layers import RoutedLayer, Site
 from lora_mm.adapters.placement import Placement, placement
 from lora_mm.adapters.routing import Signal
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import anatomy_of, layer_modules, modalities
+from lora_mm.models.anatomy import anatomy_of, layer_modules, layer_paths, modalities, part_modules
 
 
 class RoutedModel(BaseTuner):
@@ -26,7 +27,7 @@ class RoutedModel(BaseTuner):
     prefix = "routed_"
     tuner_layer_cls = RoutedLayer
     signal: Signal | None
-    embedding_owners: dict[tuple[str, str], RoutedLayer]
+    first_layers: dict[tuple[str, ...], RoutedLayer]
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: RoutedConfig, model_config: dict[str, Any]) -> RoutedConfig:
@@ -36,10 +37,18 @@ class RoutedModel(BaseTuner):
     def _prepare_model(self, peft_config: RoutedConfig, model: nn.Module) -> None:
         # Derived from model and placements, so neither saved nor a field: module path → placement.
         self.__dict__.setdefault("signal", None)
-        self.__dict__.setdefault("embedding_owners", {})
+        self.__dict__.setdefault("first_layers", {})
         peft_config.resolved = resolve(model, peft_config.placements)
-        if self.signal is None and any(item.row.router == "modality" for item in peft_config.placements):
+        if self.signal is None and any(item.row.router for item in peft_config.placements):
             self.signal = Signal(model)
+        if self.signal is not None:
+            counts = {item.experts or 0 for item in peft_config.placements if item.row.router == "crop"}
+            known = {self.signal.crop_experts} - {0}
+            if len(counts | known) > 1:
+                raise InputError(
+                    f"crop_lora for {sorted(counts | known)} crops in one model; give all as many experts."
+                )
+            self.signal.crop_experts = max(counts | known, default=0)
 
     @staticmethod
     def _check_target_module_exists(peft_config: RoutedConfig, key: str) -> bool:
@@ -55,13 +64,19 @@ class RoutedModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        item: Placement = peft_config.resolved[current_key]
+        spot: Target = peft_config.resolved[current_key]
+        item = spot.placement
         layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
-        count = len(modalities(self.model)) if item.part == "language" else 1
-        owner = self.embedding_owners.get((adapter_name, item.part))
-        layer.update_layer(adapter_name, item, modalities=count, owner=owner)
-        if owner is None and item.row.router == "modality":
-            self.embedding_owners[adapter_name, item.part] = layer
+        shared = _shared(adapter_name, spot)
+        norm = self.model.get_submodule(spot.residual) if spot.residual else None
+        site = Site(
+            role=spot.role,
+            modalities=len(modalities(self.model)) if item.part == "language" else 1,
+            first=self.first_layers.get(shared),
+            residual=norm.get_base_layer() if isinstance(norm, RoutedLayer) else norm,
+        )
+        layer.update_layer(adapter_name, item, site)
+        self.first_layers.setdefault(shared, layer)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
@@ -69,24 +84,55 @@ class RoutedModel(BaseTuner):
         # PEFT's own version copies the child's weights over on unload, which breaks parts that are trained whole.
         setattr(parent, child_name, new_module)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # PEFT calls this around forward and generate; generate runs the tower before the model's forward.
+        input_ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        if self.signal is not None and input_ids is not None:
+            self.signal.announce(input_ids, kwargs.get("pixel_values"))
+        yield
+
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from the model."""
         super().delete_adapter(adapter_name)
-        self.embedding_owners = {key: owner for key, owner in self.embedding_owners.items() if key[0] != adapter_name}
+        self.first_layers = {key: layer for key, layer in self.first_layers.items() if key[0] != adapter_name}
 
 
-def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Placement]:
+@dataclass(frozen=True)
+class Target:
+    """A module that is adapted: by which placement, what it is in its layer, and where the layer is.
+
+    Attributes:
+        residual: path of the norm whose input is read in place of the module's own.
+    """
+
+    placement: Placement
+    role: str
+    layer: str
+    residual: str | None = None
+
+
+def _shared(adapter_name: str, spot: Target) -> tuple[str, ...]:
+    """What names the layers that share a router, or a router's input: by modality a part, by token a feed-forward."""
+    router = spot.placement.row.router or "none"
+    return adapter_name, router, spot.layer if router == "token" else spot.placement.part
+
+
+def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Target]:
     """Which module of ``model`` gets which placement.
 
     Raises:
         InputError: for a layer index beyond the model, a placement that matches nothing, or two on one module.
     """
-    found: dict[str, Placement] = {}
+    found: dict[str, Target] = {}
     for item in placements:
-        roles = [role for role in item.roles if role in anatomy_of(model).stack(item.part).roles]
+        stack = anatomy_of(model).stack(item.part)
+        roles = [role for role in item.roles if role in stack.roles]
         before = len(found)
         for role in roles:
-            paths = layer_modules(model, item.part, role)
+            paths, layers = layer_modules(model, item.part, role), layer_paths(model, item.part)
+            norm = item.row.residual.get(role)
+            norms = layer_modules(model, item.part, norm) if norm else [None] * len(paths)
             beyond = [index for index in item.layers or [] if not 0 <= index < len(paths)]
             if beyond:
                 raise InputError(
@@ -97,7 +143,7 @@ def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Plac
                 if item.layers is None or index in item.layers:
                     if path in found:
                         raise InputError(f"Two adapters on one module, {path}; give each its own part, site or layers.")
-                    found[path] = item
+                    found[path] = Target(item, role, layers[index], norms[index])
         if len(found) == before:
             raise InputError(f"{item} matches no module of this model.")
     return found
@@ -137,7 +183,7 @@ def attach(
     items = [adapters] if isinstance(adapters, str) else list(adapters)
     placements = [placement(item) for item in items]
     anatomy_of(model)  # refuses a model that is not described, before anything is changed
-    whole = [_part_path(model, part) for part in train] or None
+    whole = _part_paths(model, train) or None
     if not placements and not whole:
         raise InputError("Nothing to train: name at least one adapter or one part to train whole.")
     if placements and all(item.method == "lora" for item in placements):
@@ -155,20 +201,36 @@ def hold_in_fp32(model: peft.PeftModel) -> None:
     for path in model.peft_config[model.active_adapter].modules_to_save or []:
         module = base.get_submodule(path)
         module.float()
-        module.register_forward_pre_hook(lambda _, args: tuple(item.float() for item in args))
-        module.register_forward_hook(lambda _, args, out: out.to(dtype))
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs: _recast((args, kwargs), torch.float32), with_kwargs=True
+        )
+        module.register_forward_hook(lambda _, args, out: _recast(out, dtype))
 
 
-def _part_path(model: nn.Module, part: str) -> str:
-    parts = anatomy_of(model).parts
-    if part not in parts:
-        raise InputError(f"Unknown part '{part}' to train; the model has: {', '.join(parts)}.")
-    return parts[part]
+def _recast(value: Any, dtype: torch.dtype) -> Any:
+    """``value`` with every floating-point tensor in it, however deep in tuples and dictionaries, in ``dtype``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):  # a model's output among them
+        return type(value)(**{name: _recast(item, dtype) for name, item in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(_recast(item, dtype) for item in value)
+    return value
+
+
+def _part_paths(model: nn.Module, parts: Iterable[str]) -> list[str]:
+    """Modules to train whole; one inside another of them (Qwen's connector is in its tower) goes with that one."""
+    known, paths = anatomy_of(model).parts, []
+    for part in parts:
+        if part not in known:
+            raise InputError(f"Unknown part '{part}' to train; the model has: {', '.join(known)}.")
+        paths += part_modules(model, part)
+    return [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 def _stock_lora(model: nn.Module, placements: list[Placement], whole: list[str] | None) -> peft.LoraConfig:
     """The same placements as PEFT's LoRA: full module paths, ranks and alphas by path where they differ."""
-    resolved = resolve(model, placements)
+    resolved = {path: target.placement for path, target in resolve(model, placements).items()}
     first = placements[0]
     unlike = [name for name in ("dropout", "bias") if len({asdict(item)[name] for item in placements}) > 1]
     if unlike or first.bias:

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from lora_mm.cli import data, env, evaluate, finetune, recipes, score
+from lora_mm.cli import data, env, evaluate, finetune, models, recipes, score
 from lora_mm.errors import LoraMMError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command(name="evaluate")(evaluate.evaluate)
 app.add_typer(score.app, name="score")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
 app.command(name="env")(env.env)
 
 

@@ -1,133 +1,150 @@
-"""Where the parts of a multimodal model are: one row of data a family. Knows module paths; knows no adapters.
+"""Where the parts of a given model are: the rows of ``families`` put to use. Knows module paths; knows no adapters."""
 
-Paths hold for transformers 5.2x; a test checks every row against a model built from its configuration.
-"""
+from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from transformers import PretrainedConfig
+from lora_mm.errors import InputError
+from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family
 
-from lora_mm.errors import InputError, nearest
+if TYPE_CHECKING:
+    from torch import nn
 
-PARTS = ("vision", "connector", "language", "head")
+__all__ = [
+    "FAMILIES",
+    "PARTS",
+    "Anatomy",
+    "Stack",
+    "anatomy_for",
+    "anatomy_of",
+    "layer_modules",
+    "layer_paths",
+    "modalities",
+    "part_modules",
+    "part_of",
+    "placeholder_ids",
+]
 
 
-@dataclass(frozen=True)
-class Stack:
-    """A run of equal layers.
+def anatomy_for(config: Any) -> Anatomy:
+    """The row for a transformers config, with the language stack of its own language model.
 
-    Attributes:
-        layers: path of the ``ModuleList``.
-        roles: what a layer holds, by its standard name: the norms that feed attention and feed-forward
-            (``attn_norm``, ``ffn_norm``) and the linear layers (``q k v o``, ``gate up down``).
-        depth: how many of the layers the model reads; None for all. A layer that is never read gets no gradient.
+    Raises:
+        InputError: when the family, or its language model, is not described; says what is.
     """
-
-    layers: str
-    roles: Mapping[str, str]
-    depth: Callable[[PretrainedConfig], int] | None = None
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """The parts of one model family, as paths from the model's root."""
-
-    language: Stack
-    vision: Stack
-    parts: Mapping[str, str]
-    """Path prefix of each part in :data:`PARTS`."""
-    placeholders: Mapping[str, str]
-    """Modality → name of the config attribute that holds the id of its placeholder token."""
-
-    def stack(self, part: str) -> Stack:
-        """The layers of ``part``; raises InputError for a part without layers."""
-        stacks = {"language": self.language, "vision": self.vision}
-        if part not in stacks:
-            raise InputError(
-                f"No layers in part '{part}': adapters go to 'language' or 'vision'.{nearest(part, [*stacks])}"
-            )
-        return stacks[part]
-
-
-LLAMA_LAYER = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-
-CLIP_LAYER = {
-    "attn_norm": "layer_norm1",
-    "ffn_norm": "layer_norm2",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.out_proj",
-    "up": "mlp.fc1",
-    "down": "mlp.fc2",
-}
-
-
-def _llava_tower_depth(config: PretrainedConfig) -> int:
-    """Layers of the tower below the deepest hidden state that the projector reads (hidden state 0 is the embedding)."""
-    total: int = config.vision_config.num_hidden_layers
-    chosen = config.vision_feature_layer
-    chosen = [chosen] if isinstance(chosen, int) else chosen
-    return max(index if index >= 0 else total + 1 + index for index in chosen)
-
-
-FAMILIES: dict[str, Anatomy] = {
-    "llava": Anatomy(
-        language=Stack("model.language_model.layers", LLAMA_LAYER),
-        vision=Stack("model.vision_tower.encoder.layers", CLIP_LAYER, depth=_llava_tower_depth),
-        parts={
-            "vision": "model.vision_tower",
-            "connector": "model.multi_modal_projector",
-            "language": "model.language_model",
-            "head": "lm_head",
-        },
-        placeholders={"image": "image_token_id"},
-    ),
-}
+    row = find_family(config.model_type)
+    if not row.languages:
+        return row
+    inner = config.text_config.model_type
+    if inner not in row.languages:
+        raise InputError(
+            f"{config.model_type} with a '{inner}' language model is not described; with {' or '.join(row.languages)} "
+            "it is. Take a checkpoint with one of those."
+        )
+    return replace(row, language=row.languages[inner])
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The row for ``model``, by its ``config.model_type``; raises InputError when the family is not described."""
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if model_type not in FAMILIES:
-        raise InputError(
-            f"No anatomy for models of type '{model_type}'; described are: {', '.join(FAMILIES)}."
-            f"{nearest(model_type, list(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
+    """The row for ``model``, by its config; raises InputError when the family is not described."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) is None:
+        return find_family(type(model).__name__)
+    return anatomy_for(config)
+
+
+def layer_paths(model: nn.Module, part: str) -> list[str]:
+    """Paths of the layers of ``part``, in order, as far as the model reads them.
+
+    Raises:
+        InputError: for a part without layers, or a model whose layers are not where its family has them.
+    """
+    stack = anatomy_of(model).stack(part)
+    paths = []
+    for path in stack.layers:
+        layers: Any = _submodule(model, path)
+        if layers is None:
+            raise InputError(
+                f"This {model.config.model_type} model has no '{path}': its {part} layers are of a kind that the "
+                "anatomy does not describe."
+            )
+        paths += [f"{path}.{index}" for index in range(len(layers))]
+    return paths[: stack.depth(model.config)] if stack.depth else paths
 
 
 def layer_modules(model: nn.Module, part: str, role: str) -> list[str]:
-    """Paths of the modules that play ``role`` in the layers of ``part``, in order, as far as the model reads them."""
-    stack = anatomy_of(model).stack(part)
-    if role not in stack.roles:
-        raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(stack.roles)}.")
-    total = len(model.get_submodule(stack.layers))
-    depth = min(total, stack.depth(model.config)) if stack.depth else total
-    return [f"{stack.layers}.{index}.{stack.roles[role]}" for index in range(depth)]
+    """Paths of the modules that play ``role`` in the layers of ``part``, one a layer, as far as the model reads them.
+
+    Raises:
+        InputError: for a part without layers, a role that its layers do not have, or a layer of another build.
+    """
+    roles = anatomy_of(model).stack(part).roles
+    if role not in roles:
+        raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(roles)}.")
+    return [_within(model, layer, roles[role]) for layer in layer_paths(model, part)]
+
+
+def _within(model: nn.Module, layer: str, path: Path) -> str:
+    options = (path,) if isinstance(path, str) else path
+    for option in options:
+        if _submodule(model, f"{layer}.{option}") is not None:
+            return f"{layer}.{option}"
+    raise InputError(
+        f"'{layer}' of this {model.config.model_type} model has no {' or '.join(options)}: its layers are of a kind "
+        "that the anatomy does not describe."
+    )
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def part_of(model: nn.Module, name: str) -> str:
     """The part that the module or parameter called ``name`` belongs to; ``other`` when it is in none."""
-    for part, prefix in anatomy_of(model).parts.items():
-        if name == prefix or name.startswith(prefix + "."):
-            return part
-    return "other"
+    fitting = [
+        (len(prefix), part)
+        for part, prefixes in anatomy_of(model).parts.items()
+        for prefix in prefixes
+        if name == prefix or name.startswith(prefix + ".")
+    ]
+    return max(fitting, default=(0, "other"))[1]
+
+
+def part_modules(model: nn.Module, part: str) -> list[str]:
+    """Paths of the modules that make up ``part`` of this model; bare parameters and what it lacks are passed over.
+
+    A list of modules goes by its items, as it is never called itself.
+
+    Raises:
+        InputError: for a part that the family does not have.
+    """
+    parts: Mapping[str, tuple[str, ...]] = anatomy_of(model).parts
+    if part not in parts:
+        raise InputError(f"Unknown part '{part}'; the model has: {', '.join(parts)}.")
+    paths = []
+    for path in parts[part]:
+        module: Any = _submodule(model, path)
+        if type(module).__name__ == "ModuleList":
+            paths += [f"{path}.{name}" for name, _ in module.named_children()]
+        elif module is not None:
+            paths.append(path)
+    return paths
+
+
+def placeholder_ids(model: nn.Module) -> dict[str, int]:
+    """Modality → id of its placeholder token, for the modalities whose token the model's config tells."""
+    config = model.config
+    found: dict[str, int | None] = {
+        name: getattr(config, where, None) if isinstance(where, str) else where(config)
+        for name, where in anatomy_of(model).placeholders.items()
+    }
+    return {name: token_id for name, token_id in found.items() if token_id is not None}
 
 
 def modalities(model: nn.Module) -> tuple[str, ...]:
     """What a sample of this model can be: ``text``, then each modality whose placeholder token the model knows."""
-    placeholders = anatomy_of(model).placeholders
-    return ("text", *(name for name, key in placeholders.items() if getattr(model.config, key, None) is not None))
+    return ("text", *placeholder_ids(model))

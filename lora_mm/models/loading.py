@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig
 
 from lora_mm import pocket
-from lora_mm.errors import InputError, nearest, shortened
+from lora_mm.errors import InputError, shortened
 from lora_mm.hub import Unreachable, cause, trouble
-from lora_mm.models.anatomy import FAMILIES, part_of
+from lora_mm.models.anatomy import PARTS, anatomy_for, part_of
+from lora_mm.models.families import describe_family
 
 POCKET = "pocket"
 """The name under which recipes and adapters know the base that ships with the package."""
@@ -49,6 +50,7 @@ def load_base(
     quantization: Quantization = "none",
     full_precision: Sequence[str] = ("vision", "connector", "head"),
     attention: str | None = None,
+    anatomy: Mapping[str, Any] | None = None,
 ) -> Base:
     """Load a base with its processor, frozen and ready for adapters.
 
@@ -59,17 +61,20 @@ def load_base(
         quantization: ``nf4`` (4 bits, double quantisation) or ``int8`` by bitsandbytes; ``none``.
         full_precision: parts that are not quantised.
         attention: transformers' ``attn_implementation``; None for its default.
+        anatomy: what :func:`~lora_mm.models.families.describe_family` takes, for a type without a row.
 
     Raises:
         InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
     """
     source = _source(name)
     config = find_config(name, revision)
-    if config.model_type not in FAMILIES:
-        raise InputError(
-            f"base.model: '{name}' is a '{config.model_type}' model, and no anatomy describes those; described are: "
-            f"{', '.join(FAMILIES)}.{nearest(config.model_type, list(FAMILIES))}"
-        )
+    if anatomy is not None:
+        describe_family(config.model_type, **anatomy)
+    try:
+        anatomy_for(config)
+    except InputError as error:
+        first, *rest = error.faults
+        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
         options["attn_implementation"] = attention
@@ -177,11 +182,11 @@ def _quantization(
             f"base.quantization: {quantization} needs bitsandbytes, which does not load here: {error}",
             "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
         ) from error
-    parts = FAMILIES[config.model_type].parts
-    unknown = [part for part in full_precision if part not in parts]
+    parts = anatomy_for(config).parts
+    unknown = [part for part in full_precision if part not in PARTS]
     if unknown:
         raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")
-    keep = [parts[part] for part in full_precision]
+    keep = [path for part in full_precision for path in parts.get(part, ())]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
     return BitsAndBytesConfig(

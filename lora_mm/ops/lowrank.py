@@ -86,3 +86,51 @@ def routed_update(
         z = z * scale
     update = torch.addmm(base.flatten(0, -2), z.flatten(0, -2).to(base.dtype), columns.to(base.dtype).t())
     return update.view_as(base)
+
+
+def grouped_update(
+    base: Tensor,
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    *,
+    index: Tensor,
+    scales: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    groups: int = 1,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Add to each row of ``base`` the low-rank update of its own expert: one batched product, whatever the experts.
+
+    Args:
+        base: ``[rows, tokens, Dout]``.
+        x: ``[rows, tokens, Din]``.
+        down: the experts' down-projections stacked, ``[E·r, Din]``.
+        up: ``[E, Dout, r / groups]``.
+        index: ``[rows]``, each row's expert; rows of a negative index get no update.
+        scales: ``[E]``, a factor for each expert's update.
+        down_bias, up_bias, groups, scale, dropout: see :func:`routed_update`.
+
+    Returns:
+        ``[rows, tokens, Dout]`` in the dtype of ``base``.
+    """
+    experts, d_out, r_group = up.shape
+    rank = r_group * groups
+    chosen = index >= 0
+    expert = index.clamp(min=0)
+    columns = stack_up(up, groups).view(d_out, experts, rank).transpose(0, 1)  # [E, Dout, r]
+    factor = scale * chosen.to(torch.float32)
+    if scales is not None:
+        factor = factor * scales[expert]
+    h = torch.bmm(x, down.view(experts, rank, -1)[expert].to(x.dtype).transpose(1, 2))
+    if down_bias is not None:
+        h = h + down_bias.view(experts, 1, rank)[expert].to(h.dtype)
+    if dropout:
+        h = F.dropout(h, dropout)
+    h = h * factor[:, None, None].to(h.dtype)
+    update = torch.baddbmm(base, h.to(base.dtype), columns[expert].to(base.dtype).transpose(1, 2))
+    if up_bias is not None:
+        update = update + (factor[:, None] * up_bias[expert]).to(base.dtype).unsqueeze(1)
+    return update

@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from lora_mm.adapters.mixture import mixtures
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import part_of
 from lora_mm.training.loss import answer_loss
@@ -36,6 +37,19 @@ class AdapterTrainer(Trainer):
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # so that supervised tokens are counted over accumulated batches
         self.add_callback(GradientGuard(self))
+        self.mixtures = mixtures(self.model)
+        for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
+            mixture.weight /= self.args.gradient_accumulation_steps
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer does, with how evenly the experts were used since the last time: shares, and the balance."""
+        if self.mixtures and "loss" in logs:
+            use = torch.stack([mixture.taken().float() for mixture in self.mixtures])
+            shares = use / use.sum(dim=-1, keepdim=True).clamp(min=1)
+            logs["expert_share_min"], logs["expert_share_max"] = shares.min().item(), shares.max().item()
+            balances = [mixture.balance for mixture in self.mixtures if mixture.balance is not None]
+            logs["expert_balance"] = torch.stack(balances).mean().item()
+        super().log(logs, start_time)
 
     def compute_loss(
         self,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -53,10 +54,12 @@ def test_a_placement_passes_unchanged() -> None:
     [
         ("mma", "attn", ("attn_norm",)),
         ("mma", "block", ("attn_norm", "ffn_norm")),
-        ("lora", "qkv", ("q", "k", "v")),
-        ("lora", "attn", ("q", "k", "v", "o")),
-        ("lora", "ffn", ("gate", "up", "down")),
-        ("lora", "all", ("q", "k", "v", "o", "gate", "up", "down")),
+        ("lora", "qkv", ("q", "k", "v", "qkv")),
+        ("lora", "attn", ("q", "k", "v", "qkv", "o")),
+        ("lora", "ffn", ("gate", "up", "gate_up", "down")),
+        ("lora", "all", ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")),
+        ("crop_lora", "mlp", ("down",)),
+        ("moe_lora", "", ("gate", "up", "gate_up", "down")),
     ],
 )
 def test_roles_follow_the_site(method: str, at: str, roles: tuple[str, ...]) -> None:
@@ -76,9 +79,32 @@ def test_every_contradiction_is_named_at_once() -> None:
     site, experts, groups = error.value.faults
     assert "no site 'qvk'" in site
     assert site.endswith("Did you mean 'qkv'?")
-    assert "3 experts" in experts
-    assert "routes nothing" in experts
+    assert experts == "3 experts, but lora has but one; use 1."
     assert "groups 3 must divide the rank, 8" in groups
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"method": "crop_lora", "part": "language"}, "crop_lora has no part 'language'; it has: vision."),
+        ({"method": "visual_expert", "part": "vision"}, "visual_expert has no part 'vision'; it has: language."),
+        ({"method": "moe_lora", "top_k": 5}, "top_k 5 is more than the experts, 4."),
+        (
+            {"method": "mma", "top_k": 2, "balance": 0.1},
+            "top_k, balance: only methods that route each token have them; mma does not.",
+        ),
+    ],
+)
+def test_what_a_method_cannot_have_is_refused(fields: dict[str, object], fault: str) -> None:
+    with pytest.raises(InputError) as error:
+        placement(fields)
+    assert error.value.faults == (fault,)
+
+
+@pytest.mark.parametrize("method", ["mma", "lora", "crop_lora", "visual_expert", "moe_lora"])
+def test_a_completed_placement_reads_back_as_itself(method: str) -> None:
+    item = placement(method)
+    assert placement(asdict(item)) == item
 
 
 @pytest.mark.parametrize(("key", "meant"), [("rnak", "rank"), ("temprature", "temperature"), ("layer", "layers")])

@@ -1,16 +1,52 @@
 """Every row of the anatomy against a model built from its configuration."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+import transformers as hf
+from PIL import Image
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    Blip2Config,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PixtralVisionConfig,
+    T5Config,
+)
 
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, PARTS, anatomy_of, layer_modules, modalities, part_of
+from lora_mm.models.anatomy import (
+    FAMILIES,
+    PARTS,
+    Stack,
+    anatomy_for,
+    anatomy_of,
+    layer_modules,
+    layer_paths,
+    modalities,
+    part_modules,
+    part_of,
+    placeholder_ids,
+)
+from tests.families import FAMILY, IMAGE, VIDEO, VIDEO_START, VOCABULARY, family_batch, family_model
 from tests.tiny import tiny_config, tiny_model
 
-BUILT: dict[str, Callable[[], nn.Module]] = {"llava": tiny_model}
+every_family = pytest.mark.parametrize("family", list(FAMILIES))
+ONLY_IMAGES = {"image": IMAGE}
+IDS = {
+    "llava_onevision": {"image": IMAGE, "video": VIDEO},
+    "qwen2_vl": {"image": IMAGE, "video": VIDEO},
+    "qwen2_5_vl": {"image": IMAGE, "video": VIDEO},
+    "qwen3_vl": {"image": IMAGE, "video": VIDEO},
+    "glm4v": {"image": IMAGE, "video": VIDEO_START},
+    "idefics": {"image": VOCABULARY + 1},
+}
+UNREAD = {"llava": 1, "llava_next": 1}
+"""Layers of the tower that are never read: ``vision_feature_layer`` is -2 by default, in OneVision and InternVL -1."""
 
 
 def llava(vision_feature_layer: int | list[int], layers: int = 5) -> nn.Module:
@@ -23,44 +59,189 @@ def llava(vision_feature_layer: int | list[int], layers: int = 5) -> nn.Module:
     return LlavaForConditionalGeneration(config)
 
 
+def stacks(family: str, model: nn.Module) -> dict[str, Stack]:
+    row = anatomy_of(model)
+    return {"language": row.language, **({"vision": row.vision} if row.vision else {})}
+
+
+def keep_what_flows(module: nn.Module, role: str, seen: dict[str, torch.Tensor]) -> None:
+    """Keep what comes out of a norm, and what goes into anything else."""
+    module.register_forward_hook(
+        lambda _, args, out: seen.update({role: (out if role.endswith("norm") else args[0]).detach().clone()})
+    )
+
+
 def test_every_family_has_a_model_to_be_checked_on() -> None:
-    assert set(BUILT) == set(FAMILIES)
+    assert set(FAMILY) == set(FAMILIES)
+    assert all(FAMILY[name].config().model_type == name for name in FAMILY)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@every_family
 def test_every_path_exists(family: str) -> None:
-    model, row = BUILT[family](), FAMILIES[family]
-    assert anatomy_of(model) is row
-    for path in row.parts.values():
-        model.get_submodule(path)
-    for stack in (row.language, row.vision):
-        layers = model.get_submodule(stack.layers)
-        assert isinstance(layers, nn.ModuleList)
-        for layer in layers:
-            for role, path in stack.roles.items():
-                module = layer.get_submodule(path)
+    model = family_model(family)
+    row = anatomy_of(model)
+    assert row is FAMILIES[family] or row.languages
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for prefixes in row.parts.values():
+        for path in prefixes:  # a module, or a bare parameter; the head may be tied to the embedding
+            assert any(name == path or name.startswith(f"{path}.") for name in names), path
+    for part, stack in stacks(family, model).items():
+        total = sum(len(model.get_submodule(path)) for path in stack.layers)
+        assert len(layer_paths(model, part)) == total - (UNREAD.get(family, 0) if part == "vision" else 0)
+        for role in stack.roles:
+            for path in layer_modules(model, part, role):
+                module = model.get_submodule(path)
+                if role == "mlp":
+                    assert str(stack.roles["down"]).startswith("mlp.")
+                    continue
                 assert isinstance(module, nn.Linear) is not role.endswith("norm"), path
                 assert not list(module.children()), "adapters sit on leaves"
-    for attribute in row.placeholders.values():
-        assert isinstance(getattr(model.config, attribute), int)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@every_family
 def test_every_linear_layer_of_a_stack_has_a_role(family: str) -> None:
-    model, row = BUILT[family](), FAMILIES[family]
-    for stack in (row.language, row.vision):
-        layer = model.get_submodule(stack.layers)[0]
-        linear = {path for path, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        assert linear <= set(stack.roles.values())
+    model = family_model(family)
+    for part, stack in stacks(family, model).items():
+        named = {path for role in stack.roles for path in layer_modules(model, part, role)}
+        for layer in layer_paths(model, part):
+            for name, module in model.get_submodule(layer).named_modules():
+                assert not isinstance(module, nn.Linear) or f"{layer}.{name}" in named
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@every_family
+def test_the_norms_feed_attention_and_feed_forward(family: str) -> None:
+    """What goes into the first linear layer of a block is what its norm gave, in this order."""
+    model = family_model(family)
+    for part, stack in stacks(family, model).items():
+        first = "qkv" if "qkv" in stack.roles else "q"
+        entry = next(role for role in ("gate_up", "gate", "up") if role in stack.roles)
+        seen: dict[str, torch.Tensor] = {}
+        for role in ("attn_norm", "ffn_norm", first, entry):
+            keep_what_flows(model.get_submodule(layer_modules(model, part, role)[0]), role, seen)
+        with torch.no_grad():
+            model(**family_batch(family, (1,)), use_cache=False)
+        assert torch.equal(seen["attn_norm"], seen[first]), part
+        assert torch.equal(seen["ffn_norm"], seen[entry]), part
+
+
+@every_family
 def test_every_parameter_is_in_one_part(family: str) -> None:
-    model = BUILT[family]()
-    parts = {part_of(model, name) for name, _ in model.named_parameters()}
-    assert parts == set(FAMILIES[family].parts) <= set(PARTS)
+    model = family_model(family)
+    parts = {name: part_of(model, name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert [name for name, part in parts.items() if part == "other"] == []
+    assert set(parts.values()) == set(FAMILIES[family].parts) <= set(PARTS)
     assert part_of(model, "elsewhere.weight") == "other"
     assert part_of(model, "model.vision_tower_of_another") == "other"
+    for part in FAMILIES[family].parts:
+        modules = part_modules(model, part)
+        assert modules
+        assert not any(isinstance(model.get_submodule(path), nn.ModuleList) for path in modules)
+        assert {part_of(model, f"{path}.weight") for path in modules} == {part}
+
+
+@every_family
+def test_layers_that_are_read_get_a_gradient_and_others_none(family: str) -> None:
+    model = family_model(family)
+    batch = family_batch(family)
+    for part, stack in stacks(family, model).items():
+        read = layer_modules(model, part, "attn_norm")
+        every = [f"{path}.{index}" for path in stack.layers for index in range(len(model.get_submodule(path)))]
+        model.requires_grad_(True)
+        model.zero_grad(set_to_none=True)
+        model(**batch, use_cache=False).logits.square().mean().backward()
+        touched = [
+            layer
+            for layer in every
+            if any(p.grad is not None and p.grad.any() for p in model.get_submodule(layer).parameters())
+        ]
+        assert touched == [layer for layer in every if any(path.startswith(f"{layer}.") for path in read)]
+
+
+@every_family
+def test_placeholders_are_ids_that_stand_in_the_prompt(family: str) -> None:
+    model = family_model(family)
+    ids = placeholder_ids(model)
+    assert ids == IDS.get(family, ONLY_IMAGES)
+    assert modalities(model) == ("text", *ids)
+    tokens = family_batch(family)["input_ids"]
+    assert (tokens == ids["image"]).any(dim=1).tolist() == [True, False]
+
+
+@every_family
+def test_tokens_are_visual_where_the_towers_features_take_their_place(family: str) -> None:
+    model = family_model(family)
+    batch = family_batch(family, (1,))
+    seen: list[torch.Tensor] = []
+    first = model.get_submodule(layer_modules(model, "language", "attn_norm")[0])
+    first.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    with torch.no_grad():
+        for sign in (1, -1):
+            model(**{**batch, "pixel_values": sign * batch["pixel_values"]}, use_cache=False)
+    if family == "idefics":  # its cross-attention stands before the first layer
+        assert not FAMILIES[family].visual_tokens
+        return
+    changed = (seen[0] != seen[1]).any(dim=-1)
+    visual = batch["input_ids"][0] == placeholder_ids(model)["image"]
+    newlines = (~changed & visual).sum().item()  # LLaVA-NeXT's and OneVision's stand on placeholders as well
+    assert torch.equal(changed, visual & changed)
+    assert bool(changed.any()) is FAMILIES[family].visual_tokens
+    assert newlines == {"llava_next": 2, "llava_onevision": 2, "mllama": 1}.get(family, 0)
+
+
+@every_family
+def test_rows_of_the_tower_are_pictures_or_crops_unless_packed(family: str) -> None:
+    row = FAMILIES[family]
+    if row.vision is None:
+        assert (row.crops, row.packed) == ("none", False)
+        return
+    model = family_model(family)
+    rows: list[tuple[int, ...]] = []
+    norm = model.get_submodule(layer_modules(model, "vision", "attn_norm")[0])
+    norm.register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape[:-1])))
+    with torch.no_grad():
+        model(**family_batch(family, (1,)), use_cache=False)
+        model(**family_batch(family, (2,)), use_cache=False)
+    tiles = 3 if row.crops == "overview_first" and "llava" in family else 1
+    several = 1 if family == "llava_onevision" else tiles  # its pictures of several are not tiled
+    if row.packed and family != "mllama":
+        assert [shape[:-1] for shape in rows] == [(), ()]  # patches of all pictures in one dimension
+    else:
+        assert [shape[0] for shape in rows] == [tiles, 2 * several]
+
+
+SIDE = {"height": 32, "width": 32}
+PINPOINTS = [[32, 64], [64, 32]]
+SLICERS: dict[str, Callable[[], Any]] = {
+    "llava_next": lambda: hf.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size=SIDE, image_grid_pinpoints=PINPOINTS
+    ),
+    "llava_onevision": lambda: hf.LlavaOnevisionImageProcessorPil(size=SIDE, image_grid_pinpoints=PINPOINTS),
+    "internvl": lambda: hf.GotOcr2ImageProcessorPil(size=SIDE, crop_to_patches=True, max_patches=4),
+    "idefics2": lambda: hf.Idefics2ImageProcessorPil(
+        size={"shortest_edge": 32, "longest_edge": 64}, do_image_splitting=True
+    ),
+    "idefics3": lambda: hf.Idefics3ImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, do_image_splitting=True
+    ),
+    "smolvlm": lambda: hf.SmolVLMImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, do_image_splitting=True
+    ),
+}
+
+
+def test_every_family_that_slices_has_a_slicer_to_be_checked_on() -> None:
+    assert set(SLICERS) == {name for name, row in FAMILIES.items() if row.crops != "none"}
+
+
+@pytest.mark.parametrize("family", list(SLICERS))
+def test_the_overview_stands_where_the_row_says(family: str) -> None:
+    """Of a picture that is black on the left and white on the right, only the overview shows both."""
+    picture = Image.new("RGB", (64, 32), "black")
+    picture.paste("white", (32, 0, 64, 32))
+    pixels = SLICERS[family]()(images=[[picture]], return_tensors="pt")["pixel_values"].flatten(0, -4)
+    assert len(pixels) > 2
+    first = FAMILIES[family].crops == "overview_first"
+    assert pixels.flatten(1).std(dim=1).argmax() == (0 if first else len(pixels) - 1)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +258,65 @@ def test_all_language_layers_are_listed() -> None:
     assert paths == [f"model.language_model.layers.{index}.mlp.down_proj" for index in range(2)]
 
 
-def test_an_unknown_family_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava"):
+def test_layers_of_several_lists_count_through() -> None:
+    paths = layer_modules(family_model("mllama"), "vision", "down")
+    tower = "model.vision_model"
+    assert paths == [
+        *(f"{tower}.transformer.layers.{index}.mlp.fc2" for index in range(2)),
+        f"{tower}.global_transformer.layers.0.mlp.fc2",
+    ]
+
+
+def test_a_role_is_found_where_the_layers_of_a_stack_differ() -> None:
+    paths = layer_modules(family_model("mllama"), "language", "q")
+    assert [path.split(".")[-2] for path in paths] == ["self_attn", "cross_attn"]
+
+
+def test_the_language_stack_goes_by_the_language_models_type() -> None:
+    assert layer_modules(family_model("blip-2"), "language", "up")[0] == "language_model.model.decoder.layers.0.fc1"
+    assert (
+        layer_modules(family_model("instructblip"), "language", "up")[0] == "language_model.model.layers.0.mlp.up_proj"
+    )
+    with pytest.raises(
+        InputError, match=r"blip-2 with a 't5' language model is not described; with opt or llama it is"
+    ):
+        anatomy_for(Blip2Config(text_config=T5Config().to_dict()))
+
+
+def test_a_model_of_a_known_family_with_unknown_layers_is_refused() -> None:
+    tower = PixtralVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=2
+    )
+    text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=16)
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=tower.to_dict(), text_config=text.to_dict()))
+    with pytest.raises(InputError, match=r"This llava model has no 'model.vision_tower.encoder.layers': its vision"):
+        layer_modules(model, "vision", "q")
+    assert layer_modules(model, "language", "q")
+    phi = LlavaConfig(vision_config=tower.to_dict(), text_config={"model_type": "phi", **text_sizes()})
+    with pytest.raises(InputError, match=r"has no self_attn.o_proj"):
+        layer_modules(LlavaForConditionalGeneration(phi), "language", "o")
+
+
+def text_sizes() -> dict[str, int]:
+    return {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 16,
+    }
+
+
+def test_a_family_without_a_tower_says_where_adapters_can_stand() -> None:
+    with pytest.raises(InputError, match="fuyu has no vision tower; place the adapter in part 'language'"):
+        layer_modules(family_model("fuyu"), "vision", "q")
+
+
+def test_an_unknown_family_is_named_with_the_known_ones_and_the_ways_on() -> None:
+    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava") as caught:
         anatomy_of(nn.Linear(1, 1))
+    assert "lora-mm models list" in str(caught.value)
+    assert "families.py" in str(caught.value)
     model = tiny_model()
     model.config.model_type = "lava"
     with pytest.raises(InputError, match=r"'lava'.* Did you mean 'llava'\?"):
@@ -94,6 +331,8 @@ def test_parts_and_roles_that_do_not_exist_are_refused() -> None:
         layer_modules(model, "visoin", "q")
     with pytest.raises(InputError, match="The layers of 'vision' have no 'gate'"):
         layer_modules(model, "vision", "gate")
+    with pytest.raises(InputError, match="Unknown part 'tower'; the model has: vision, connector"):
+        part_modules(model, "tower")
 
 
 def test_modalities_are_text_and_what_the_config_has_a_placeholder_for() -> None:
@@ -101,6 +340,11 @@ def test_modalities_are_text_and_what_the_config_has_a_placeholder_for() -> None
     assert modalities(model) == ("text", "image")
     model.config.image_token_id = None
     assert modalities(model) == ("text",)
+    model = family_model("idefics")
+    model.config.additional_vocab_size = 0
+    assert modalities(model) == ("text",)
+    model.config.image_token_id = 9
+    assert placeholder_ids(model) == {"image": 9}
 
 
 def test_the_tiny_model_is_read_to_its_second_last_state() -> None:

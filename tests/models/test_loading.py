@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import part_of
+from lora_mm.models.anatomy import FAMILIES, layer_modules, part_of
 from lora_mm.models.forward import place
-from lora_mm.models.loading import Base, fingerprint, load_base, memory_by_part
+from lora_mm.models.loading import Base, _quantization, fingerprint, load_base, memory_by_part
 from tests import tiny
 
 try:
@@ -176,9 +177,20 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_family_without_anatomy_is_refused_before_weights_are_read(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
-    with pytest.raises(InputError, match=r"is a 'llava_next' model, and no anatomy describes those.* 'llava'\?"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_next_video"}))
+    message = r"base.model: '.*' cannot be adapted. No anatomy for models of type 'llava_next_video'.* 'llava_next'\?"
+    with pytest.raises(InputError, match=message):
         load_base(str(tmp_path))
+
+
+def test_parts_that_are_not_quantised_are_those_that_the_family_has() -> None:
+    from transformers import FuyuConfig, Qwen2VLConfig
+
+    parts = ("vision", "connector", "head")
+    fuyu = _quantization("nf4", "float32", FuyuConfig(), parts)
+    assert fuyu.llm_int8_skip_modules == ["model.vision_embed_tokens", "lm_head"]
+    qwen = _quantization("int8", "float32", Qwen2VLConfig(), parts)
+    assert qwen.llm_int8_skip_modules == ["model.visual", "model.visual.merger", "lm_head"]
 
 
 @pytest.mark.parametrize("spoil", ["cut", "gone", "config"])
@@ -211,3 +223,44 @@ def test_place_moves_pictures_to_the_models_dtype_and_leaves_ids(base_folder: Pa
     placed = place(base.model, tiny.tiny_batch())
     assert placed["pixel_values"].dtype == torch.bfloat16
     assert placed["input_ids"].dtype == torch.int64
+
+
+# --- a type that is not known ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families() -> Iterator[None]:
+    """The rows as they were, afterwards."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+@pytest.mark.usefixtures("families")
+def test_a_type_without_a_row_is_described_by_likeness(base_folder: Path) -> None:
+    row = FAMILIES.pop("llava")
+    with pytest.raises(InputError, match=r"describe this one in the recipe: base.anatomy="):
+        load_base(str(base_folder))
+    base = load_base(str(base_folder), anatomy={"like": "llava_next", "crops": "none"})
+    assert FAMILIES["llava"].language == row.language
+    assert FAMILIES["llava"].crops == "none"
+    assert len(layer_modules(base.model, "vision", "q")) == 2
+
+
+@pytest.mark.usefixtures("families")
+def test_a_type_without_a_row_is_described_whole(base_folder: Path) -> None:
+    del FAMILIES["llava"]
+    with pytest.raises(InputError, match="without `like`, language, parts, placeholders must be described"):
+        load_base(str(base_folder), anatomy={"packed": True})
+    said = {
+        "language": {"layers": ["model.language_model.layers"], "roles": {"q": "self_attn.q_proj"}},
+        "parts": {"language": ["model.language_model"], "vision": ["model.vision_tower"]},
+        "placeholders": {"image": "image_token_id"},
+    }
+    base = load_base(str(base_folder), anatomy=said)
+    assert layer_modules(base.model, "language", "q") == [
+        f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)
+    ]
+    with pytest.raises(InputError, match="no vision tower"):
+        layer_modules(base.model, "vision", "q")

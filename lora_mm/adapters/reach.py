@@ -1,0 +1,98 @@
+"""Which methods apply to which model families, and why not, from their rows alone. Knows no modules and no torch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lora_mm.adapters.methods import METHODS
+from lora_mm.errors import InputError, nearest
+from lora_mm.models.families import Anatomy, Stack, find_family
+
+_LACKS: Mapping[str, tuple[Callable[[Anatomy], bool], str]] = {
+    "crop": (
+        lambda row: row.packed or not row.visual_tokens,
+        "its tower takes several tiles or pictures in one row, or its prompt does not tell which row is which crop",
+    ),
+    "visual": (
+        lambda row: not row.visual_tokens,
+        "its language model looks at pictures by cross-attention, and none of its tokens is visual",
+    ),
+}
+"""Router → when a family lacks what it reads, and the reason in words."""
+
+
+def applies(method_name: str, row: Anatomy, part: str | None = None) -> str | None:
+    """Why a method cannot be used on a family; None where it can.
+
+    Args:
+        method_name: a row of :data:`~.methods.METHODS`.
+        row: of the family.
+        part: where the method is to stand; None for wherever it may.
+
+    Raises:
+        InputError: for a method that does not exist.
+    """
+    if method_name not in METHODS:
+        raise InputError(
+            f"Unknown method '{method_name}'; known are: {', '.join(METHODS)}.{nearest(method_name, list(METHODS))}"
+        )
+    method = METHODS[method_name]
+    if part is not None and part not in method.parts:
+        return f"{method_name} stands in {' or '.join(method.parts)} only"
+    stacks: dict[str, Stack | None] = {"language": row.language, "vision": row.vision}
+    roles = {role for site in method.sites.values() for role in site}
+    reasons = [
+        reason
+        for name in ((part,) if part else method.parts)
+        if (reason := _lacks_layers(name, stacks.get(name), roles)) is not None
+    ]
+    if len(reasons) == (1 if part else len(method.parts)):
+        return reasons[0]
+    lacks, reason = _LACKS.get(method.router or "", (lambda _: False, ""))
+    return reason if lacks(row) else None
+
+
+def _lacks_layers(part: str, stack: Stack | None, roles: set[str]) -> str | None:
+    if stack is None:
+        return "it has no vision tower" if part == "vision" else f"it has no layers in part '{part}'"
+    return None if roles & set(stack.roles) else f"its {part} layers have none of {', '.join(sorted(roles))}"
+
+
+def methods_of(row: Anatomy) -> dict[str, str | None]:
+    """Every method, with the reason why it cannot be used on the family of ``row``; None where it can."""
+    return {name: applies(name, row) for name in METHODS}
+
+
+def describe(model_type: str) -> dict[str, Any]:
+    """All that a row says and which methods it admits, as plain data for people and programs.
+
+    Raises:
+        InputError: for a family that is not described.
+    """
+    row = find_family(model_type)
+    stacks = {
+        "language": row.language,
+        **{f"language, {name}": stack for name, stack in row.languages.items() if stack is not row.language},
+        "vision": row.vision,
+    }
+    return {
+        "model_type": model_type,
+        "parts": {part: list(paths) for part, paths in row.parts.items()},
+        "layers": {name: None if stack is None else _plain(stack) for name, stack in stacks.items()},
+        "placeholders": {name: _named(where) for name, where in row.placeholders.items()},
+        "visual_tokens": row.visual_tokens,
+        "crops": row.crops,
+        "packed": row.packed,
+        "methods": {
+            name: {part: applies(name, row, part) for part in method.parts} for name, method in METHODS.items()
+        },
+    }
+
+
+def _plain(stack: Stack) -> dict[str, Any]:
+    roles = {role: path if isinstance(path, str) else " or ".join(path) for role, path in stack.roles.items()}
+    read = "all" if stack.depth is None else str(stack.depth.__doc__).split(" (")[0]
+    return {"paths": list(stack.layers), "read": read, "roles": roles}
+
+
+def _named(where: Any) -> str:
+    return where if isinstance(where, str) else str(where.__doc__)

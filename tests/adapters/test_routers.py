@@ -1,0 +1,390 @@
+"""Routers by crop, by visual token and by token, on a real, tiny LLaVA: each against what its paper says of it."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lora_mm
+from lora_mm.adapters.layers import RoutedLayer
+from lora_mm.adapters.mixture import Mixture
+from lora_mm.adapters.routing import _tiles, crop_index
+from lora_mm.errors import InputError, LoraMMError
+from tests.tiny import perturb, tiny_batch, tiny_model
+
+METHODS: dict[str, list[Any]] = {
+    "crop": [{"method": "crop_lora", "at": "block", "dropout": 0}],
+    "visual": [{"method": "visual_expert", "at": "all", "dropout": 0}],
+    "tokens": ["moe_lora"],
+    "tokens by weight": [{"method": "moe_lora", "combine": "weight", "experts": 3}],
+    "all": [
+        "mma",
+        {"method": "crop_lora", "at": "block", "dropout": 0},
+        {"method": "moe_lora", "layers": [1]},
+        {"method": "visual_expert", "at": "attn", "dropout": 0},
+        {"method": "mma", "part": "vision", "dropout": 0},
+    ],
+}
+every_method = pytest.mark.parametrize("name", list(METHODS))
+CROPS = 4
+
+
+def adapted(name: str, *, noise: int | None = 1) -> peft.PeftModel:
+    torch.manual_seed(100)
+    model = lora_mm.attach(tiny_model(), METHODS[name], train=["connector"] if name == "all" else []).eval()
+    if noise is not None:
+        perturb(model, noise)
+    return model
+
+
+def sliced_batch(seed: int = 0) -> dict[str, Tensor]:
+    """Two left-padded rows: a picture of four crops and an overview, 4 placeholders each; and text alone."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randint(10, 400, (2, 6), generator=generator)
+    picture = [1] + [3] * 4 * (CROPS + 1)
+    ids = torch.cat([torch.tensor([picture, [0] * (len(picture) - 1) + [1]]), text], dim=1)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "pixel_values": torch.randn(CROPS + 1, 3, 16, 16, generator=generator),
+    }
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(**batch, use_cache=False).logits
+
+
+def layers(model: nn.Module, name: str = "") -> dict[str, RoutedLayer]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, RoutedLayer) and name in path}
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# --- what holds for every method ------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_starts_as_the_base_bitwise(name: str, dtype: torch.dtype) -> None:
+    model = lora_mm.attach(tiny_model().to(dtype), METHODS[name]).eval()
+    batch = sliced_batch()
+    batch["pixel_values"] = batch["pixel_values"].to(dtype)
+    before = logits(tiny_model().to(dtype), batch)
+    assert torch.equal(logits(model, batch), before)
+    perturb(model)
+    assert (logits(model, batch) - before).abs().max() > 0.01
+
+
+@every_method
+def test_gradients_reach_every_trained_tensor(name: str) -> None:
+    model = adapted(name)
+    batch = sliced_batch()
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    assert [path for path, p in trained(model).items() if p.grad is None or not p.grad.any()] == []
+
+
+@every_method
+def test_saved_and_loaded_bitwise(name: str, tmp_path: Path) -> None:
+    model = adapted(name)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
+    assert torch.equal(logits(again, sliced_batch()), logits(model, sliced_batch()))
+
+
+@every_method
+def test_rows_of_a_batch_do_not_meet(name: str) -> None:
+    model, batch = adapted(name), sliced_batch()
+    real = batch["attention_mask"][1].bool()
+    single = {key: batch[key][1:, real] for key in ("input_ids", "attention_mask")}
+    assert torch.allclose(logits(model, single)[0], logits(model, batch)[1, real], atol=1e-4)
+
+
+@every_method
+def test_cached_generation_equals_the_full_forward(name: str) -> None:
+    model, batch = adapted(name), sliced_batch()
+    cached = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    whole = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0, use_cache=False)
+    assert torch.equal(cached, whole)
+
+
+@every_method
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(name: str, reentrant: bool) -> None:
+    batch, gradients = sliced_batch(), []
+    for checkpointing in (False, True):
+        model = adapted(name).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model(**batch, labels=batch["input_ids"], use_cache=False).loss.backward()
+        gradients.append({path: p.grad for path, p in trained(model).items()})
+    assert all(gradients[0][path] is not None for path in gradients[0])
+    for path, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][path], atol=1e-6), path
+
+
+@every_method
+def test_disabled_it_is_the_base(name: str) -> None:
+    model = adapted(name)
+    with model.disable_adapter():
+        assert torch.equal(logits(model, sliced_batch()), logits(tiny_model(), sliced_batch()))
+
+
+@every_method
+def test_a_copy_is_on_its_own(name: str) -> None:
+    model = adapted(name)
+    before = logits(model, sliced_batch())
+    twin = copy.deepcopy(model)
+    assert torch.equal(logits(twin, sliced_batch()), before)
+    perturb(twin, 7)
+    assert not torch.equal(logits(twin, sliced_batch()), before)
+    assert torch.equal(logits(model, sliced_batch()), before)
+
+
+# --- crops -----------------------------------------------------------------------------------------------------------
+
+
+def tower(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What the tower makes of each of the batch's rows of pixels, in a forward of the whole model."""
+    found: list[Tensor] = []
+    vision = model.get_base_model().model.vision_tower
+    hook = vision.register_forward_hook(lambda _, args, out: found.append(out.hidden_states[-2].detach()))
+    logits(model, batch)
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("expert", range(CROPS))
+def test_an_expert_moves_its_own_crop_only(expert: int) -> None:
+    model, batch = adapted("crop"), sliced_batch()
+    before = tower(model, batch)
+    with torch.no_grad():
+        for layer in layers(model).values():
+            layer.routed_B["default"][expert].mul_(2)
+    moved = (tower(model, batch) - before).flatten(1).abs().amax(1) > 0
+    assert moved.tolist() == [row == expert for row in range(CROPS + 1)]
+
+
+def test_the_overview_and_pictures_in_one_piece_have_no_expert() -> None:
+    model, batch = adapted("crop"), sliced_batch()
+    assert torch.equal(tower(model, batch)[-1], tower(lora_mm.attach(tiny_model(), METHODS["crop"]), batch)[-1])
+    assert torch.equal(logits(model, tiny_batch()), logits(tiny_model(), tiny_batch()))
+
+
+def test_crop_lora_is_monkeys_on_each_crop() -> None:
+    model, batch = adapted("crop"), sliced_batch()
+    block = model.get_base_model().model.vision_tower.encoder.layers[0]
+    inner: list[tuple[Tensor, Tensor]] = []
+    hook = block.register_forward_hook(lambda m, a, k, out: inner.append((a[0], out)), with_kwargs=True)
+    logits(model, batch)
+    hook.remove()
+    x, out = inner[0]
+
+    def linear(layer: RoutedLayer, value: Tensor, crop: int, read: Tensor | None = None) -> Tensor:
+        rank = layer.placements["default"].rank
+        down = layer.routed_A["default"].view(CROPS, rank, -1)[crop]
+        update = (value if read is None else read) @ down.T @ layer.routed_B["default"][crop].T
+        return layer.base_layer(value) + layer.routed_s["default"][crop] * update
+
+    for crop in range(CROPS):
+        attention, one = block.self_attn, x[crop]
+        normed = block.layer_norm1(one)
+        q, k, v = (linear(getattr(attention, f"{n}_proj"), normed, crop) for n in "qkv")
+        heads = [value.view(len(one), 2, -1).transpose(0, 1) for value in (q, k, v)]
+        mixed = F.scaled_dot_product_attention(*heads).transpose(0, 1).reshape(len(one), -1)
+        middle = one + linear(attention.out_proj, mixed, crop)
+        hidden = block.mlp.activation_fn(block.mlp.fc1(block.layer_norm2(middle)))
+        want = middle + linear(block.mlp.fc2, hidden, crop, read=middle)
+        assert torch.allclose(out[crop], want, atol=1e-4), crop
+
+
+@pytest.mark.parametrize("views", [5, 3])
+def test_views_of_the_slicer_are_told_by_runs_of_placeholders(views: int) -> None:
+    ids = torch.tensor([[1, *[3] * 2 * views, 8, *[3] * 2 * views], [1, *[3] * 4 * views, 9]])
+    index = crop_index("none", ids, [3], 4 * views, views=views)
+    assert index.tolist() == [*range(views - 1), -1] * 4
+    assert crop_index("none", ids[:, :3], [3], 2, views=views).tolist() == [-1, -1]
+
+
+def test_crops_before_their_overview() -> None:
+    ids = torch.tensor([[1, *[3] * 12, 8, 3, 3], [0, 0, 0, 0, 1, *[3] * 10, 9]])
+    assert crop_index("overview_last", ids, [3], 12).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        -1,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        -1,
+    ]
+
+
+def test_crops_in_runs_of_their_own() -> None:
+    tile, whole = [5, 3, 3, 6], [7, 3, 3, 6]
+    ids = torch.tensor([[*tile, *tile, *whole, *whole], [0] * 4 + [*tile, *tile, *whole]])
+    assert crop_index("overview_last", ids, [3], 7).tolist() == [0, 1, -1, -1, 0, 1, -1]
+
+
+def test_quarters_in_a_chain_of_runs() -> None:
+    one = [3, 3, 6]
+    ids = torch.tensor([[6, *one * 10, 8], [0] * 21 + [1, 6, *one, 8, 6, *one, 9]])
+    assert crop_index("quarters", ids, [3], 12).tolist() == [0, 1, 2, 3, -1] * 2 + [-1, -1]
+
+
+def test_crops_after_their_overview() -> None:
+    pixels = torch.ones(3, 4, 3, 2, 2)
+    pixels[1, 2:] = 0
+    pixels[2, 1:] = 0
+    sizes = _tiles(pixels)
+    assert crop_index("overview_first", torch.tensor([[3]]), [3], 7, sizes=sizes).tolist() == [-1, 0, 1, 2, -1, 0, -1]
+
+
+def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them() -> None:
+    batch = sliced_batch()
+    model = lora_mm.attach(tiny_model(), [{"method": "crop_lora", "experts": 2, "dropout": 0}]).eval()
+    perturb(model)
+    model.base_model.signal.crops = "overview_last"  # as in families that tile by themselves, into as many as they like
+    with pytest.warns(UserWarning, match="more than 2 crops; those beyond stay"):
+        after = tower(model, batch)
+    changed = (after - tower(lora_mm.attach(tiny_model(), METHODS["crop"]), batch)).flatten(1).abs()
+    assert (changed.amax(1) > 0).tolist() == [True, True, False, False, False]
+
+
+def test_pictures_that_no_token_stands_for_are_overviews() -> None:
+    assert crop_index("none", torch.tensor([[1, 5, 6]]), [3], 2, views=5).tolist() == [-1, -1]
+
+
+# --- visual tokens ----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_picture_the_visual_expert_is_the_base_bitwise() -> None:
+    batch = sliced_batch()
+    text = {key: batch[key][1:] for key in ("input_ids", "attention_mask")}
+    assert torch.equal(logits(adapted("visual"), text), logits(tiny_model(), text))
+
+
+def test_the_visual_expert_works_at_placeholders_only() -> None:
+    model, batch = adapted("visual"), sliced_batch()
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer = layers(model, "layers.0.self_attn.q_proj")
+    (path,) = layer
+    hook = layer[path].register_forward_hook(lambda m, args, out: seen.append((out, m.base_layer(args[0]))))
+    logits(model, batch)
+    hook.remove()
+    out, base = seen[0]
+    assert torch.equal((out != base).any(-1), batch["input_ids"] == 3)
+
+
+# --- mixture of experts -----------------------------------------------------------------------------------------------
+
+
+def dense(model: nn.Module, path: str, x: Tensor, experts: int) -> Tensor:
+    """Every token through every expert's feed-forward, mixed by the router's probabilities."""
+    mlp = model.get_submodule(path)
+
+    def linear(layer: RoutedLayer, value: Tensor, expert: int) -> Tensor:
+        down = layer.routed_A["default"].view(experts, -1, value.shape[-1])[expert]
+        return layer.base_layer(value) + value @ down.T @ layer.routed_B["default"][expert].T
+
+    weights = (x @ mlp.gate_proj.routed_R["default"].T).softmax(-1)
+    results = [
+        linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x, e)) * linear(mlp.up_proj, x, e), e)
+        for e in range(experts)
+    ]
+    return sum(weights[..., e : e + 1] * results[e] for e in range(experts))
+
+
+def test_all_experts_at_once_are_the_dense_mixture() -> None:
+    model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "experts": 3, "top_k": 3}]).eval()
+    perturb(model)
+    seen: list[tuple[Tensor, Tensor]] = []
+    path = "base_model.model.model.language_model.layers.1.mlp"
+    hook = model.get_submodule(path).register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
+    logits(model, sliced_batch())
+    hook.remove()
+    x, out = seen[0]
+    with torch.no_grad():
+        assert torch.allclose(out, dense(model, path, x, 3), atol=1e-4)
+
+
+def test_one_expert_is_a_lora_on_the_feed_forward() -> None:
+    model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "experts": 1, "top_k": 1}]).eval()
+    perturb(model)
+    lora = lora_mm.attach(tiny_model(), [{"method": "lora", "at": "ffn", "scale": 1}]).eval()
+    with torch.no_grad():
+        for path, layer in layers(model).items():
+            plain = lora.get_submodule(path)
+            plain.lora_A["default"].weight.copy_(layer.routed_A["default"])
+            plain.lora_B["default"].weight.copy_(layer.routed_B["default"][0])
+    assert torch.allclose(logits(model, sliced_batch()), logits(lora, sliced_batch()), atol=1e-4)
+
+
+def mixture(router: Tensor, *, top_k: int = 1, weight: float = 0.01) -> Mixture:
+    return Mixture(nn.ParameterDict({"default": nn.Parameter(router)}), "default", top_k, weight)
+
+
+def test_the_balance_is_one_when_uniform_and_the_number_of_experts_when_collapsed() -> None:
+    tokens = torch.eye(4).repeat(8, 1).unsqueeze(0)
+    uniform, collapsed = mixture(1e-3 * torch.eye(4)), mixture(torch.tensor([[50.0], [0], [0], [0]]).expand(4, 4))
+    for one in (uniform, collapsed):
+        one.route(tokens, None, training=False)
+    assert uniform.balance == pytest.approx(1, abs=1e-4)
+    assert collapsed.balance == pytest.approx(4, abs=1e-4)
+    assert uniform.taken().tolist() == [8, 8, 8, 8]
+    assert uniform.taken().tolist() == [0, 0, 0, 0]
+    assert collapsed.taken().tolist() == [32, 0, 0, 0]
+
+
+def test_padding_counts_for_nothing_in_the_balance() -> None:
+    tokens = torch.eye(4).unsqueeze(0)
+    one = mixture(torch.eye(4))
+    one.route(tokens, torch.tensor([[True, True, False, False]]), training=False)
+    assert one.taken().tolist() == [1, 1, 0, 0]
+
+
+def test_the_balance_reaches_the_router_with_its_weight() -> None:
+    tokens = torch.randn(1, 20, 4, generator=torch.Generator().manual_seed(0))
+    router = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    one = mixture(router.clone(), weight=0.5)
+    weights, _ = one.route(tokens, None, training=True)
+    (0 * weights.sum()).backward()
+    parameter = nn.Parameter(router.clone())
+    probabilities = (tokens[0] @ parameter.T).softmax(-1)
+    first = F.one_hot(probabilities.argmax(-1), 4).float().mean(0)
+    (0.5 * 4 * (first * probabilities.mean(0)).sum()).backward()
+    assert torch.allclose(one.routers["default"].grad, parameter.grad, atol=1e-6)
+
+
+def test_layers_of_one_feed_forward_share_one_router() -> None:
+    model = adapted("tokens")
+    assert sum("routed_R" in path for path in trained(model)) == 2
+    found = layers(model, "layers.1.mlp")
+    assert len({id(layer.mixtures["default"]) for layer in found.values()}) == 1
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_methods_on_one_module_are_refused() -> None:
+    with pytest.raises(InputError, match=r"Two adapters on one module, .*mlp.gate_proj"):
+        lora_mm.attach(tiny_model(), ["moe_lora", {"method": "visual_expert", "at": "all"}])
+
+
+def test_a_tower_called_beside_its_model_says_so() -> None:
+    model, batch = adapted("crop"), sliced_batch()
+    logits(model, batch)
+    with pytest.raises(LoraMMError, match="called alone"):
+        model.get_base_model().model.vision_tower(batch["pixel_values"][:3])
