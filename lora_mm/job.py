@@ -17,16 +17,16 @@ from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
+from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.hub import Unreachable
+from lora_mm.models.anatomy import anatomy_of
 from lora_mm.models.loading import Base, default_device, find_config, load_base
 from lora_mm.pocket.cache import world_folder
+from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe import Recipe
-
-POCKET = "pocket"
-"""The data path that stands for the pocket world."""
 
 Watch = Callable[[str, int], Callable[[int], None]]
 """Told a label and a total, gives a function to call with every number just done (a progress bar, or nothing)."""
@@ -86,7 +86,8 @@ def check_sources(recipe: Recipe) -> None:
 
 def _data_source(recipe: Recipe) -> str:
     section = recipe.data
-    return str(world_folder(section.pocket.seed, section.pocket.size)) if section.path == POCKET else section.path
+    drawn = section.path in WORLDS
+    return str(world_folder(section.path, section.pocket.seed, section.pocket.size)) if drawn else section.path
 
 
 def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
@@ -112,10 +113,40 @@ def load_recipe_base(recipe: Recipe) -> Base:
         quantization=section.quantization,
         full_precision=section.full_precision,
         attention=section.attention,
+        anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
     )
     if section.quantization == "none":
         base.model.to(default_device())
     return base
+
+
+def collator_of(recipe: Recipe, base: Base) -> Collator:
+    """What turns the recipe's examples into batches for its base.
+
+    Raises:
+        InputError: when pictures are to be cut for a base that cuts them itself, or an adapter for each crop is asked
+            for where pictures stay whole.
+    """
+    section, row = recipe.data.slicing, anatomy_of(base.model)
+    family = base.model.config.model_type
+    if section is None:
+        for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
+        if for_crops and row.crops == "none":
+            raise InputError(
+                f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
+                "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
+            )
+        return Collator(base.processor, max_length=recipe.data.max_length)
+    if row.crops != "none" or row.packed or not row.visual_tokens:
+        raise InputError(
+            f"data.slicing: '{family}' bases have a way of their own to take pictures apart; leave it out "
+            "(--set data.slicing=null)."
+        )
+    size = base.processor.image_processor.to_dict()
+    edges = size.get("crop_size") or size["size"]
+    window = section.window or edges.get("height") or edges["shortest_edge"]
+    slicer = Slicer(section.rows, section.columns, window)
+    return Collator(base.processor, max_length=recipe.data.max_length, slicer=slicer)
 
 
 def examples_of(recipe: Recipe, problems: tuple[data.Problem, ...]) -> list[Example]:
@@ -178,7 +209,7 @@ def evaluate(
     check_folder(adapter)
     loaded = load_problems(recipe, split, limit)
     base = load_recipe_base(recipe)
-    collator = Collator(base.processor, max_length=recipe.data.max_length)
+    collator = collator_of(recipe, base)
     model = base.model if base_only else load_adapter(base, adapter)
     name = "frozen base" if base_only else "adapter"
     scored = score_model(model, collator, recipe, loaded.problems, watch(name, len(loaded.problems)))

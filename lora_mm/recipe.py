@@ -21,6 +21,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)
 
 
+class StackSection(_Section):
+    """Layers of a part: paths of their lists, and role → path inside a layer (``lora-mm models show`` for examples)."""
+
+    layers: list[str] = Field(min_length=1)
+    roles: dict[str, str]
+
+
+class AnatomySection(_Section):
+    """Where the parts of a model are that lora-mm does not know (see ``models.families.describe_family``).
+
+    Attributes:
+        like: the model type whose description holds where nothing is said here.
+    """
+
+    like: str | None = None
+    language: StackSection | None = None
+    vision: StackSection | None = None
+    parts: dict[Part, list[str]] | None = None
+    placeholders: dict[str, str] | None = None
+    visual_tokens: bool | None = None
+    crops: Literal["none", "overview_first", "overview_last", "quarters"] | None = None
+    packed: bool | None = None
+
+
 class BaseSection(_Section):
     """The frozen model.
 
@@ -31,6 +55,7 @@ class BaseSection(_Section):
         quantization: ``nf4`` (4 bits, double quantisation), ``int8`` or ``none``.
         full_precision: parts left out of quantisation.
         attention: transformers' ``attn_implementation``.
+        anatomy: where the model's parts are, for a type that ``lora-mm models list`` does not name.
     """
 
     model: str
@@ -39,25 +64,39 @@ class BaseSection(_Section):
     quantization: Literal["none", "nf4", "int8"] = "none"
     full_precision: list[Part] = ["vision", "connector", "head"]
     attention: str | None = None
+    anatomy: AnatomySection | None = None
 
 
 class PocketWorld(_Section):
-    """Seed and number of problems of the world that ``data.path: pocket`` draws."""
+    """Seed and number of problems of the world that ``data.path: pocket`` or ``pocket-details`` draws."""
 
     seed: int = Field(0, ge=0)
     size: int = Field(6000, ge=100)
+
+
+class SlicingSection(_Section):
+    """How pictures are cut into crops, for a tower that sees one small square: a grid of windows, then the whole.
+
+    ``window`` is their side in pixels; by default what the base's processor takes.
+    """
+
+    rows: int = Field(2, ge=1)
+    columns: int = Field(2, ge=1)
+    window: int | None = Field(None, ge=16)
 
 
 class DataSection(_Section):
     """The problems.
 
     Attributes:
-        path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, or ``pocket``.
-        pocket: what to draw when the path is ``pocket``.
+        path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, ``pocket`` or
+            ``pocket-details``.
+        pocket: how much to draw when the path is one of the last two.
         train_split, eval_split: names of the official splits.
         format: the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A`` with the
             letter alone, ``QCM-T`` with the words of the choice.
         captions: whether the picture's caption is part of the context.
+        slicing: how pictures are cut into crops, for families that do not do so by themselves; None leaves them whole.
         missing_images: what a problem without its picture file means: ``error``, ``skip`` the row, or ask as ``text``.
         max_length: tokens of a whole exchange, placeholders included.
         overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its answer.
@@ -70,6 +109,7 @@ class DataSection(_Section):
     eval_split: str = "test"
     format: Literal["QCM-ALE", "QCM-A", "QCM-T"] = "QCM-ALE"
     captions: bool = False
+    slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"
     max_length: int = Field(2048, ge=8)
     overlong: Literal["error", "drop", "truncate"] = "error"
@@ -157,6 +197,19 @@ class Recipe(_Section):
     def _something_trains(self) -> "Recipe":
         if not self.adapters and not self.train:
             raise ValueError("nothing to train: name at least one of `adapters` or one part in `train`")
+        return self
+
+    @model_validator(mode="after")
+    def _an_expert_for_each_crop(self) -> "Recipe":
+        if self.data.slicing is None:
+            return self
+        crops = self.data.slicing.rows * self.data.slicing.columns
+        unlike = [f"adapters.{n}.experts" for n, item in enumerate(self.adapters)
+                  if item.row.router == "crop" and item.experts != crops]  # fmt: skip
+        if unlike:
+            raise ValueError(
+                f"{', '.join(unlike)}: data.slicing cuts a picture into {crops} crops; give {crops} experts"
+            )
         return self
 
     def to_yaml(self) -> str:

@@ -11,9 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.example import Example, open_image
+from lora_mm.data.example import Example, ImageSource, open_image
+from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, shortened
 from lora_mm.models.forward import IGNORED
+
+_KEPT = 20_000
+"""Rendered exchanges that a collator keeps: some tens of megabytes of text."""
+
+_PROBES = ((336, 336), (1000, 250), (90, 700))
+"""Sizes of pictures that become equally many tokens where a family always makes as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +45,33 @@ class Collator:
     Args:
         processor: the base's ``AutoProcessor``, with a chat template.
         max_length: tokens of a whole exchange, placeholders included; a longer one loses the end of its answer.
+        slicer: cuts every picture into crops; their placeholders follow each other without a break. None for whole
+            pictures.
         format: as in ``apply_chat_template``; the picture goes before the text.
 
     Called on examples it gives a training batch, padded on the right: what the processor returns, and ``labels``
     [batch, tokens] that are :data:`IGNORED` everywhere but on the assistant's turn and its end-of-sequence token.
     """
 
-    def __init__(self, processor: Any, *, max_length: int) -> None:
+    def __init__(self, processor: Any, *, max_length: int, slicer: Slicer | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
+        self.slicer = slicer
         if not getattr(processor, "chat_template", None):
             raise InputError("The base's processor has no chat template; point base.model at one that has.")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._picture_tokens = self._count_picture_tokens()
+        self._rendered: dict[Example, tuple[str, str, int]] = {}
+        self._counted: dict[tuple[int, int], int] = {}
+        self._counts_by_size = len({self._picture_tokens(size) for size in _PROBES}) > 1
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        turns = [self.render(example) for example in examples]
-        batch = self._encode([prompt + target for prompt, target in turns], examples, side="right")
+        turns = [self._turns(example) for example in examples]
+        batch = self._encode([prompt + target for prompt, target, _ in turns], examples, side="right")
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for row, ((prompt, target), example) in enumerate(zip(turns, examples, strict=True)):
+        for row, ((*_, answer), example) in enumerate(zip(turns, examples, strict=True)):
             length = int(batch["attention_mask"][row].sum())
-            answer = self._answer_tokens(prompt, target)
             labels[row, length - answer : length] = batch["input_ids"][row, length - answer : length]
             if length > self.max_length and length - answer >= self.max_length:
                 raise InputError(_no_room(example.id, length - answer, self.max_length))
@@ -72,7 +83,7 @@ class Collator:
 
     def prompts(self, examples: Sequence[Example], begin: str = "") -> dict[str, Tensor]:
         """The user's turns up to where the assistant speaks, padded on the left; ``begin`` opens the answer."""
-        return self._encode([self.render(example)[0] + begin for example in examples], examples, side="left")
+        return self._encode([self._turns(example)[0] + begin for example in examples], examples, side="left")
 
     def render(self, example: Example) -> tuple[str, str]:
         """The exchange as text: everything before the assistant's turn, and the turn with its end-of-sequence token.
@@ -99,10 +110,9 @@ class Collator:
 
     def length(self, example: Example) -> tuple[int, int]:
         """Tokens before the assistant's turn, placeholders included, and tokens of the turn."""
-        prompt, target = self.render(example)
+        prompt, target, answer = self._turns(example)
         whole = len(self.tokenizer(prompt + target)["input_ids"])
-        answer = self._answer_tokens(prompt, target)
-        return whole - answer + len(example.images) * (self._picture_tokens - 1), answer
+        return whole - answer + sum(self._placeholders(source) - 1 for source in example.images), answer
 
     def prepare(self, examples: Sequence[Example], overlong: Literal["error", "drop", "truncate"]) -> Prepared:
         """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
@@ -145,12 +155,26 @@ class Collator:
         self, texts: list[str], examples: Sequence[Example], side: Literal["left", "right"]
     ) -> dict[str, Tensor]:
         pictures = [open_image(source) for example in examples for source in example.images]
+        if self.slicer:
+            mark = self.processor.image_token
+            texts = [text.replace(mark, mark * self.slicer.views) for text in texts]
+            pictures = [view for picture in pictures for view in self.slicer(picture)]
         images = {"images": pictures} if pictures else {}
         return dict(
             self.processor(
                 text=texts, **images, return_tensors="pt", padding=True, padding_side=side, add_special_tokens=True
             )
         )
+
+    def _turns(self, example: Example) -> tuple[str, str, int]:
+        """:meth:`render`, and the tokens of the assistant's turn: kept, as every epoch asks for them again."""
+        found = self._rendered.get(example)
+        if found is None:
+            prompt, target = self.render(example)
+            found = prompt, target, self._answer_tokens(prompt, target)
+            if len(self._rendered) < _KEPT:
+                self._rendered[example] = found
+        return found
 
     def _answer_tokens(self, prompt: str, target: str) -> int:
         """Tokens of the assistant's turn: those after the longest run that prompt and whole exchange share.
@@ -164,13 +188,21 @@ class Collator:
         )
         return len(whole) - shared
 
-    def _count_picture_tokens(self) -> int:
-        """Placeholders that one picture becomes (families whose count depends on the picture need their own rule)."""
-        template = self.processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
-        )
-        expanded = self.processor(text=[template], images=[Image.new("RGB", (32, 32))], return_tensors="pt")
-        return int(expanded["input_ids"].shape[1]) - len(self.tokenizer(template)["input_ids"]) + 1
+    def _placeholders(self, source: ImageSource) -> int:
+        """Tokens that a picture of an example becomes."""
+        if self.slicer:
+            return self.slicer.views * self._picture_tokens((self.slicer.window, self.slicer.window))
+        return self._picture_tokens(open_image(source).size if self._counts_by_size else _PROBES[0])
+
+    def _picture_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens that a picture of ``size`` (width, height) becomes, as the processor itself counts them."""
+        if size not in self._counted:
+            template = self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+            )
+            expanded = self.processor(text=[template], images=[Image.new("RGB", size)], return_tensors="pt")
+            self._counted[size] = int(expanded["input_ids"].shape[1]) - len(self.tokenizer(template)["input_ids"]) + 1
+        return self._counted[size]
 
 
 def batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:

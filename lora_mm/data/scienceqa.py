@@ -186,8 +186,8 @@ def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = 
     and solution, a habit from GPT-3's stop token).
 
     The target is ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; without BECAUSE where there is neither),
-    ``The answer is B.`` (QCM-A), or the choice's own words, ``The answer is the red island.`` (QCM-T, for bases that do
-    not tie letters to choices). The candidates are that form, without BECAUSE, for each choice.
+    ``The answer is B.`` (QCM-A), or the choice's own words alone (QCM-T, for bases that do not tie letters to choices).
+    The candidates are that form, without BECAUSE, for each choice.
     """
     context = _tidy(f"{problem.hint} {problem.caption if caption else ''}") or "N/A"
     candidate = _choice_text if format == "QCM-T" else _letter_text
@@ -211,7 +211,7 @@ def _letter_text(problem: Problem, index: int) -> str:
 
 
 def _choice_text(problem: Problem, index: int) -> str:
-    return f"The answer is {_tidy(problem.choices[index]).rstrip('.')}."
+    return _tidy(problem.choices[index])
 
 
 def _faults(fields: Mapping[str, Any]) -> Iterator[str]:

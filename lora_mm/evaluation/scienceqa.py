@@ -85,7 +85,7 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     """The index of the choice that ``text`` names in its own words (format QCM-T); None where it names none exactly."""
-    written = _words(text.strip().removeprefix("The answer is"))
+    written = _words(text)
     matches = [index for index, choice in enumerate(choices) if _words(choice) == written]
     return matches[0] if len(matches) == 1 else None
 

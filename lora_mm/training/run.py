@@ -31,6 +31,7 @@ from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
 from lora_mm.evaluation.scienceqa import score as official_score
 from lora_mm.job import (
     check_sources,
+    collator_of,
     examples_of,
     load_problems,
     load_recipe_base,
@@ -98,7 +99,7 @@ def finetune(
     _check_apart(train, test)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
     base = load_recipe_base(recipe)
-    collator = Collator(base.processor, max_length=recipe.data.max_length)
+    collator = collator_of(recipe, base)
     prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
     if not prepared.examples:
         raise InputError(

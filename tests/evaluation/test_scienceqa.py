@@ -280,15 +280,15 @@ def test_a_file_that_cannot_be_written_fails_the_run(tmp_path: Path) -> None:
 
 def test_a_choice_named_in_its_own_words_is_read() -> None:
     choices = ["the red  island", "the red island chain", "The force is weak."]
-    assert parse_choice("The answer is the red island.", choices) == 0
-    assert parse_choice(" The answer is The force is weak.", choices) == 2
-    assert parse_choice("The answer is the red", choices) is None
-    assert parse_choice("The answer is the red island, I think.", choices) is None
+    assert parse_choice(" the red island.", choices) == 0
+    assert parse_choice("The force is weak.", choices) == 2
+    assert parse_choice("the red", choices) is None
+    assert parse_choice("the red island, I think.", choices) is None
     assert parse_choice("", choices) is None
 
 
 def test_words_that_name_two_choices_name_none() -> None:
-    assert parse_choice("The answer is red.", ["red", "red."]) is None
+    assert parse_choice("red", ["red", "red."]) is None
 
 
 @given(

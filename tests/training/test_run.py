@@ -391,3 +391,58 @@ def test_a_disk_that_fills_up_at_the_second_checkpoint_leaves_the_first(
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-3"]
     finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
     assert (folder / WEIGHTS).read_bytes() == (finished[0] / WEIGHTS).read_bytes()
+
+
+# --- methods by crop and by token ------------------------------------------------------------------------------------
+
+MIXED = [
+    {"method": "mma", "rank": 4},
+    {"method": "crop_lora", "at": "block", "rank": 2, "dropout": 0},
+    {"method": "moe_lora", "rank": 2, "layers": [1]},
+]
+
+
+def test_crops_and_experts_in_one_run(base_folder: Path, scienceqa_folder: Path, tmp_path: Path) -> None:
+    data = {"path": str(scienceqa_folder), "slicing": {"rows": 2, "columns": 2}}
+    training = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    file = make_recipe(
+        tmp_path / "mixed.yaml", base_folder, scienceqa_folder, adapters=MIXED, data=data, training=training
+    )
+    recipe = load_recipe(str(file))
+    outcome = finetune(recipe, tmp_path / "run", console())
+    assert outcome is not None
+    logged = json.loads(next((tmp_path / "run").glob("checkpoints/checkpoint-6/trainer_state.json")).read_text())
+    entries = [entry for entry in logged["log_history"] if "loss" in entry]
+    assert len(entries) == 6
+    for entry in entries:
+        assert 0 <= entry["expert_share_min"] <= 0.25 <= entry["expert_share_max"] <= 0.5
+        assert 0.9 < entry["expert_balance"] < 4
+    weights = load_file(tmp_path / "run" / WEIGHTS)
+    assert all(value.any() for name, value in weights.items() if "routed_B" in name), "every expert moved"
+    again = evaluate(
+        tmp_path / "run",
+        load_recipe(str(tmp_path / "run" / "recipe.yaml")),
+        split="test",
+        limit=None,
+        base_only=False,
+        watch=unwatched,
+    )
+    assert again.scored.predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+
+
+def test_a_lora_for_each_crop_of_pictures_left_whole_is_refused(
+    base_folder: Path, scienceqa_folder: Path, tmp_path: Path
+) -> None:
+    file = make_recipe(tmp_path / "whole.yaml", base_folder, scienceqa_folder, adapters=MIXED)
+    with pytest.raises(InputError, match=r"adapters.1: 'llava' bases see every picture in one piece.*set data.slicing"):
+        finetune(load_recipe(str(file)), tmp_path / "run", console())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_expert_count_other_than_the_grids_is_refused(
+    base_folder: Path, scienceqa_folder: Path, tmp_path: Path
+) -> None:
+    data = {"path": str(scienceqa_folder), "slicing": {"rows": 2, "columns": 3}}
+    file = make_recipe(tmp_path / "grid.yaml", base_folder, scienceqa_folder, adapters=MIXED, data=data)
+    with pytest.raises(InputError, match=r"adapters.1.experts: data.slicing cuts a picture into 6 crops; give 6"):
+        load_recipe(str(file))

@@ -1,0 +1,35 @@
+"""Cuts a picture into a grid of windows, for towers that see one small square. Knows pictures; knows no model.
+
+Li et al., "Monkey", section 3.1: the picture is stretched to the grid's size and cut row by row; a view of the whole
+comes last.
+"""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Slicer:
+    """Cuts every picture into ``rows`` × ``columns`` windows.
+
+    Attributes:
+        window: side of a window and of the whole view, in pixels.
+    """
+
+    rows: int
+    columns: int
+    window: int
+
+    @property
+    def views(self) -> int:
+        """Pictures that one picture becomes: its crops and the whole."""
+        return self.rows * self.columns + 1
+
+    def __call__(self, picture: Image.Image) -> list[Image.Image]:
+        """The crops in reading order, then the whole picture, each ``window`` pixels square; aspect is ignored."""
+        side = self.window
+        whole = picture.resize((side * self.columns, side * self.rows), Image.Resampling.BICUBIC)
+        corners = [(column * side, row * side) for row in range(self.rows) for column in range(self.columns)]
+        crops = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
+        return [*crops, picture.resize((side, side), Image.Resampling.BICUBIC)]
