@@ -40,9 +40,10 @@ def variants() -> dict[str, list[str]]:
     }
 
 
-def run(overrides: list[str], seed: int, steps: int | None) -> dict[str, Any]:
-    """One fine-tuning run; what ``--json`` printed."""
-    settings = [*overrides, f"training.seed={seed}", *([f"training.max_steps={steps}"] if steps else [])]
+def run(overrides: list[str], seed: int, steps: int | None, *, base: bool) -> dict[str, Any]:
+    """One fine-tuning run; what ``--json`` printed. ``base`` scores the frozen base too."""
+    settings = [*overrides, f"training.seed={seed}", f"evaluation.base={base}"]
+    settings += [f"training.max_steps={steps}"] if steps else []
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -85,8 +86,9 @@ def main() -> None:
         f"|---|---:|{'---:|' * len(COLUMNS)}---:|",
     ]
     for name, overrides in variants().items():
-        results = [run(overrides, seed, arguments.steps) for seed in arguments.seeds]
-        if len(lines) == 2:
+        first = len(lines) == 2
+        results = [run(overrides, seed, arguments.steps, base=first) for seed in arguments.seeds]
+        if first:
             lines += [
                 row("nothing: random choice", results, "random choice"),
                 row("nothing: frozen base", results, "frozen base"),

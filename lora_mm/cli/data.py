@@ -13,6 +13,7 @@ class World(StrEnum):
     """Data sets that lora-mm can draw."""
 
     pocket = "pocket"
+    details = "pocket-details"
 
 
 @app.callback()
@@ -30,4 +31,6 @@ def make(
     """Draw problems in ScienceQA's templates, with pictures, in its folder layout."""
     from lora_mm.pocket.world import make_world
 
-    print(make_world(output, seed=seed, size=size))
+    made = make_world(output, world=world.value, seed=seed, size=size)
+    splits = ", ".join(f"{count:,} {split}" for split, count in made.problems.items())
+    print(f"Wrote {made.output}: {splits} problems of {made.templates} kinds, {made.pictures:,} pictures, seed {seed}.")

@@ -9,8 +9,8 @@ from pathlib import Path
 from lora_mm.errors import LoraMMError
 
 
-def world_folder(seed: int, size: int) -> Path:
-    """The folder of the pocket world with this seed and size, drawn now if it is not there.
+def world_folder(world: str, seed: int, size: int) -> Path:
+    """The folder of a world of this name, seed and size, drawn now if it is not there.
 
     Kept under ``$HF_HOME/lora-mm`` (by default ``~/.cache/huggingface/lora-mm``), beside the other data sets.
 
@@ -20,14 +20,14 @@ def world_folder(seed: int, size: int) -> Path:
     from lora_mm.pocket.world import make_world
 
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
-    folder = home / f"pocket-{_generator()}-seed{seed}-size{size}"
+    folder = home / f"{world}-{_generator()}-seed{seed}-size{size}"
     if folder.is_dir():
         return folder
     try:
         home.mkdir(parents=True, exist_ok=True)
         drawing = Path(tempfile.mkdtemp(prefix=".drawing-", dir=home))
         try:
-            make_world(drawing / "world", seed=seed, size=size)
+            make_world(drawing / "world", world=world, seed=seed, size=size)
             # Two runs at once draw the same world; whichever is first names it, the other uses it.
             if not folder.is_dir():
                 os.replace(drawing / "world", folder)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 from PIL import Image
 
@@ -27,12 +28,56 @@ KINDS = {
     "vehicle": ["van", "truck", "tram", "bus", "train", "taxi", "tractor", "scooter", "jeep", "cart"],
     "garment": ["hat", "scarf", "glove", "sock", "dress", "shirt", "skirt", "vest", "belt", "cap"],
     "room": ["kitchen", "attic", "cellar", "hall", "bedroom", "office", "lobby", "pantry", "garage", "studio"],
+    "drink": ["cocoa", "cider", "punch", "soda", "cola", "broth", "nectar", "ale", "mead", "brew"],
+    "sport": ["tennis", "hockey", "rugby", "golf", "judo", "rowing", "skating", "boxing", "cricket", "polo"],
+    "metal": ["iron", "copper", "zinc", "tin", "lead", "nickel", "silver", "brass", "steel", "bronze"],
+    "dance": ["waltz", "tango", "polka", "rumba", "samba", "salsa", "jive", "ballet", "foxtrot", "mambo"],
+    "job": ["baker", "farmer", "nurse", "pilot", "tailor", "miner", "judge", "cook", "sailor", "clerk"],
+    "tree": ["oak", "elm", "pine", "birch", "maple", "cedar", "willow", "poplar", "fir", "alder"],
+    "month": ["January", "April", "June", "July", "August", "March", "October", "December", "November", "February"],
+    "relative": ["aunt", "uncle", "cousin", "nephew", "niece", "sister", "brother", "mother", "father", "grandson"],
+    "dish": ["pizza", "stew", "salad", "curry", "pasta", "omelet", "risotto", "pancake", "burger", "pudding"],
+    "flower": ["tulip", "lily", "iris", "poppy", "violet", "orchid", "dahlia", "peony", "crocus", "aster"],
+    "weapon": ["sword", "spear", "arrow", "dagger", "cannon", "rifle", "lance", "sling", "catapult", "musket"],
+    "shape": ["circle", "square", "triangle", "oval", "diamond", "star", "hexagon", "cone", "pyramid", "spiral"],
 }
+TOPICS = {
+    "food": (
+        "{} ate a plate of {dish}.", "{} drank some {drink} with the {fruit}.", "{} put a {fruit} into the {dish}.",
+        "The {dish} of {} was too hot.", "{} likes {dish} more than {fruit} pie.",
+    ),
+    "work": (
+        "{} is a {job} and starts at seven.", "The {job} paid {} for the week.", "{} wants to be a {job}.",
+        "{} used the {tool} all day.", "The new {job} asked {} for a {tool}.",
+    ),
+    "play": (
+        "{} won the game of {sport}.", "{} lost a {toy} and cried.", "{} trains for {sport} in {month}.",
+        "The {toy} of {} has a hole.", "{} danced a {dance} with the {relative}.",
+    ),
+    "family": (
+        "The {relative} of {} came home.", "{} wrote to the {relative} in {month}.",
+        "{} has a {relative} and a {relative}.",
+        "{} looks like the {relative}.", "The {relative} hugged {}.",
+    ),
+    "travel": (
+        "{} took the {vehicle} to town.", "The {vehicle} left without {}.", "{} missed the {vehicle} in {month}.",
+        "{} slept in the {vehicle}.", "{} drove a {vehicle} through the snow.",
+    ),
+    "garden": (
+        "{} planted a {flower} under the {tree}.", "The {tree} of {} lost its leaves.", "{} cut a {flower} in {month}.",
+        "{} watered the {flower}.", "A {tree} fell on the fence of {}.",
+    ),
+}  # fmt: skip
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-WORDS = tuple(dict.fromkeys([*THINGS, *TINTS, *PLACES, *NUMBERS, *(w for kind in KINDS.values() for w in kind)]))
+FIRST_WORDS = (*THINGS, *TINTS, *PLACES, *NUMBERS, *KINDS["fruit"], *KINDS["tool"], *KINDS["vehicle"])
+"""What letters are learnt on: with a thousand words in place of these eighty, letters stay at chance for 350 steps."""
+WORDS = tuple(dict.fromkeys([*FIRST_WORDS, *(w for kind in KINDS.values() for w in kind), *tables.VOCABULARY]))
+"""Every word there is: a word that pretraining never shows keeps an untrained embedding, of no use to an adapter."""
+MARKS = tuple(x + y for big in "BHFSMT" for x, y in ((big, big), (big, big.lower()), (big.lower(),) * 2))
 
-LETTER, ANSWER, RECITED, CAPTION, TEXT, FORM = 1.0, 1.0, 0.8, 0.15, 0.1, 0.02
-"""Loss weights of a token: a letter, an open answer, one straight after its question, captions, sentences, fixed words.
+LETTER, ANSWER, RECITED, WORDED, CAPTION, TEXT, FORM = 1.0, 1.0, 0.8, 0.5, 0.15, 0.2, 0.02
+"""Loss weights of a token: a letter, an open answer, one straight after its question, an option given in its own words,
+captions, sentences, fixed words.
 
 A caption has thirty tokens for a letter's one: with equal weights letters are forgotten within a hundred steps of the
 first pictures.
@@ -41,6 +86,9 @@ first pictures.
 
 TOLD = 0.25
 """How often a choice's question is followed by its answer in plain words: then only the option has to be found."""
+
+SAID = 0.35
+"""How often a choice is answered by the option's words in place of its letter, where the sample is for training."""
 
 
 @dataclass
@@ -83,14 +131,25 @@ def choose(rng: Random, ask: Ask, *, short: bool = False) -> tuple[str, str]:
 
 
 def turn(
-    rng: Random, ask: Ask, *, picture: bool = False, choice: bool | None = None, told: float = 0.0
+    rng: Random,
+    ask: Ask,
+    *,
+    picture: bool = False,
+    choice: bool | None = None,
+    told: float = 0.0,
+    said: float = 0.0,
 ) -> list[tuple[str, float]]:
-    """One user turn and its answer; an open question when ``choice`` is false; ``told`` as TOLD."""
+    """One user turn and its answer; an open question when ``choice`` is false; ``told`` as TOLD, ``said`` as SAID.
+
+    A choice's own words follow the turn directly, a letter follows "The answer is": so the two forms do not compete.
+    """
     head = "USER: <image>\n" if picture else "USER: "
     if choice if choice is not None else bool(ask.others):
         if rng.random() < told:
             ask = replace(ask, question=f"{ask.question} {ask.plain}.")
         text, letter = choose(rng, ask, short=not ask.hint and rng.random() < 0.3)
+        if rng.random() < said:
+            return [(f"{head}{text} ASSISTANT:", 0.0), (f" {ask.answer}", WORDED), ("</s>", FORM)]
         return [(f"{head}{text} ASSISTANT:", 0.0), (" The answer is", FORM), (f" {letter}", LETTER), (".</s>", FORM)]
     question = f"{ask.hint} {ask.question}".strip()
     return [(f"{head}{question} ASSISTANT:", 0.0), (f" {ask.plain}", ANSWER), ("</s>", FORM)]
@@ -113,7 +172,7 @@ def recite(asks: list[Ask], *, head: str = "USER: ") -> list[tuple[str, float]]:
 
 def bare(rng: Random) -> Sample:
     """``red . A blue B red →  B``: a word, lettered words, the letter; loss on the letter alone."""
-    words = rng.sample(WORDS, rng.randint(2, 5))
+    words = rng.sample(FIRST_WORDS, rng.randint(2, 5))
     answer = rng.randrange(len(words))
     plain = " ".join(f"{LETTERS[n]} {w}" for n, w in enumerate(words))
     listed = " " + (plain if rng.random() < 0.5 else _options(words))
@@ -123,7 +182,7 @@ def bare(rng: Random) -> Sample:
 
 def bridge(rng: Random) -> Sample:
     """From the barest form to the exam's: each part of the exam's form is there or not; still one word an option."""
-    words = rng.sample(WORDS, rng.randint(2, 5))
+    words = rng.sample(FIRST_WORDS, rng.randint(2, 5))
     answer = rng.randrange(len(words))
     text = (
         rng.choice(("", "USER:", "USER: Question:", "USER: Question: Choose", "USER: Question: Which one says"))
@@ -135,14 +194,37 @@ def bridge(rng: Random) -> Sample:
     return Sample("bare", [(text, 0.0), (f" {LETTERS[answer]}", LETTER)])
 
 
-def named(rng: Random) -> Sample:
+def named(rng: Random, said: float = SAID) -> Sample:
     """Choose the named word or the named phrase, in the exam's form."""
-    make = rng.choice((lambda: rng.choice(WORDS), lambda: f"the {rng.choice(TINTS)} {rng.choice(THINGS)}"))
+    make = rng.choice(
+        (
+            lambda: rng.choice(WORDS),
+            lambda: f"the {rng.choice(TINTS)} {rng.choice(THINGS)}",
+            lambda: " ".join(rng.sample(WORDS, rng.randint(2, 4))),
+        )
+    )
     texts = list(dict.fromkeys(make() for _ in range(rng.randint(4, 7))))[: rng.randint(2, 5)]
     if len(texts) < 2:
-        return named(rng)
+        return named(rng, said)
     question = rng.choice(("Choose {}.", "Pick {}.", "Where is {}?", "Which one says {}?")).format(texts[0])
-    return Sample("binding", turn(rng, Ask(question, texts[0], texts[1:])))
+    return Sample("binding", turn(rng, Ask(question, texts[0], texts[1:]), said=said))
+
+
+def recall(rng: Random) -> Sample:
+    """Pairs of words, then the same pairs in another order: each second word is there to be found. No question yet."""
+    count = rng.randint(3, 6)
+    pools = (THINGS, TINTS, PLACES, NUMBERS, MARKS, tables.NAMES, WORDS)
+    first, second = rng.sample(pools, 2)
+    pairs = list(zip(rng.sample(first, count), rng.sample(second, count), strict=True))
+    join = rng.choice((" is", " has", " means", ":", " for", " on the", " and the"))
+    pieces = [(" ".join(f"{a}{join} {b}." for a, b in pairs) + "\n", 0.0)]
+    for a, b in rng.sample(pairs, count):
+        pieces += [(f"{a}{join}", 0.0), (f" {b}", ANSWER), (". ", 0.0)]
+    return Sample("recall", pieces)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _facts(rng: Random) -> tuple[str, list[Ask]]:
@@ -151,7 +233,9 @@ def _facts(rng: Random) -> tuple[str, list[Ask]]:
     things, tints, places = rng.sample(THINGS, count), rng.sample(TINTS, count), rng.sample(PLACES, count)
     owners = rng.sample(tables.NAMES, count)
     asks, sentences = [], []
-    form = rng.randrange(4)
+    form = rng.randrange(5)
+    if form == 4:
+        return _rules(rng, count)
     for n in range(count):
         thing, tint, place, owner = things[n], tints[n], places[n], owners[n]
         rest = [i for i in range(count) if i != n]
@@ -171,10 +255,14 @@ def _facts(rng: Random) -> tuple[str, list[Ask]]:
                 Ask(f"What lies on the {place}?", f"the {thing}", [f"the {things[i]}" for i in rest]),
             ]
         elif form == 2:
-            sentences.append(f"{owner} has a {tint} {thing}.")
+            sentences.append(f"{owner} has {_article(tint)} {tint} {thing}.")
             asks += [
                 Ask(f"Who has the {thing}?", owner, [owners[i] for i in rest]),
-                Ask(f"What does {owner} have?", f"a {tint} {thing}", [f"a {tints[i]} {things[i]}" for i in rest]),
+                Ask(
+                    f"What does {owner} have?",
+                    f"{_article(tint)} {tint} {thing}",
+                    [f"{_article(tints[i])} {tints[i]} {things[i]}" for i in rest],
+                ),
             ]
         else:
             sentences.append(f"{owner} has {NUMBERS[n * 2 + 1]} {thing}s.")
@@ -186,7 +274,35 @@ def _facts(rng: Random) -> tuple[str, list[Ask]]:
     return " ".join(sentences), asks
 
 
-def facts(rng: Random, told: float = TOLD) -> Sample:
+def _rules(rng: Random, count: int) -> tuple[str, list[Ask]]:
+    """What marks stand for, who bears one of them, and what follows."""
+    marks, tints, things = rng.sample(MARKS, count), rng.sample(TINTS, count), rng.sample(THINGS, count)
+    phrases = [f"{_article(t)} {t} {x}" for t, x in zip(tints, things, strict=True)]
+    means, bears = rng.choice((("stands for", "bears"), ("means", "has"), ("is for", "is given")))
+    name, n = rng.choice((*tables.NAMES, *tables.PETS)), rng.randrange(count)
+    lines = [f"The mark {m} {means} {p}." for m, p in zip(marks, phrases, strict=True)]
+    rng.shuffle(lines)
+    rest = [i for i in range(count) if i != n]
+    return " ".join((*lines, f"{name} {bears} the mark {marks[n]}.")), [
+        Ask(f"What does {name} get?", phrases[n], [phrases[i] for i in rest]),
+        Ask(f"What {means} {phrases[n]}?", f"the mark {marks[n]}", [f"the mark {marks[i]}" for i in rest]),
+        Ask(f"Which mark is {name}'s?", marks[n], [marks[i] for i in rest]),
+    ]
+
+
+def topics(rng: Random) -> Sample:
+    """What a text is about: to be read off the whole of it."""
+    pieces: list[tuple[str, float]] = []
+    for _ in range(2):
+        topic, *rest = rng.sample(list(TOPICS), rng.randint(2, 4))
+        values = {kind: rng.choice(entries) for kind, entries in KINDS.items()}
+        line = rng.choice(TOPICS[topic]).format(rng.choice(tables.NAMES), **values)
+        question = rng.choice(("What is this text about?\n{}", "Name the topic of the text.\n{}")).format(line)
+        pieces += turn(rng, Ask(question, topic, rest), choice=rng.random() < 0.8, said=SAID)
+    return Sample("binding", pieces)
+
+
+def facts(rng: Random, told: float = TOLD, said: float = SAID) -> Sample:
     """A passage in the context, then one to three questions on it, by letter or open."""
     passage, asks = _facts(rng)
     pieces: list[tuple[str, float]] = []
@@ -194,11 +310,11 @@ def facts(rng: Random, told: float = TOLD) -> Sample:
         return Sample("binding", recite(asks, head=f"USER: {passage}\n"))
     for n, ask in enumerate(asks[: rng.randint(1, 3)]):
         ask.hint = passage if n == 0 else ""
-        pieces += turn(rng, ask, choice=rng.random() < 0.8, told=told)
+        pieces += turn(rng, ask, choice=rng.random() < 0.8, told=told, said=said)
     return Sample("binding", pieces)
 
 
-def kinds(rng: Random) -> Sample:
+def kinds(rng: Random, said: float = SAID) -> Sample:
     """Which of these is a fruit: each option weighs itself against the question. Two questions a sample."""
     pieces: list[tuple[str, float]] = []
     for _ in range(2):
@@ -213,7 +329,7 @@ def kinds(rng: Random) -> Sample:
                 (f"What is a {word}?", f"What kind of thing is this? {word}", f"The {word} is a kind of what?")
             )
             ask = Ask(question, article + kind, [article + k for k in rest])
-        pieces += turn(rng, ask)
+        pieces += turn(rng, ask, said=said)
     return Sample("binding", pieces)
 
 
@@ -224,7 +340,12 @@ def sentence(rng: Random) -> Sample:
     """Two to four plain sentences."""
     lines = [rng.choice(SENTENCES)(rng) for _ in range(rng.randint(2, 4))]
     return Sample(
-        "sentences", [("USER: Say something. ASSISTANT:", 0.0), (" " + " ".join(lines), TEXT), ("</s>", FORM)]
+        "sentences",
+        [
+            ("USER: Say something. ASSISTANT:", 0.0),
+            (rng.choice((" ", "\n")) + rng.choice((" ", "\n")).join(lines), TEXT),
+            ("</s>", FORM),
+        ],
     )
 
 
@@ -255,15 +376,49 @@ def _tense(rng: Random) -> str:
         (
             f"Every day {name} {verb} {rest}.", f"Yesterday {name} {tables.past(verb)} {rest}.",
             f"Tomorrow {name} will {tables.plain(verb)} {rest}.", f"Did {name} {tables.plain(verb)} {rest}?",
-            f"Please {tables.plain(verb)} {rest}.", f"How well {name} {verb} {rest}!",
+            f"Please {tables.plain(verb)} {rest}.",
+            f"{tables.plain(verb).capitalize()} {rest}!", f"How well {name} {verb} {rest}!",
         )
     )  # fmt: skip
 
 
+def _season(rng: Random) -> str:
+    city = _one(rng, tables.CITIES)
+    weather = rng.choice(("rain", "snow", "hail", "fog", "a storm", "a warm breeze", "strong wind", "a clear sky"))
+    verb = rng.choice(("rain", "snow", "hail"))
+    season = rng.choice(("summers", "winters"))
+    return rng.choice(
+        (
+            f"On {rng.choice(('Monday', 'Friday'))} there was {weather} in {city}.",
+            f"There is {weather} over {city} {rng.choice(('today', 'this morning', 'this afternoon'))}.",
+            f"It {verb}ed in {city} {rng.choice(('yesterday', 'last night', 'this morning'))}.",
+            f"In {city} it {rng.choice(('often', 'usually'))} {verb}s in {rng.choice(('spring', 'winter', 'summer'))}.",
+            f"The {season} of {city} are {rng.choice(('usually ', 'often ', ''))}"
+            f"{rng.choice(('mild', 'dry', 'hot', 'cold', 'long', 'sunny'))}.",
+            f"Each year {city} has a {rng.choice(('long', 'dry', 'cold', 'sunny'))} season.",
+        )
+    )
+
+
+def _inherit(rng: Random) -> str:
+    animal, big, small, *looks = rng.choice(tables.GENES)
+    pet = rng.choice(tables.PETS)
+    return rng.choice(
+        (
+            f"The {animal} {pet} has {rng.choice(looks)}.",
+            f"The letters {rng.choice((big + big, big + small, small + small))} are the genotype of {pet}.",
+            f"The allele {rng.choice((big, small))} is {rng.choice(('dominant', 'recessive'))} in the {animal}.",
+        )
+    )
+
+
 SENTENCES: tuple[Callable[[Random], str], ...] = (
-    _animal,
-    _tense,
-    _tense,
+    *[_animal] * 3,
+    *[_tense] * 5,
+    *[_season] * 3,
+    *[_inherit] * 2,
+    lambda r: f"{_one(r, tables.WARES).capitalize()} and {_one(r, tables.WARES)} are sold in {_one(r, tables.CITIES)}.",
+    lambda r: f"{_one(r, tables.NAMES)} wants {_one(r, tables.WARES)}, not {_one(r, tables.WARES)}.",
     lambda r: f"{_one(r, tables.NAMES)} buys {r.choice(('a', 'the'))} {_one(r, tables.GOODS)} at the shop.",
     lambda r: f"{_one(r, tables.NAMES)} pays for a {_one(r, tables.SERVICES)}.",
     lambda r: f"You can hold {r.choice(('a', 'the'))} {_one(r, tables.SOLIDS)} in your hand; it keeps its shape.",
@@ -277,7 +432,7 @@ SENTENCES: tuple[Callable[[Random], str], ...] = (
     lambda r: f"{_one(r, tables.NAMES)} was born with {_one(r, tables.INHERITED)}.",
     lambda r: f"{_one(r, tables.NAMES)} got {_one(r, tables.ACQUIRED)} last year.",
     lambda r: f"The {_one(r, tables.CREATURES)} lives near the {_one(r, ('river', 'forest', 'lake', 'meadow'))}.",
-    lambda r: _one(r, tables.SCHOOL),
+    *[lambda r: _one(r, tables.SCHOOL)] * 8,
 )
 
 
@@ -366,14 +521,12 @@ def _trails(rng: Random, s: Trails) -> Facts:
 def _bars(rng: Random, s: Bars) -> Facts:
     same = "same" if s.same else "different"
     caption = f"Two bars. Ends: {', '.join(s.ends)}. Where they meet: {s.ends[1]} and {s.ends[2]}, {same}."
-    pair = [f"{s.ends[1]} and {s.ends[2]}"]
+    pair = f"{s.ends[1]} and {s.ends[2]}"
     a, b = s.ends[:2]
     return caption, [
         Ask("Are the ends that meet of one colour?", "yes" if s.same else "no", ["no" if s.same else "yes"]),
         Ask("Compare the two ends that meet.", same, ["different" if s.same else "same"]),
-        Ask(
-            "Which two ends meet?", *pair, [p for p in (f"{x} and {y}" for x in (a, b) for y in (a, b)) if p != pair[0]]
-        ),
+        Ask("Which two ends meet?", pair, [p for p in (f"{x} and {y}" for x in (a, b) for y in (a, b)) if p != pair]),
         Ask("What colour is the first end?", a, [b]),
         Ask("What colour is the last end?", s.ends[3], [s.ends[2]]),
         Ask(
@@ -483,12 +636,12 @@ def labels(scene: object) -> dict[str, str]:
     return {"kind": kind, **{f"{kind} {field}": value for field, value in fields.items()}}
 
 
-TELLERS = {
+TELLERS: dict[type, Callable[[Random, Any], Facts]] = {
     Spots: _spots, Jars: _jars, Trails: _trails, Bars: _bars, Gaps: _gaps, Tube: _tube, Columns: _columns, Web: _web,
 }  # fmt: skip
 
 
-OFTEN = (4, 1, 3, 1, 1, 1, 4, 4)
+OFTEN = (4, 3, 4, 1, 1, 1, 3, 5)
 """How often each of SCENES comes: what has more to it comes more often."""
 
 
@@ -496,7 +649,7 @@ def picture(rng: Random, how: str | None = None) -> Sample:
     """A picture with its ``caption``, or with up to three turns: ``open`` questions, ``choice`` or both, ``mixed``."""
     scene = rng.choices(SCENES, OFTEN)[0].random(rng)
     caption, asks = TELLERS[type(scene)](rng, scene)
-    told = TOLD if how is None else 0.0
+    told, said = (TOLD, SAID) if how is None else (0.0, 0.0)
     how = how or rng.choices(("caption", "open", "choice", "mixed"), (1, 3, 8, 1))[0]
     image = scene.draw()
     if how == "caption":
@@ -509,5 +662,5 @@ def picture(rng: Random, how: str | None = None) -> Sample:
     pieces = []
     for n, ask in enumerate(asks[:4]):
         choice = how == "choice" or (how == "mixed" and n > 1)
-        pieces += turn(rng, ask, picture=n == 0, choice=choice, told=told)
+        pieces += turn(rng, ask, picture=n == 0, choice=choice, told=told, said=said)
     return Sample("picture choice" if how == "mixed" else f"picture {how}", pieces, image, scene)

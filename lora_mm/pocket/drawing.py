@@ -172,10 +172,9 @@ class Bars:
     def random(cls, rng: Random, same: bool | None = None) -> Bars:
         """``same``: whether the two ends that meet have the same colour."""
         same = rng.random() < 0.5 if same is None else same
-        pair = rng.sample(rng.choice(POLE_PAIRS), 2)
-        second = pair[::-1] if same else pair
+        a, b = rng.sample(rng.choice(POLE_PAIRS), 2)
         return cls(
-            (*pair, *second),
+            (a, b, b, a) if same else (a, b, a, b),
             rng.random() < 0.5,
             rng.randint(-5, 5),
             rng.randint(-32, 32),
@@ -221,7 +220,8 @@ class Gaps:
         wider = wider or rng.choice(("top", "bottom", "same"))
         near, far = rng.randint(3, 7), rng.randint(36, 44)
         top, bottom = {"top": (far, near), "bottom": (near, far), "same": (rng.choice((near, far)),) * 2}[wider]
-        return cls(top, bottom, tuple(rng.sample(rng.choice(POLE_PAIRS), 2)), rng.randint(-6, 6), _paper(rng))
+        a, b = rng.sample(rng.choice(POLE_PAIRS), 2)
+        return cls(top, bottom, (a, b), rng.randint(-6, 6), _paper(rng))
 
     @property
     def wider(self) -> str:
@@ -340,6 +340,49 @@ def _arrow(pen: ImageDraw.ImageDraw, a: tuple[int, int], b: tuple[int, int]) -> 
 
 def _compare(left: int, right: int) -> str:
     return "left" if left > right else "right" if right > left else "same"
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Four cloths, one a quarter, with stripes one pixel wide; one cloth's stripes run the other way.
+
+    Shrunk to half the side, every cloth is an even grey: which way its stripes run can be seen in its quarter only.
+    """
+
+    odd: int  # quarter, in reading order
+    upright: bool  # whether the odd cloth's stripes run up and down
+    corners: tuple[tuple[int, int], ...]  # of each cloth, even, so that shrinking mixes whole pairs of stripes
+    side: int
+    colour: str
+    paper: int
+
+    @classmethod
+    def random(cls, rng: Random) -> Stripes:
+        """Cloths of one colour and size, each somewhere in its quarter."""
+        side, half = rng.choice((44, 48, 52, 56)), SIDE // 2
+        places = tuple(
+            (
+                half * (n % 2) + 2 * rng.randint(1, (half - side) // 2 - 1),
+                half * (n // 2) + 2 * rng.randint(1, (half - side) // 2 - 1),
+            )
+            for n in range(4)
+        )
+        return cls(rng.randrange(4), rng.random() < 0.5, places, side, rng.choice(DOT_COLOURS), _paper(rng))
+
+    def draw(self) -> Image.Image:
+        """The four cloths."""
+        image = Image.new("RGB", (SIDE, SIDE), PAPER[self.paper])
+        pen = ImageDraw.Draw(image)
+        ink = COLOURS[self.colour]
+        for n, (x, y) in enumerate(self.corners):
+            last = self.side - 1
+            pen.rectangle((x, y, x + last, y + last), fill=(255, 255, 255))
+            for step in range(0, self.side, 2):
+                if self.upright == (n == self.odd):
+                    pen.line((x + step, y, x + step, y + last), fill=ink)
+                else:
+                    pen.line((x, y + step, x + last, y + step), fill=ink)
+        return image
 
 
 def _grass(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:

@@ -17,7 +17,7 @@ from transformers import (
 
 PICTURE = 72
 PATCH = 12
-VOCABULARY = 2048
+VOCABULARY = 3072
 POSITIONS = 2048
 LETTERS = "ABCDEFGH"
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")

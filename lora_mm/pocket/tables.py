@@ -1,5 +1,8 @@
 """Words that the pocket world and the pretraining corpus speak of, as plain tables. Knows no question, no picture."""
 
+import re
+from collections.abc import Iterable
+
 
 def words(text: str) -> tuple[str, ...]:
     """Words parted by blanks."""
@@ -104,6 +107,16 @@ def past(verb: str) -> str:
     return stem + "ed"
 
 
+WARES = words("bread cheese honey soap candles cards flowers tickets plums shoes")
+CITIES = words("Oslo Lima Cairo Paris Quito Delhi Rome Perth Boston Nome")
+PETS = words("Daisy Bambi Rex Luna Milo Bella Coco Max Ruby Toby Lucky Ginger")
+GENES = (
+    ("cow", "B", "b", "a black coat", "a red coat"), ("goat", "H", "h", "horns", "no horns"),
+    ("rabbit", "F", "f", "long fur", "short fur"), ("cat", "S", "s", "straight ears", "curled ears"),
+    ("horse", "M", "m", "a dark mane", "a pale mane"), ("mouse", "T", "t", "a long tail", "a short tail"),
+)  # fmt: skip
+"""Animal, dominant and recessive allele, what each of them shows as."""
+
 CREATURES = words("grass beetle mouse snake hawk fish frog rabbit fox berry")
 
 _SCHOOL = (
@@ -133,7 +146,54 @@ _SCHOOL = (
     "One pair is stronger than the other pair|Their strength is the same|Based on the arrows|"
     "A mammal, a bird, a fish and a reptile are animals|The arrow points to the animal that eats|"
     "The town is on the island|A pupil reads a hint|People trade goods|The figure of speech is used in the text|"
-    "Degrees are written °F or °C, such as 20°C"
+    "Degrees are written °F or °C, such as 20°C|How many degrees are there, 40°C or 60°C|Water is ice at 0°C|"
+    "It is hot at 80°C|Solution A is clear, Solution B is not|A solution is made of water and a solute|"
+    "Sample A is pure, sample B is not|The concentrations of the solutions are not alike|"
+    "Pair 1 is on top and Pair 2 is below|Each magnet has two poles, and the poles have colors|"
+    "Unlike poles pull, like poles push|Magnets that are far apart feel a weaker force|"
+    "The magnets are placed as shown in the picture|The model shows the motion of balls|"
+    "The diagrams show two samples of air|The average speed of the particles in it is low|"
+    "A comet has a trail, a fox has a tail|Neither of them is right; both are wrong|"
+    "There are two jars of equal volume, and one holds more liters than the other|"
+    "Cups hold milliliters, and a ruler shows centimeters|A field is many meters wide, a road many kilometers long|"
+    "The islands lie to the north, the south, the east and the west|The island farthest from here is the green island|"
+    "The most and the least are the two ends of a list|The red shop earned more money from its sales|"
+    "The blue shop and the yellow shop are in the city|The overall demand was low and the overall supply was high|"
+    "Everyone in town wants to go to the city|Nobody wants to wait any more|Many new farms grow fruit now|"
+    "Half of the old farms have closed|Fewer and fewer people sell it|It has become cheap to make and costly to buy|"
+    "A famous singer sings on Monday|The famous man laughed at me and praised you|The prices probably went down|"
+    "The demand probably went up|What happened to the supply is in the news|The child reads the news|"
+    "I waited forever and cried|He could eat all of it|The bag weighs a ton|It costs a thousand or a million|"
+    "The feet and the hands are cold as ice|The voice is clear as a bell|He runs, swims and sleeps well|"
+    "The waves kissed the stone|The old door groaned|The sun smiled and the clock told the time|"
+    "The wind called and blew|My shoes are killing me|The city never sleeps|You look busy, said the whole group|"
+    "She runs like a horse and sings like a bird|The leaves are like gold|The text uses a simile|"
+    "Hyperbole and personification are figures of speech|A simile says what something is like|"
+    "Declarative, interrogative, imperative and exclamatory are words for sentences|"
+    "Past tense, present tense and future tense are words for verbs|Use this information|"
+    "The passage is about the weather|The passage below is not about the climate|They describe the sky|"
+    "Thick fog lay over the town|There was a storm on Friday, and it hailed|A warm breeze blew this morning|"
+    "It is raining this afternoon|The wind was strong yesterday|In the winter snow falls|"
+    "Summers are mild and sunny, winters are dry|It often rains in spring|The season is long|"
+    "On average the year is dry|Most years have all kinds of weather|An allele is passed down by the parents|"
+    "The allele for horns is recessive|The gene is shown by letters|Is the trait inherited or acquired|"
+    "The goat has horns, the horse a mane|The fur of the cat is pale, its ears are curled|"
+    "An animal eats a plant|The organism in the food web eats the grass|Where does the matter go|"
+    "A liquid can be poured, a solid can be held, a gas cannot be seen|Which goods and which services do you want|"
+    "Select the best|Will they repel or attract|It was neither, and neither of them won|"
+    "All people use their hands where they can|The grass grew|A hyperbole says too much|Do not do that|Any will do"
 )
 SCHOOL = tuple(f"{line}." for line in _SCHOOL.split("|"))
 """Plain sentences that bring words of school to the vocabulary."""
+
+_LISTS: tuple[Iterable[str], ...] = (
+    NAMES, COLOURS, GOODS, SERVICES, SOLIDS, LIQUIDS, GASES, INHERITED, ACQUIRED, WARES, CITIES, PETS, CREATURES,
+    *ANIMALS.values(), *LENGTHS.values(), *VOLUMES.values(), *(gene[3:] for gene in GENES), SCHOOL,
+)  # fmt: skip
+_VERBS = [form for verb in PRESENT.split("|") for v in (verb.split(",")[0],) for form in (v, plain(v), past(v))]
+VOCABULARY = tuple(
+    dict.fromkeys(
+        word for entries in (*_LISTS, _VERBS) for entry in entries for word in re.findall(r"[^\W\d_]+", entry)
+    )
+)
+"""Every word of the tables."""

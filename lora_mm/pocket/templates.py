@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
 from lora_mm.pocket import tables
-from lora_mm.pocket.drawing import Bars, Columns, Gaps, Jars, Spots, Trails, Tube, Web
+from lora_mm.pocket.drawing import Bars, Columns, Gaps, Jars, Spots, Stripes, Trails, Tube, Web
 
-Scene = Bars | Columns | Gaps | Jars | Spots | Trails | Tube | Web
+Scene = Bars | Columns | Gaps | Jars | Spots | Stripes | Trails | Tube | Web
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Template:
-    """A kind of problem: how one is made, and its official fields."""
+    """A kind of problem: how one is made, its official fields, and how many of it there are for one of the others."""
 
     make: Callable[[Random], Draft]
     subject: str
@@ -35,6 +35,7 @@ class Template:
     skill: str
     grades: tuple[int, ...]
     lecture: str
+    weight: int = 1
 
     @property
     def name(self) -> str:
@@ -152,12 +153,9 @@ def thermometer(rng: Random) -> Draft:
     )
 
 
-WARES = ["bread", "cheese", "honey", "soap", "candles", "cards", "flowers", "tickets", "plums", "shoes"]
-
-
 def graph(rng: Random) -> Draft:
     scene = Columns.random(rng)
-    ware = rng.choice(WARES)
+    ware = rng.choice(tables.WARES)
     word, which = rng.choice((("most", "tallest"), ("least", "shortest")))
     answer = scene.extreme(which)
     others = [c for c, _ in scene.columns if c != answer]
@@ -171,10 +169,10 @@ def graph(rng: Random) -> Draft:
     )
 
 
-def _estimate(rng: Random, table: dict[str, tuple[str, ...] | list[str]], ask: str) -> Draft:
+def _estimate(rng: Random, table: Mapping[str, tuple[str, ...]], ask: str) -> Draft:
     unit = rng.choice(tuple(table))
     thing = rng.choice(table[unit])
-    number = rng.randint(2, 20)
+    number = rng.randint(2, 40)
     other = rng.sample([u for u in table if u != unit], rng.randint(1, len(table) - 1))
     return Draft(
         ask.format(thing),
@@ -287,7 +285,6 @@ def traits(rng: Random) -> Draft:
     )
 
 
-PLACES = ["Oslo", "Lima", "Cairo", "Paris", "Quito", "Delhi", "Rome", "Perth", "Boston", "Nome"]
 WEATHER = (
     "It snowed in {} last night.", "There was a storm in {} on Monday.", "It is raining in {} today.",
     "The wind in {} was strong this morning.", "The sky over {} is clear today.", "Thick fog lay over {} yesterday.",
@@ -303,7 +300,7 @@ CLIMATE = (
 def weather(rng: Random) -> Draft:
     kind = rng.choice(("weather", "climate"))
     lines = rng.sample(WEATHER if kind == "weather" else CLIMATE, 2)
-    place = rng.choice(PLACES)
+    place = rng.choice(tables.CITIES)
     when = "at one time" if kind == "weather" else "over many years"
     return Draft(
         "Does this passage describe the weather or the climate?",
@@ -343,7 +340,7 @@ MARKET = {
 
 def market(rng: Random) -> Draft:
     (force, way), lines = rng.choice(tuple(MARKET.items()))
-    ware, place, line = rng.choice(WARES), rng.choice(PLACES), rng.choice(lines)
+    ware, place, line = rng.choice(tables.WARES), rng.choice(tables.CITIES), rng.choice(lines)
     hint = line.format(*((place, ware) if line.count("{}") == 2 else (ware,)))
     return Draft(
         f"What probably happened to the overall {force} of {ware}?",
@@ -353,19 +350,11 @@ def market(rng: Random) -> Draft:
     )
 
 
-GENES = (
-    ("cow", "B", "b", "a black coat", "a red coat"), ("goat", "H", "h", "horns", "no horns"),
-    ("rabbit", "F", "f", "long fur", "short fur"), ("cat", "S", "s", "straight ears", "curled ears"),
-    ("horse", "M", "m", "a dark mane", "a pale mane"), ("mouse", "T", "t", "a long tail", "a short tail"),
-)  # fmt: skip
-PETS = ["Daisy", "Bambi", "Rex", "Luna", "Milo", "Bella", "Coco", "Max", "Ruby", "Toby", "Lucky", "Ginger"]
-
-
 def genotype(rng: Random) -> Draft:
-    animal, big, small, dominant, recessive = rng.choice(GENES)
+    animal, big, small, dominant, recessive = rng.choice(tables.GENES)
     if rng.random() < 0.5:
         dominant, recessive = recessive, dominant
-    name = rng.choice(PETS)
+    name = rng.choice((*tables.PETS, *tables.NAMES))
     shows = rng.random() < 0.5
     genes = rng.choice((big + big, big + small)) if shows else small + small
     answer, other = (dominant, recessive) if shows else (recessive, dominant)
@@ -375,6 +364,22 @@ def genotype(rng: Random) -> Draft:
         f"In {genes} {'there is a dominant allele' if shows else 'both alleles are recessive'}: {answer}.",
         f"The allele {big} for {dominant} is dominant over the allele {small} for {recessive}. "
         f"The {animal} {name} has the genotype {genes}.",
+    )
+
+
+QUARTERS = ("top left", "top right", "bottom left", "bottom right")
+
+
+def odd_cloth(rng: Random) -> Draft:
+    scene = Stripes.random(rng)
+    answer = QUARTERS[scene.odd]
+    return Draft(
+        "Four cloths are shown. The stripes of one run another way than those of the others. Which one?",
+        _rest(QUARTERS, answer),
+        f"The stripes of the {answer} cloth run {'up and down' if scene.upright else 'across'}, the others' do not.",
+        "",
+        scene,
+        "Four pieces of cloth with fine stripes.",
     )
 
 
@@ -406,6 +411,7 @@ TEMPLATES = (
         "Read a map: cardinal directions",
         (2, 3, 4),
         "On most maps north is at the top, south at the bottom, west at the left and east at the right.",
+        weight=3,  # four questions in one, and the commonest kind in ScienceQA too
     ),
     Template(
         temperature,
@@ -451,6 +457,7 @@ TEMPLATES = (
         "Interpret bar graphs",
         (6, 7, 8, 9),
         "In a bar graph a taller bar stands for a larger amount.",
+        weight=3,  # two questions in one, of a picture with most in it
     ),
     Template(
         length,
@@ -561,3 +568,16 @@ TEMPLATES = (
         "A dominant allele shows even when there is only one of it. A recessive allele shows only when there are two.",
     ),
 )
+
+DETAILS = (
+    Template(
+        odd_cloth,
+        NATURAL,
+        "materials",
+        "Materials",
+        "Look closely at fine structure",
+        (2, 3, 7, 8),
+        "Cloth is woven of threads. The way its stripes run can be seen from close by only.",
+    ),
+)
+"""Questions whose answer is in details that are lost when the picture is shrunk."""

@@ -10,16 +10,19 @@ import hashlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.pocket.templates import TEMPLATES, Draft, Template
+from lora_mm.pocket.templates import DETAILS, TEMPLATES, Draft, Template
 
+WORLDS = {"pocket": TEMPLATES, "pocket-details": DETAILS}
+"""Worlds by name: the questions that each asks."""
 SIZE = 6000
-SMALLEST, LARGEST = 10 * len(TEMPLATES), 20_000
+SMALLEST, LARGEST = 10 * len(TEMPLATES), 15_000
 SHARES = {"test": 0.15, "val": 0.05}  # of each template's problems; the rest is train
 MINI = 8  # every eighth problem of a split is also in its small twin
 
@@ -35,8 +38,8 @@ class Summary:
     templates: int
 
 
-def make_world(output: Path, *, seed: int = 0, size: int = SIZE) -> Summary:
-    """Writes ``size`` problems to the new folder ``output``; nothing is left behind when it fails.
+def make_world(output: Path, *, world: str = "pocket", seed: int = 0, size: int = SIZE) -> Summary:
+    """Writes ``size`` problems of a row of WORLDS to the new folder ``output``; nothing is left when it fails.
 
     Raises:
         InputError: ``output`` is there and not an empty folder, or ``size`` is out of range.
@@ -50,7 +53,7 @@ def make_world(output: Path, *, seed: int = 0, size: int = SIZE) -> Summary:
     fresh = output.with_name(output.name + ".part")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        summary = _write(fresh, seed, size)
+        summary = _write(fresh, world, seed, size)
         if output.exists():
             output.rmdir()
         fresh.rename(output)
@@ -61,18 +64,26 @@ def make_world(output: Path, *, seed: int = 0, size: int = SIZE) -> Summary:
     return Summary(output, **summary)
 
 
-def draw_problems(seed: int, size: int) -> list[tuple[str, Template, Draft]]:
+def draw_problems(seed: int, size: int, world: str = "pocket") -> list[tuple[str, Template, Draft]]:
     """``size`` different problems, each with its split, in the order of their ids."""
-    rng = Random(f"pocket world {seed}")
+    rng = Random(f"{world} world {seed}")
     chosen: list[tuple[str, Template, Draft]] = []
-    for n, template in enumerate(TEMPLATES):
-        count = size // len(TEMPLATES) + (n < size % len(TEMPLATES))
+    templates = WORLDS[world]
+    counts = _shares(size, [template.weight for template in templates])
+    for template, count in zip(templates, counts, strict=True):
         drafts = _different(template, count, rng)
         tests, vals = (max(1, round(count * SHARES[split])) for split in ("test", "val"))
         splits = ["test"] * tests + ["val"] * vals + ["train"] * (count - tests - vals)
         chosen += [(split, template, draft) for split, draft in zip(splits, drafts, strict=True)]
     rng.shuffle(chosen)
     return chosen
+
+
+def _shares(size: int, weights: Sequence[int]) -> list[int]:
+    """``size`` parted by weight; what does not come out even goes to the first, one each."""
+    counts = [size * weight // sum(weights) for weight in weights]
+    left = size - sum(counts)
+    return [count + (n < left) for n, count in enumerate(counts)]
 
 
 def content(draft: Draft) -> tuple[str, str, tuple[str, ...], str]:
@@ -113,9 +124,9 @@ class Decks:
         return deck.pop()
 
 
-def _write(folder: Path, seed: int, size: int) -> dict[str, Any]:
+def _write(folder: Path, world: str, seed: int, size: int) -> dict[str, Any]:
     """Writes everything under ``folder``; returns the summary's fields."""
-    drawn = draw_problems(seed, size)
+    drawn = draw_problems(seed, size, world)
     rng = Random(f"pocket letters {seed}")
     decks = {split: Decks(rng) for split in ("train", "val", "test")}
     problems: dict[str, dict[str, Any]] = {}
@@ -164,5 +175,5 @@ def _write(folder: Path, seed: int, size: int) -> dict[str, Any]:
         "seed": seed,
         "problems": {split: counts[split] for split in ("train", "val", "test")},
         "pictures": len(captions),
-        "templates": len(TEMPLATES),
+        "templates": len(WORLDS[world]),
     }
