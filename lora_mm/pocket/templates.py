@@ -352,6 +352,8 @@ def market(rng: Random) -> Draft:
 
 def genotype(rng: Random) -> Draft:
     animal, big, small, dominant, recessive = rng.choice(tables.GENES)
+    if rng.random() < 0.5:
+        dominant, recessive = recessive, dominant
     name = rng.choice((*tables.PETS, *tables.NAMES))
     shows = rng.random() < 0.5
     genes = rng.choice((big + big, big + small)) if shows else small + small

@@ -179,7 +179,7 @@ def test_corpus_never_asks_what_the_world_asks() -> None:
 def test_every_word_of_the_world_is_one_that_pretraining_shows(processor) -> None:
     shown = {word.lower() for word in corpus.WORDS}
     rng = Random(0)
-    for make in (corpus.sentence, corpus.picture, corpus.named, corpus.facts, corpus.topics):
+    for make in (corpus.sentence, corpus.picture, corpus.named, corpus.facts, corpus.kinds, corpus.topics):
         for _ in range(1500):
             shown |= {w.lower() for text, _ in make(rng).pieces for w in re.findall(r"[^\W\d_]+", text)}
     asked = {
