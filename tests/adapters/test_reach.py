@@ -19,7 +19,7 @@ def refused(method: str) -> set[str]:
 
 def test_methods_apply_where_a_family_has_what_they_read() -> None:
     assert refused("mma") == refused("lora") == refused("moe_lora") == set()
-    assert refused("crop_lora") == PACKED | {"fuyu"}
+    assert refused("crop_lora") == PACKED | {"fuyu", "idefics"}
     assert refused("visual_expert") == CROSS_ATTENTION
     assert all(set(methods_of(row)) == set(METHODS) for row in FAMILIES.values())
 

@@ -316,7 +316,7 @@ def test_an_unknown_family_is_named_with_the_known_ones_and_the_ways_on() -> Non
     with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava") as caught:
         anatomy_of(nn.Linear(1, 1))
     assert "lora-mm models list" in str(caught.value)
-    assert "families.py" in str(caught.value)
+    assert "base.anatomy={like: TYPE}" in str(caught.value)
     model = tiny_model()
     model.config.model_type = "lava"
     with pytest.raises(InputError, match=r"'lava'.* Did you mean 'llava'\?"):
