@@ -174,3 +174,17 @@ def test_grouped_by_length_every_example_comes_once_and_alike_come_together(
     sampler.set_epoch(1)
     assert sorted(sampler) == sorted(order)
     assert list(sampler) != order, "and another in every epoch"
+
+
+def test_a_batch_without_pictures_passes_over_a_connector_that_trains_alone(
+    texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    def after(steps: int) -> dict[str, torch.Tensor]:
+        model = lora_mm.attach(tiny_model(), [], train=["connector"])
+        trainer_of(model, [*texts, *pictured], max_steps=steps).train()
+        return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    untrained = lora_mm.attach(tiny_model(), [], train=["connector"]).state_dict()
+    text, both = after(1), after(2)
+    assert all(torch.equal(value, untrained[name]) for name, value in text.items())
+    assert not any(torch.equal(value, untrained[name]) for name, value in both.items())
