@@ -8,12 +8,12 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from lora_mm.pocket import corpus
 from lora_mm.pocket.drawing import SCENES
+from lora_mm.pocket.picture_corpus import labels as labels_of
 
 
 class Fields(nn.Module):
-    """Linear heads, one a field of :func:`~lora_mm.pocket.corpus.labels`; they are thrown away after pretraining.
+    """Linear heads, one a field of :func:`~.picture_corpus.labels`; they are thrown away after pretraining.
 
     Whatever one token tells, an adapter or an attention head finds wherever it looks: without these lessons the tower
     and the language model wait long for each other to make sense (open questions at chance after 20,000 pictures).
@@ -24,7 +24,7 @@ class Fields(nn.Module):
         rng = Random(f"fields {seed}")
         self.classes: dict[str, dict[str, int]] = {}
         for _ in range(4000):
-            for field, value in corpus.labels(rng.choice(SCENES).random(rng)).items():
+            for field, value in labels_of(rng.choice(SCENES).random(rng)).items():
                 known = self.classes.setdefault(field, {})
                 known.setdefault(value, len(known))
         self.heads = nn.Linear(width, sum(len(known) for known in self.classes.values()))
@@ -45,7 +45,7 @@ class Fields(nn.Module):
         logits = self.heads(one).float()
         truth: dict[str, list[tuple[int, int, float]]] = {}
         for row, scene in enumerate(scenes):
-            labels = corpus.labels(scene)
+            labels = labels_of(scene)
             for field, value in labels.items():
                 if value in self.classes[field]:
                     truth.setdefault(field, []).append((row, self.classes[field][value], 1 / len(labels)))

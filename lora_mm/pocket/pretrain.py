@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from lora_mm.pocket import corpus
+from lora_mm.pocket import corpus, picture_corpus
 from lora_mm.pocket.corpus import Sample
 from lora_mm.pocket.drawing import SCENES
 from lora_mm.pocket.lessons import Fields
@@ -55,11 +55,11 @@ class Stage:
 
 
 def _captions(rng: Random) -> Sample:
-    return corpus.picture(rng, "caption")
+    return picture_corpus.picture(rng, "caption")
 
 
 def _open(rng: Random) -> Sample:
-    return corpus.picture(rng, "open")
+    return picture_corpus.picture(rng, "open")
 
 
 STAGES = (
@@ -78,7 +78,7 @@ STAGES = (
     Stage(
         "all", 0.60, 64,
         {corpus.bridge: 0.01, corpus.named: 0.06, corpus.recall: 0.02, corpus.facts: 0.12, corpus.kinds: 0.05,
-         corpus.topics: 0.04, corpus.sentence: 0.08, corpus.picture: 0.62},
+         corpus.topics: 0.04, corpus.sentence: 0.08, picture_corpus.picture: 0.62},
     ),
 )  # fmt: skip
 
@@ -243,7 +243,7 @@ def held_out(seed: int, size: int = 128) -> dict[str, list[Sample]]:
         "facts": lambda r: corpus.facts(r, told=0.0, said=0.0),
         "kinds": lambda r: corpus.kinds(r, said=0.0),
         "picture open": _open,
-        "picture choice": lambda r: corpus.picture(r, "choice"),
+        "picture choice": lambda r: picture_corpus.picture(r, "choice"),
         "caption": _captions,
         "sentences": corpus.sentence,
     }
@@ -263,7 +263,7 @@ def texts(seed: int, size: int = 12000) -> list[str]:
     """Text to learn the vocabulary from."""
     rng = Random(f"texts {seed}")
     makers: tuple[Callable[[Random], Sample], ...] = (
-        corpus.named, corpus.named, corpus.facts, corpus.kinds, corpus.topics, *[corpus.sentence] * 4, corpus.picture,
+        *[corpus.named] * 2, corpus.facts, corpus.kinds, corpus.topics, *[corpus.sentence] * 4, picture_corpus.picture,
     )  # fmt: skip
     words = [" " + " ".join(rng.sample(corpus.WORDS, 40)) for _ in range(size // 20)]
     return words + [

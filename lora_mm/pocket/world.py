@@ -22,7 +22,7 @@ from lora_mm.pocket.templates import DETAILS, TEMPLATES, Draft, Template
 WORLDS = {"pocket": TEMPLATES, "pocket-details": DETAILS}
 """Worlds by name: the questions that each asks."""
 SIZE = 6000
-SMALLEST, LARGEST = 10 * len(TEMPLATES), 15_000
+EACH, LARGEST = 10, 15_000  # problems of each of a world's kinds at the least, and in all at the most
 SHARES = {"test": 0.15, "val": 0.05}  # of each template's problems; the rest is train
 MINI = 8  # every eighth problem of a split is also in its small twin
 
@@ -46,8 +46,9 @@ def make_world(output: Path, *, world: str = "pocket", seed: int = 0, size: int 
         LoraMMError: the folder cannot be written.
     """
     output = Path(output)
-    if isinstance(size, bool) or not isinstance(size, int) or not SMALLEST <= size <= LARGEST:
-        raise InputError(f"size is {size!r}; a pocket world has {SMALLEST} to {LARGEST} problems.")
+    least = EACH * len(WORLDS[world])
+    if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= LARGEST:
+        raise InputError(f"size is {size!r}; a {world} world has {least} to {LARGEST} problems.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is already there and not an empty folder; name a new one with --output.")
     fresh = output.with_name(output.name + ".part")

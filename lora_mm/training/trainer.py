@@ -66,7 +66,7 @@ class AdapterTrainer(Trainer):
                 f"The loss is {self.last_loss} at step {self.state.global_step + 1}; the last checkpoint is good. "
                 "Lower training.learning_rate, or use base.dtype=bfloat16 instead of float16."
             )
-        if not loss.requires_grad:  # text alone, where only the tower or the connector trains: a step that changes nothing
+        if not loss.requires_grad:  # text alone, where only tower or connector train: a step that changes nothing
             loss.requires_grad_()
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lora_mm.pocket import BASE, corpus
+from lora_mm.pocket import BASE, corpus, picture_corpus
 from lora_mm.pocket.drawing import Spots
 from lora_mm.pocket.pretrain import STAGES, Learner, batches, encode, held_out, pixels
 from lora_mm.pocket.world import draw_problems, make_world
@@ -134,7 +134,7 @@ def test_picture_of_any_form_takes_as_many_tokens(processor) -> None:
 
 
 def test_pretraining_reads_pictures_as_the_processor_does(processor) -> None:
-    samples = [corpus.picture(Random(n)) for n in range(4)]
+    samples = [picture_corpus.picture(Random(n)) for n in range(4)]
     seen = processor.image_processor([s.picture for s in samples], return_tensors="pt")["pixel_values"]
     assert torch.allclose(pixels(samples), seen, atol=1e-6)
     text = "".join(t for t, _ in samples[0].pieces)
@@ -171,7 +171,7 @@ def test_corpus_never_asks_what_the_world_asks() -> None:
     asked = [draft.question.split("\n")[0] for _, _, draft in draw_problems(0, 2000)]
     words = {q.rstrip("?.") for q in asked}
     rng = Random(0)
-    makers = (corpus.named, corpus.facts, corpus.kinds, corpus.topics, corpus.sentence, corpus.picture)
+    makers = (corpus.named, corpus.facts, corpus.kinds, corpus.topics, corpus.sentence, picture_corpus.picture)
     text = "\n".join("".join(t for t, _ in rng.choice(makers)(rng).pieces) for _ in range(4000))
     assert not [q for q in words if q in text]
 
@@ -179,7 +179,7 @@ def test_corpus_never_asks_what_the_world_asks() -> None:
 def test_every_word_of_the_world_is_one_that_pretraining_shows(processor) -> None:
     shown = {word.lower() for word in corpus.WORDS}
     rng = Random(0)
-    for make in (corpus.sentence, corpus.picture, corpus.named, corpus.facts, corpus.kinds, corpus.topics):
+    for make in (corpus.sentence, picture_corpus.picture, corpus.named, corpus.facts, corpus.kinds, corpus.topics):
         for _ in range(1500):
             shown |= {w.lower() for text, _ in make(rng).pieces for w in re.findall(r"[^\W\d_]+", text)}
     asked = {

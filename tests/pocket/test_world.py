@@ -14,13 +14,14 @@ from PIL import Image
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.pocket.drawing import SCENES
 from lora_mm.pocket.templates import TEMPLATES
-from lora_mm.pocket.world import LARGEST, SMALLEST, content, draw_problems, make_world
+from lora_mm.pocket.world import EACH, LARGEST, content, draw_problems, make_world
 
 FIELDS = {
     "question", "choices", "answer", "hint", "image", "task", "grade", "subject",
     "topic", "category", "skill", "lecture", "solution", "split",
 }  # fmt: skip
 SPLITS = ("train", "val", "test")
+SMALLEST = EACH * len(TEMPLATES)
 
 
 @pytest.fixture(scope="module")
