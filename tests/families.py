@@ -14,7 +14,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 IMAGE, VIDEO, IMAGE_START, VIDEO_START = 3, 4, 5, 6
-VOCABULARY = 320
+VOCABULARY = 512
 SIZE, PATCH, TEXT_WIDTH = 16, 8, 48
 
 Batch = dict[str, Tensor]
@@ -26,7 +26,7 @@ TEXT: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": VOCABULARY,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -206,7 +206,7 @@ def _llava_like(cls: Any, tower: Any, **more: Any) -> Callable[[], Any]:
 def _blip(cls: Any, text: Any) -> Callable[[], Any]:
     return lambda: cls(
         vision_config={**VISION, "initializer_range": 0.02},
-        qformer_config={**VISION, "num_hidden_layers": 2, "vocab_size": 64, "encoder_hidden_size": 32},
+        qformer_config={**VISION, "num_hidden_layers": 2, "vocab_size": VOCABULARY, "encoder_hidden_size": 32},
         text_config=text,
         num_query_tokens=4,
         image_token_index=IMAGE,
@@ -242,7 +242,7 @@ OPT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "vocab_size": VOCABULARY,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -448,7 +448,7 @@ FAMILY: dict[str, Family] = {
                 "intermediate_layers_indices": [1],
                 "vision_output_dim": 64,
                 "max_num_tiles": 2,
-                "supported_aspect_ratios": [[1, 1], [1, 2]],
+                "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
             },
             text_config={
                 **TEXT,

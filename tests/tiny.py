@@ -2,12 +2,13 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import yaml
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
@@ -27,7 +28,14 @@ TEMPLATE = (
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(special: Sequence[str] = (), *, begins: bool = False, **named: str) -> PreTrainedTokenizerFast:
+    """Reads bytes. Ids are 0 ``<pad>``, 1 ``<s>``, 2 ``</s>``, 3 ``<image>``, then ``special``.
+
+    Args:
+        special: more special tokens.
+        begins: whether it puts ``<s>`` before every text, as those of Llama and Gemma do.
+        named: attributes of the tokenizer that name some of them, beside ``image_token``.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,17 +44,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     ]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        special_tokens=["<pad>", "<s>", "</s>", "<image>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus * 20, trainer)
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": "<image>", **named},
     )
 
 

@@ -5,8 +5,10 @@ Knows files, bases and PEFT; knows no recipe's meaning, no data and no scores (t
 
 import hashlib
 import json
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import peft
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,6 +21,11 @@ from lora_mm.models.loading import Base
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING = "recipe.yaml", "preprocessing.json"
+
+Mismatch = Literal["base", "inputs"]
+"""What an adapter may knowingly be loaded against: another base than its own, or inputs prepared otherwise."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def save_adapter(model: peft.PeftModel, folder: Path, *, base: Base, recipe: str) -> None:
@@ -38,30 +45,38 @@ def save_adapter(model: peft.PeftModel, folder: Path, *, base: Base, recipe: str
     (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
-    """Put the adapter in ``folder`` on ``base``, ready for inference.
+def load_adapter(
+    base: Base,
+    folder: Path,
+    name: str = "default",
+    *,
+    onto: peft.PeftModel | None = None,
+    accept: Collection[Mismatch] = (),
+) -> peft.PeftModel:
+    """Put the adapter in ``folder`` on ``base``, ready for inference, under PEFT's ``name`` for it.
+
+    Args:
+        name: any but those already there.
+        onto: ``base`` with adapters of the same PEFT type, to add this one to; which is active stays as it is
+            (``onto.set_adapter(name)`` switches).
+        accept: mismatches that are to be warned of, not refused.
 
     Raises:
-        InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, and for
-            missing, unexpected or misshapen tensors: each named.
+        InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, one that
+            cannot stand beside those in ``onto``, and for missing, unexpected or misshapen tensors: each named.
     """
     check_folder(folder)
-    facts = _read_json(folder / PREPROCESSING)
-    trained, here = facts.get("base", {}), _identity(base)
-    if trained.get("fingerprint") != here["fingerprint"]:
-        raise InputError(
-            f"{folder}: trained on base '{trained.get('name')}' (fingerprint {trained.get('fingerprint')}), "
-            f"not on '{here['name']}' ({here['fingerprint']}).",
-            "Give the base it was trained on: `--set base.model=FOLDER-OR-HUB-ID` (and base.revision).",
-        )
-    _check_inputs(folder, facts.get("inputs", {}), preprocessing(base.processor))
+    _check_mismatches(base, folder, accept)
     config = _peft_config(folder)
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
-    model = peft.PeftModel(base.model, config)
-    hold_in_fp32(model)  # as they were trained; rounded they would score otherwise
+    if onto is None:
+        model = peft.PeftModel(base.model, config, adapter_name=name)
+    else:
+        model = _beside(onto, config, name, folder)
+    hold_in_fp32(model, name)  # as they were trained; rounded they would score otherwise
     tensors = _tensors(folder / WEIGHTS)
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     faults = [f"missing tensor {name}" for name in expected if name not in tensors]
     faults += [f"unexpected tensor {name}" for name in tensors if name not in expected]
     faults += [
@@ -70,8 +85,9 @@ def load_adapter(base: Base, folder: Path) -> peft.PeftModel:
         if name in tensors and tensors[name].shape != value.shape
     ]
     if faults:
+        model.delete_adapter(name)
         raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *shortened(faults))
-    set_peft_model_state_dict(model, tensors)
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.eval()
     return model
 
@@ -80,6 +96,12 @@ def check_folder(folder: Path) -> None:
     """Raise InputError unless ``folder`` holds what an adapter folder must."""
     if not folder.is_dir():
         raise InputError(f"No adapter folder '{folder}'.")
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if pickles and not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{folder}: its weights are a pickle ({', '.join(pickles)}), which runs code when read and is never read "
+            f"here; have whoever made it save {WEIGHTS}."
+        )
     missing = [name for name in (CONFIG, WEIGHTS, RECIPE, PREPROCESSING) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: not an adapter folder of lora-mm; it lacks {', '.join(missing)}.")
@@ -107,14 +129,71 @@ def _identity(base: Base) -> dict[str, str | None]:
     return {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint}
 
 
-def _check_inputs(folder: Path, trained: dict[str, Any], here: dict[str, Any]) -> None:
+def _check_mismatches(base: Base, folder: Path, accept: Collection[Mismatch]) -> None:
+    """Warn of what is accepted, and raise InputError for the rest."""
+    facts = _read_json(folder / PREPROCESSING)
+    found: dict[Mismatch, list[str]] = {
+        "base": _other_base(_section(facts, "base"), _identity(base)),
+        "inputs": _other_inputs(_section(facts, "inputs"), preprocessing(base.processor)),
+    }
+    unknown = [kind for kind in accept if kind not in found]
+    if unknown:
+        raise InputError(f"Cannot accept '{unknown[0]}'; what can be accepted is: {', '.join(get_args(Mismatch))}.")
+    refused: list[str] = []
+    for kind, lines in found.items():
+        if lines and kind in accept:
+            warnings.warn(f"{folder}: {' '.join(lines[:-1])} Accepted.", stacklevel=3)
+        elif lines:
+            refused += [f"{folder}: {lines[0]}", *lines[1:]]
+    if refused:
+        raise InputError(*refused)
+
+
+def _section(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = facts.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _other_base(trained: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """How the base of training is not the one here, and the ways out; nothing when it is, by whatever name."""
+    if trained.get("fingerprint") == here["fingerprint"]:
+        return []
+    return [
+        f"trained on {_described(trained)}, not on {_described(here)}.",
+        "Give the base it was trained on: `--set base.model=FOLDER-OR-HUB-ID` (and base.revision); or take this one "
+        "knowingly: `--accept base`.",
+    ]
+
+
+def _described(base: Mapping[str, Any]) -> str:
+    revision = f"revision {base['revision']}, " if base.get("revision") else ""
+    return f"base '{base.get('name')}' ({revision}fingerprint {base.get('fingerprint')})"
+
+
+def _other_inputs(trained: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """How inputs are prepared otherwise than in training, and the ways out; nothing when they are not."""
     unlike = [
         f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(here[section])}"
         for section in here
         if trained.get(section) != here[section]
     ]
-    if unlike:
-        raise InputError(f"{folder}: the base's processor prepares inputs otherwise than in training:", *unlike)
+    return unlike and [
+        "the base's processor prepares inputs otherwise than in training:",
+        *unlike,
+        "Take the processor files of the base it was trained on; or take these knowingly: `--accept inputs`.",
+    ]
+
+
+def _beside(model: peft.PeftModel, config: peft.PeftConfig, name: str, folder: Path) -> peft.PeftModel:
+    """``model`` with room for one more adapter."""
+    if config.peft_type != model.peft_type:
+        ours, theirs = config.peft_type.value, model.peft_type.value
+        raise InputError(
+            f"{folder}: is a {ours} adapter, and those already on the base are {theirs}; "
+            "PEFT holds one type at a time (plain LoRA is LORA, all other methods are ROUTED). Load it on its own."
+        )
+    model.add_adapter(name, config)
+    return model
 
 
 def _peft_config(folder: Path) -> peft.PeftConfig:

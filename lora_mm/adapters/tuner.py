@@ -194,12 +194,14 @@ def attach(
     return peft.get_peft_model(model, config, adapter_name=adapter_name)
 
 
-def hold_in_fp32(model: peft.PeftModel) -> None:
-    """Keep parts trained whole in fp32, whatever the base is in: inputs are cast on the way in, outputs back."""
+def hold_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:
+    """Keep the parts that an adapter trains whole in fp32, whatever the base is in: inputs are cast on the way in,
+    outputs back. The base's own copies stay as they are, so without the adapter the base computes what it always did.
+    """
     base = model.get_base_model()
     dtype: torch.dtype = base.dtype
-    for path in model.peft_config[model.active_adapter].modules_to_save or []:
-        module = base.get_submodule(path)
+    for path in model.peft_config[adapter_name].modules_to_save or []:
+        module = base.get_submodule(path).modules_to_save[adapter_name]
         module.float()
         module.register_forward_pre_hook(
             lambda _, args, kwargs: _recast((args, kwargs), torch.float32), with_kwargs=True

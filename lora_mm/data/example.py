@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
@@ -49,6 +49,15 @@ class Example:
     images: tuple[ImageSource, ...] = ()
     candidates: tuple[str, ...] = ()
     """Assistant's turns to compare by likelihood, in the order of the choices; empty for open answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side of a conversation said, and the pictures shown with it."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    images: tuple[ImageSource, ...] = ()
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -60,6 +60,7 @@ class Anatomy:
         packed: whether several pictures or tiles share one row of the tower, so that no row is a picture or a crop.
         languages: the language stack by the language model's own type, where the family comes with several;
             ``language`` is then one of them.
+        template: chat template of checkpoints that ship without one.
         generates_inside: path of the model whose ``generate`` writes, where the whole model's own forward is not
             called while it generates; None where it is.
     """
@@ -72,6 +73,7 @@ class Anatomy:
     crops: Crops = "none"
     packed: bool = False
     languages: Mapping[str, Stack] = field(default_factory=dict)
+    template: str | None = None
     generates_inside: str | None = None
 
     def stack(self, part: str) -> Stack:
@@ -204,11 +206,29 @@ def _idefics_image_token(config: PretrainedConfig) -> int | None:
     return given
 
 
+def _plain(opening: str, turn: str, mark: str = "<image>") -> str:
+    """Chat template of a family that was trained on questions and answers, without names of who speaks.
+
+    Args:
+        opening: how a text begins, in Jinja; PICTURES stands for a mark for each picture.
+        turn: what parts the answer from the question.
+        mark: of a picture.
+    """
+    parts = "{% for message in messages %}{% for part in message['content'] if part['type'] == 'KIND' %}"
+    pictures = parts.replace("KIND", "image") + mark + "{% endfor %}{% endfor %}"
+    words = (
+        parts.replace("KIND", "text")
+        + "{{ part['text'] }}{% endfor %}{% if message['role'] == 'user' %}{{ TURN }}{% endif %}{% endfor %}"
+    )
+    return opening.replace("PICTURES", pictures) + words.replace("TURN", repr(turn))
+
+
 # --- families ------------------------------------------------------------------------------------------------------
 
 _IMAGE = {"image": "image_token_id"}
 _IMAGE_AND_VIDEO = {"image": "image_token_id", "video": "video_token_id"}
 _LANGUAGE = Stack(("model.language_model.layers",), LLAMA_LAYER)
+_PICTURES_FIRST = _plain("PICTURES{{ bos_token }}", "\n")
 
 
 def _llava_parts(*connector: str) -> dict[str, tuple[str, ...]]:
@@ -265,6 +285,7 @@ def _blip() -> Anatomy:
             "head": ("language_model.lm_head",),
         },
         placeholders=_IMAGE,
+        template=_PICTURES_FIRST,
         languages={"opt": opt, "llama": Stack(("language_model.model.layers",), LLAMA_LAYER)},
         generates_inside="language_model",
     )
@@ -331,6 +352,7 @@ FAMILIES: dict[str, Anatomy] = {
         },
         placeholders={"image": _idefics_image_token},
         visual_tokens=False,
+        template=_plain("{{ bos_token }}PICTURES", "\n"),
     ),
     "idefics2": Anatomy(
         language=Stack(("model.text_model.layers",), LLAMA_LAYER),
@@ -354,6 +376,7 @@ FAMILIES: dict[str, Anatomy] = {
         vision=Stack(("model.vision_tower.encoder.layers",), CLIP_LAYER),
         parts=_llava_parts(),
         placeholders=_IMAGE,
+        template=_PICTURES_FIRST,
     ),
     "gemma3": Anatomy(
         language=Stack(("model.language_model.layers",), GEMMA3_LAYER),
@@ -372,6 +395,7 @@ FAMILIES: dict[str, Anatomy] = {
             "head": ("lm_head",),
         },
         placeholders=_IMAGE,
+        template=_plain("PICTURES<s>", "<0x04>", mark="|SPEAKER|"),
     ),
     "mllama": Anatomy(
         language=Stack(("model.language_model.layers",), MLLAMA_LAYER),

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig
 
 from lora_mm import pocket
 from lora_mm.errors import InputError, shortened
 from lora_mm.hub import Unreachable, cause, trouble
 from lora_mm.models.anatomy import PARTS, anatomy_for, part_of
 from lora_mm.models.families import describe_family
+from lora_mm.models.processor import load_processor
 
 POCKET = "pocket"
 """The name under which recipes and adapters know the base that ships with the package."""
@@ -85,7 +86,11 @@ def load_base(
         model, info = AutoModelForImageTextToText.from_pretrained(
             source, revision=revision, output_loading_info=True, **options
         )
-        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        processor = load_processor(source, config, revision)
+    except ImportError as error:
+        raise InputError(
+            f"base.model: '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}"
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(name, error) from error
     if info["missing_keys"]:  # transformers draws those at random

@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +26,7 @@ from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table
 from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
 from lora_mm.evaluation.scienceqa import score as official_score
+from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
     check_sources,
     collator_of,
@@ -294,29 +292,8 @@ def _train(
     }
 
 
-class _Interrupt(TrainerCallback):
+class _Interrupt(Interrupt, TrainerCallback):
     """The first Ctrl-C ends training after the step that runs, with a checkpoint; the second ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = signal.getsignal(signal.SIGINT)
-
-        def ask(number: int, frame: Any) -> None:
-            self.asked = True
-            signal.signal(signal.SIGINT, before)
-
-        try:
-            signal.signal(signal.SIGINT, ask)
-        except ValueError:  # not in the main thread: nobody can press Ctrl-C here
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.asked:

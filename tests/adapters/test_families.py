@@ -138,7 +138,8 @@ def test_rows_of_a_mixed_batch_equal_themselves_alone(family: str, name: str) ->
     together = logits(model, mixed)
     for row, alone in enumerate(rows):
         real = alone["input_ids"].shape[1]
-        torch.testing.assert_close(together[row, -real:], logits(model, alone)[0], rtol=1e-4, atol=2e-5)
+        # Sums of another length come in another order: 9e-5 of logits of 5 at most, where another row would make 0.1.
+        torch.testing.assert_close(together[row, -real:], logits(model, alone)[0], rtol=1e-4, atol=2e-4)
 
 
 @every_family

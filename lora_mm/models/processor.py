@@ -1,0 +1,44 @@
+"""Loading what prepares a base's inputs, as far as pictures and text need it. Knows no model and no data."""
+
+from typing import Any
+
+from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig
+from transformers.utils import is_torchvision_available
+
+from lora_mm.models.families import FAMILIES
+
+
+def load_processor(source: str, config: PretrainedConfig, revision: str | None = None) -> Any:
+    """The processor of a base; with its family's own chat template where the checkpoint ships none.
+
+    Args:
+        source: Hub id or folder.
+        config: of the base.
+        revision: branch, tag or commit on the Hub.
+    """
+    kind = PROCESSOR_MAPPING.get(type(config), None)
+    if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
+        kind = without_video(kind)
+    else:
+        kind = AutoProcessor
+    processor = kind.from_pretrained(source, revision=revision)
+    row = FAMILIES.get(config.model_type)
+    if row is not None and not getattr(processor, "chat_template", None):
+        processor.chat_template = row.template
+    return processor
+
+
+def without_video(kind: Any) -> Any:
+    """A processor class without its half for videos, which nothing here reads and which loads with torchvision only."""
+
+    class Still(kind):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in kind.get_attributes() if name != "video_processor"]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+            return [*super()._get_arguments_from_pretrained(*args, **kwargs), None]  # in the third place, for videos
+
+    Still.__name__ = kind.__name__
+    return Still
