@@ -1,0 +1,66 @@
+"""``lora-mm merge``: adapters into their base's weights, or out to a stock LoRA. Holds no logic."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_mm.cli.options import JsonOption, SetOption
+
+
+class Form(StrEnum):
+    """What to write."""
+
+    model = "model"
+    lora = "lora"
+
+
+class Precision(StrEnum):
+    """Of the files."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def merge(
+    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders, merged in this order.", metavar="ADAPTER…")],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    modality: Annotated[
+        str | None,
+        typer.Option(help="What MMA on the language model is merged for: image or text.", metavar="MODALITY"),
+    ] = None,
+    form: Annotated[
+        Form, typer.Option("--as", help="A plain transformers checkpoint, or a stock PEFT LoRA.")
+    ] = Form.model,
+    dtype: Annotated[
+        Precision | None, typer.Option(help="Of the files: by default the base's for a model, float32 for a LoRA.")
+    ] = None,
+    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    as_json: JsonOption = False,
+) -> None:
+    """Merge adapters into their base, or out to a stock LoRA, and verify the result by its logits."""
+    from lora_mm.job import adapter_recipe, to_json
+    from lora_mm.recipe import load_recipe
+
+    recipes = [load_recipe(adapter_recipe(adapter), overrides) for adapter in adapters]
+
+    from rich.console import Console
+
+    from lora_mm.merge import merge as run
+
+    console = Console(stderr=as_json)
+    merged = run(
+        adapters,
+        recipes,
+        output,
+        form=form.value,
+        modality=modality,
+        dtype=dtype.value if dtype else None,
+        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+    )
+    if as_json:
+        print(to_json(merged.as_dict()))
+        return
+    console.print(f"Wrote {merged.output}.", highlight=False, markup=False, soft_wrap=True)
