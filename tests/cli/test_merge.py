@@ -1,0 +1,59 @@
+"""``lora-mm merge`` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+
+def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+    code, out, err = cli("merge", adapter, "--output", tmp_path / "model", "--modality", "image")
+    assert (code, err) == (0, "")
+    assert "image: max |Δlogit|" in out
+    assert out.splitlines()[-1] == f"Wrote {tmp_path / 'model'}."
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+    code, out, err = cli(
+        "merge", adapter, "--output", tmp_path / "lora", "--modality", "text", "--as", "lora", "--json"
+    )
+    assert code == 0
+    told = json.loads(out)
+    assert told["output"] == str(tmp_path / "lora")
+    assert told["dtype"] == "float32"
+    assert told["drift"]["text"]["largest"] < 1e-4
+    assert "text: max |Δlogit|" in err
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "--modality image or --modality text"),
+        (["--modality", "imge"], "Did you mean 'image'?"),
+        (["--modality", "image", "--as", "modle"], "modle"),
+        (["--modality", "image", "--dtype", "float8"], "float8"),
+        (["--modality", "image", "--no-verify"], "--no-verify"),
+    ],
+)
+def test_what_cannot_be_is_told_with_2_and_nothing_is_left(
+    cli: Cli,
+    adapter: Path,
+    tmp_path: Path,
+    more: list[str],
+    told: str,
+) -> None:
+    code, _, err = cli("merge", adapter, "--output", tmp_path / "out", *more)
+    assert code == 2
+    assert told in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_adapter_and_a_used_output_end_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+    code, _, err = cli("merge", tmp_path / "nowhere", "--output", tmp_path / "out", "--modality", "image")
+    assert (code, len(err.splitlines())) == (2, 1)
+    code, _, err = cli("merge", adapter, "--output", adapter, "--modality", "image")
+    assert code == 2
+    assert "exists" in err
