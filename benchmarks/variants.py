@@ -1,8 +1,9 @@
-"""What the pocket base learns from which adapter, at equal steps and equal size: the README's table.
+"""What the pocket base learns from which adapter, at equal steps: the README's tables.
 
-    python benchmarks/variants.py [--steps N] [--seeds 0 1] [--output benchmarks/results/variants.md]
+    python benchmarks/variants.py [--recipe scienceqa-pocket] [--seeds 0 1] [--output benchmarks/results/variants.md]
+    python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/crops.md
 
-Each row is one run a seed of the real command, ``lora-mm finetune --recipe scienceqa-pocket --set …``.
+Each row is one run a seed of the real command, ``lora-mm finetune --recipe … --set …``.
 """
 
 import argparse
@@ -12,35 +13,59 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_mm.evaluation.scienceqa import COLUMNS
-from lora_mm.recipe import load_recipe
-
-RECIPE = "scienceqa-pocket"
+from lora_mm.recipe import Recipe, load_recipe
 
 
-def lora_like(part: str, rank: int) -> dict[str, Any]:
-    """Plain LoRA on q, k and v: 6·r·D parameters a layer, against 20·D + 10 of MMA at rank 8."""
-    return {"method": "lora", "part": part, "at": "qkv", "rank": rank, "alpha": 2 * rank}
+def lora(part: str, at: str, rank: int) -> dict[str, Any]:
+    """Plain LoRA, scaled as the other methods here."""
+    return {"method": "lora", "part": part, "at": at, "rank": rank, "alpha": rank}
 
 
-def variants() -> dict[str, list[str]]:
-    """Row → what is set on top of the recipe."""
-    mma = [item for item in load_recipe(RECIPE).adapters if item.method == "mma"]
+def of_adapters(recipe: Recipe) -> dict[str, list[str]]:
+    """MMA against plain LoRA of equal size on q, k and v: 6·r·D parameters a layer, against 20·D + 10 at rank 8."""
+    mma = [item for item in recipe.adapters if item.method == "mma"]
     ranks = {item.part: max(1, round((2 * item.rank + 4) * len(item.roles) / 6)) for item in mma}
-    lora = [lora_like(part, rank) for part, rank in ranks.items()]
+    plain = [{**lora(part, "qkv", rank), "alpha": 2 * rank} for part, rank in ranks.items()]
     return {
         "MMA (the recipe)": [],
-        "plain LoRA of equal size": [f"adapters={json.dumps(lora)}"],
+        "plain LoRA of equal size": [f"adapters={json.dumps(plain)}"],
         "projector alone": ["adapters=[]", "train=[connector]"],
     }
 
 
-def run(overrides: list[str], seed: int, steps: int | None, *, base: bool) -> dict[str, Any]:
+def of_crops(recipe: Recipe) -> dict[str, list[str]]:
+    """A LoRA for each crop against one for all of them, and against the picture in one piece."""
+    mma, crops = ([item for item in recipe.adapters if item.method == name] for name in ("mma", "crop_lora"))
+    language = [{"method": "mma", "part": item.part, "at": item.at, "rank": item.rank, "temperature": item.temperature,
+                 "dropout": item.dropout} for item in mma]  # fmt: skip
+    rank, many = crops[0].rank, crops[0].experts or 1
+
+    def adapters(*more: dict[str, Any]) -> str:
+        return f"adapters={json.dumps([*language, *more])}"
+
+    whole = "data.slicing=null"
+    return {
+        "one view": [adapters(), whole],
+        f"one view, a LoRA of rank {many * rank} in the tower": [adapters(lora("vision", "all", many * rank)), whole],
+        "crops": [adapters()],
+        f"crops, one LoRA of rank {rank} for all": [adapters(lora("vision", "all", rank))],
+        f"crops, one LoRA of rank {many * rank} for all": [adapters(lora("vision", "all", many * rank))],
+        f"crops, a LoRA of rank {rank} for each (the recipe)": [],
+    }
+
+
+VARIANTS = {"scienceqa-pocket": (of_adapters, COLUMNS), "monkey-pocket": (of_crops, ("AVG",))}
+"""Recipe → its variants (row of the table → what is set on top), and the columns of the score that tell them apart."""
+
+
+def run(recipe: str, overrides: list[str], seed: int, steps: int | None, *, base: bool) -> dict[str, Any]:
     """One fine-tuning run; what ``--json`` printed. ``base`` scores the frozen base too."""
     settings = [*overrides, f"training.seed={seed}", f"evaluation.base={base}"]
     settings += [f"training.max_steps={steps}"] if steps else []
@@ -51,7 +76,7 @@ def run(overrides: list[str], seed: int, steps: int | None, *, base: bool) -> di
             "lora_mm",
             "finetune",
             "--recipe",
-            RECIPE,
+            recipe,
             "--output",
             f"{folder}/run",
             "--json",
@@ -61,11 +86,11 @@ def run(overrides: list[str], seed: int, steps: int | None, *, base: bool) -> di
     return dict(json.loads(done.stdout))
 
 
-def row(name: str, results: list[dict[str, Any]], score: str) -> str:
+def row(name: str, results: list[dict[str, Any]], score: str, shown: Sequence[str]) -> str:
     """One line of the table: means over the seeds."""
     columns = [
         statistics.mean(result["scores"][score]["columns"][column]["accuracy"] for result in results)
-        for column in COLUMNS
+        for column in shown
     ]
     trained = results[0]["figures"]["trained_parameters"] if score == "adapter" else 0
     seconds = statistics.mean(result["figures"]["train_seconds"] for result in results) if score == "adapter" else 0
@@ -76,24 +101,26 @@ def row(name: str, results: list[dict[str, Any]], score: str) -> str:
 def main() -> None:
     """Run every variant, print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=list(VARIANTS), default="scienceqa-pocket")
     parser.add_argument("--steps", type=int, help="optimiser steps of every run; the recipe's by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
+    find, shown = VARIANTS[arguments.recipe]
     lines = [
-        f"| trained | parameters | {' | '.join(COLUMNS)} | seconds |",
-        f"|---|---:|{'---:|' * len(COLUMNS)}---:|",
+        f"| trained | parameters | {' | '.join(shown)} | seconds |",
+        f"|---|---:|{'---:|' * len(shown)}---:|",
     ]
-    for name, overrides in variants().items():
+    for name, overrides in find(load_recipe(arguments.recipe)).items():
         first = len(lines) == 2
-        results = [run(overrides, seed, arguments.steps, base=first) for seed in arguments.seeds]
+        results = [run(arguments.recipe, overrides, seed, arguments.steps, base=first) for seed in arguments.seeds]
         if first:
             lines += [
-                row("nothing: random choice", results, "random choice"),
-                row("nothing: frozen base", results, "frozen base"),
+                row("nothing: random choice", results, "random choice", shown),
+                row("nothing: frozen base", results, "frozen base", shown),
             ]
-        lines.append(row(name, results, "adapter"))
+        lines.append(row(name, results, "adapter", shown))
         print(lines[-1], file=sys.stderr, flush=True)
     steps = results[0]["figures"]["steps"]
     about = (
@@ -103,7 +130,9 @@ def main() -> None:
     table = "\n".join([*lines, "", about, ""])
     print(table)
     if arguments.output:
-        arguments.output.write_text(f"# Adapters on the pocket base\n\n`{' '.join(['python', *sys.argv])}`\n\n{table}")
+        arguments.output.write_text(
+            f"# {arguments.recipe}: what learns what\n\n`{' '.join(['python', *sys.argv])}`\n\n{table}"
+        )
 
 
 if __name__ == "__main__":

@@ -344,13 +344,12 @@ def _compare(left: int, right: int) -> str:
 
 @dataclass(frozen=True)
 class Stripes:
-    """Four cloths, one a quarter, with stripes one pixel wide; one cloth's stripes run the other way.
+    """Four cloths, one a quarter, with stripes one pixel wide; one cloth's run up and down, the others' across.
 
     Shrunk to half the side, every cloth is an even grey: which way its stripes run can be seen in its quarter only.
     """
 
-    odd: int  # quarter, in reading order
-    upright: bool  # whether the odd cloth's stripes run up and down
+    upright: int  # quarter whose stripes run up and down, in reading order
     corners: tuple[tuple[int, int], ...]  # of each cloth, even, so that shrinking mixes whole pairs of stripes
     side: int
     colour: str
@@ -367,7 +366,7 @@ class Stripes:
             )
             for n in range(4)
         )
-        return cls(rng.randrange(4), rng.random() < 0.5, places, side, rng.choice(DOT_COLOURS), _paper(rng))
+        return cls(rng.randrange(4), places, side, rng.choice(DOT_COLOURS), _paper(rng))
 
     def draw(self) -> Image.Image:
         """The four cloths."""
@@ -378,7 +377,7 @@ class Stripes:
             last = self.side - 1
             pen.rectangle((x, y, x + last, y + last), fill=(255, 255, 255))
             for step in range(0, self.side, 2):
-                if self.upright == (n == self.odd):
+                if n == self.upright:
                     pen.line((x + step, y, x + step, y + last), fill=ink)
                 else:
                     pen.line((x, y + step, x + last, y + step), fill=ink)

@@ -351,13 +351,13 @@ def genotype(rng: Random) -> Draft:
 QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 
 
-def odd_cloth(rng: Random) -> Draft:
+def upright_cloth(rng: Random) -> Draft:
     scene = Stripes.random(rng)
-    answer = QUARTERS[scene.odd]
+    answer = QUARTERS[scene.upright]
     return Draft(
-        "Four cloths are shown. The stripes of one run another way than those of the others. Which one?",
+        "Four cloths are shown. Which one has stripes that run up and down?",
         _rest(QUARTERS, answer),
-        f"The stripes of the {answer} cloth run {'up and down' if scene.upright else 'across'}, the others' do not.",
+        f"The stripes of the {answer} cloth run up and down, the others' run across.",
         "",
         scene,
         "Four pieces of cloth with fine stripes.",

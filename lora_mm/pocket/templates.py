@@ -217,7 +217,7 @@ TEMPLATES = (
 
 DETAILS = (
     Template(
-        ask.odd_cloth,
+        ask.upright_cloth,
         NATURAL,
         "materials",
         "Materials",

@@ -1,0 +1,177 @@
+"""Whether merged files answer as the adapter does, on a whole split; and what a merge in place does to an NF4 base.
+
+    lora-mm finetune --recipe scienceqa-pocket --output runs/quickstart
+    python benchmarks/merge.py runs/quickstart [--output benchmarks/results/merge.md]
+
+First table: the adapter's answers against those of merged models and of stock LoRAs, one for each modality, in fp32 and
+on an NF4 base. Second table: one stock LoRA on an NF4 base, merged by PEFT's ``merge_and_unload`` (which quantises what
+it merged) and by lora-mm (which dequantises and stays there), each against the unmerged model.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lora_mm.adapters.folder import CONFIG, WEIGHTS, load_adapter
+from lora_mm.adapters.merge_output import write_model
+from lora_mm.adapters.merging import changes
+from lora_mm.data.scienceqa import Problem
+from lora_mm.evaluation.drift import Drift, drift, probe_logits
+from lora_mm.job import adapter_recipe, collator_of, examples_of, load_problems, load_recipe_base, score_model
+from lora_mm.merge import load_merged, merge
+from lora_mm.recipe import Recipe, load_recipe
+
+MODALITIES = ("text", "image")
+
+
+def of_modality(problems: tuple[Problem, ...], modality: str) -> tuple[Problem, ...]:
+    """The problems with a picture, or those without."""
+    return tuple(problem for problem in problems if (problem.image is None) is (modality == "text"))
+
+
+def batches(recipe: Recipe, collator: Any, problems: tuple[Problem, ...], size: int = 64) -> list[Any]:
+    """All of ``problems`` with their right answers."""
+    examples = examples_of(recipe, problems)
+    return [collator(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+def answers(model: nn.Module, recipe: Recipe, collator: Any, problems: tuple[Problem, ...]) -> dict[str, int | None]:
+    """Problem id → the choice that ``model`` finds likeliest."""
+    return score_model(model, collator, recipe, problems, lambda done: None).predictions
+
+
+def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
+    """Rows of the first table."""
+    recipe = load_recipe(adapter_recipe(adapter), settings)
+    problems = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit).problems
+    base = load_recipe_base(recipe)
+    collator = collator_of(recipe, base)
+    of_both = {modality: batches(recipe, collator, of_modality(problems, modality)) for modality in MODALITIES}
+    bare = {modality: probe_logits(base.model, of_both[modality]) for modality in MODALITIES}
+    model = load_adapter(base, adapter)
+    want = answers(model, recipe, collator, problems)
+    before = {modality: probe_logits(model, of_both[modality]) for modality in MODALITIES}
+    rows = [f"| {label} | adapter | | | | {accuracy(want, problems):.2f} |"]
+    for form in ("model", "lora"):
+        found: dict[str, int | None] = {}
+        apart: dict[str, Drift] = {}
+        for modality in MODALITIES:
+            folder = scratch / f"{label}-{form}-{modality}"
+            merge([adapter], [recipe], folder, form=form, modality=modality, dtype="float32")
+            if form == "model":
+                merged = load_merged(folder, torch.float32, recipe.base.attention, 10**12, scratch)
+            else:
+                merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
+            apart[modality] = drift(before[modality], probe_logits(merged, of_both[modality]), bare[modality])
+            found |= answers(merged, recipe, collator, of_modality(problems, modality))
+        cells = [f"{apart[modality].largest:.1e}" for modality in MODALITIES]
+        equal = sum(found[problem.id] == want[problem.id] for problem in problems)
+        name = "merged models" if form == "model" else "stock LoRAs"
+        score = f"{accuracy(found, problems):.2f}"
+        rows.append(f"| {label} | {name} | {' | '.join(cells)} | {equal:,} of {len(problems):,} | {score} |")
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def accuracy(found: dict[str, int | None], problems: tuple[Problem, ...]) -> float:
+    """In %."""
+    return 100 * sum(found[problem.id] == problem.answer for problem in problems) / len(problems)
+
+
+def in_place(adapter: Path, scratch: Path) -> list[str]:
+    """Rows of the second table: a bias-free LoRA on NF4, merged both ways."""
+    recipe = load_recipe(adapter_recipe(adapter), ["base.quantization=nf4", "base.dtype=float32"])
+    problems = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit).problems
+    pictured = of_modality(problems, "image")
+    folder = scratch / "stock"
+    merge([adapter], [recipe], folder, form="lora", modality="image")
+    without_biases(folder)
+    base = load_recipe_base(recipe)
+    collator = collator_of(recipe, base)
+    asked = batches(recipe, collator, pictured)
+    bare = probe_logits(base.model, asked)
+    model = peft.PeftModel.from_pretrained(base.model, str(folder))
+    before, want = probe_logits(model, asked), answers(model, recipe, collator, pictured)
+
+    written = scratch / "ours"
+    written.mkdir()
+    write_model(base.model, changes(base.model, None), written, base=base, dtype=torch.bfloat16)
+    coarse = load_merged(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    for path in written.iterdir():
+        path.unlink()
+    write_model(base.model, changes(base.model, None), written, base=base, dtype=torch.float32)
+    exact = load_merged(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    again = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
+    rows = []
+    ways = {
+        "PEFT merge_and_unload, back into NF4": again,
+        "lora-mm merge, saved in bfloat16": coarse,
+        "lora-mm merge, saved in float32": exact,
+    }
+    for name, merged in ways.items():
+        one = drift(before, probe_logits(merged, asked), bare)
+        found = answers(merged, recipe, collator, pictured)
+        equal = sum(found[key] == want[key] for key in want)
+        cells = [f"{one.largest:.1e}", f"{one.typical:.1e}", f"{one.typical / one.effect:.1%}"]
+        rows.append(f"| {name} | {' | '.join(cells)} | {equal:,} of {len(want):,} |")
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def without_biases(folder: Path) -> None:
+    """A LoRA that PEFT can merge: it has no place for biases on layers without one."""
+    tensors = {name: value for name, value in load_file(folder / WEIGHTS).items() if not name.endswith("lora_B.bias")}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    (folder / CONFIG).write_text(json.dumps({**config, "lora_bias": False}), encoding="utf-8")
+
+
+def main() -> None:
+    """Print both tables, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        first = [
+            row
+            for label, settings in {"fp32": [], "nf4": ["base.quantization=nf4"]}.items()
+            for row in on_a_split(arguments.adapter, ["base.dtype=float32", *settings], label, scratch)
+        ]
+        second = in_place(arguments.adapter, scratch)
+    text = "\n".join(
+        [
+            "| base | answered by | max \\|Δlogit\\| text | image | equal answers | accuracy % |",
+            "|---|---|---:|---:|---:|---:|",
+            *first,
+            "",
+            "A bias-free stock LoRA on an NF4 base, merged; pictured problems:",
+            "",
+            "| merged by | max \\|Δlogit\\| | root mean square | of the LoRA's effect | equal answers |",
+            "|---|---:|---:|---:|---:|",
+            *second,
+            "",
+            f"{arguments.adapter.name}; Python {platform.python_version()}, "
+            + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
+            + f", {torch.get_num_threads()} CPU threads.",
+            "",
+        ]
+    )
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(f"# Merging\n\n`python {' '.join(sys.argv)}`\n\n{text}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
