@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lora_mm
+from lora_mm.adapters.crops import crop_index, tile_counts
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.mixture import Mixture
-from lora_mm.adapters.routing import _tiles, crop_index
 from lora_mm.errors import InputError, LoraMMError
 from tests.tiny import perturb, tiny_batch, tiny_model
 
@@ -248,7 +248,7 @@ def test_crops_after_their_overview() -> None:
     pixels = torch.ones(3, 4, 3, 2, 2)
     pixels[1, 2:] = 0
     pixels[2, 1:] = 0
-    sizes = _tiles(pixels)
+    sizes = tile_counts(pixels)
     assert crop_index("overview_first", torch.tensor([[3]]), [3], 7, sizes=sizes).tolist() == [-1, 0, 1, 2, -1, 0, -1]
 
 
