@@ -1,4 +1,4 @@
-"""Which crop of its picture each row of a tower holds, from the prompt's placeholders or the pixels. Knows no adapter."""
+"""Which crop of its picture each row of a tower holds, by the prompt's placeholders or the pixels. Knows no adapter."""
 
 from itertools import chain
 
@@ -10,7 +10,14 @@ OVERVIEW = -1
 
 
 def crop_index(
-    crops: str, ids: Tensor, token_ids: list[int], rows: int, *, views: int = 1, sizes: list[int] | None = None
+    crops: str,
+    ids: Tensor,
+    token_ids: list[int],
+    rows: int,
+    *,
+    views: int = 1,
+    framed: bool = False,
+    sizes: list[int] | None = None,
 ) -> Tensor:
     """Which crop each row of a tower holds, ``[rows]``.
 
@@ -20,6 +27,7 @@ def crop_index(
         token_ids: of visual placeholders.
         rows: of the tower.
         views: rows of a sliced picture, where the family does not slice by itself.
+        framed: whether its views do not stand in one run (``Anatomy.framed``).
         sizes: rows of each picture, where the pixels tell.
     """
     first = crops == "overview_first"
@@ -33,7 +41,7 @@ def crop_index(
         elif crops == "quarters":
             sizes = _sliced(_chained(runs, counts), views=5)
         else:
-            sizes = _sliced(counts, views)
+            sizes = _sliced(_by_sample(runs, counts) if framed else counts, views)
     places = [list(range(size - 1)) for size in sizes or []]
     found = [[OVERVIEW, *place] if first else [*place, OVERVIEW] for place in places]
     return torch.tensor(list(chain.from_iterable(found)), device=ids.device)
@@ -64,6 +72,14 @@ def _sliced(counts: list[int], views: int) -> list[int]:
     for count in counts:
         sizes += [views] * (count // views) if count % views == 0 else [1] * count
     return sizes
+
+
+def _by_sample(runs: list[Run], counts: list[int]) -> list[int]:
+    """``counts`` with those of one sample put together."""
+    totals: dict[int, int] = {}
+    for (row, *_), count in zip(runs, counts, strict=False):
+        totals[row] = totals.get(row, 0) + count
+    return list(totals.values())
 
 
 def _chained(runs: list[Run], counts: list[int]) -> list[int]:

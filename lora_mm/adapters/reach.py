@@ -81,6 +81,7 @@ def describe(model_type: str) -> dict[str, Any]:
         "placeholders": {name: _named(where) for name, where in row.placeholders.items()},
         "visual_tokens": row.visual_tokens,
         "crops": row.crops,
+        "framed": row.framed,
         "packed": row.packed,
         "methods": {
             name: {part: applies(name, row, part) for part in method.parts} for name, method in METHODS.items()

@@ -51,7 +51,7 @@ class Signal:
     def __init__(self, model: nn.Module) -> None:
         anatomy = anatomy_of(model)
         self.token_ids = list(placeholder_ids(model).values())
-        self.crops = anatomy.crops
+        self.crops, self.framed = anatomy.crops, anatomy.framed
         self.crop_experts = 0
         self.modality: Tensor | None = None
         self.visual: Tensor | None = None
@@ -106,8 +106,8 @@ class Signal:
         if tower.ids is None:
             raise LoraMMError("A tower with an adapter for each crop was called alone. Call the whole model.")
         if tower.crops is None:
-            views = self.crop_experts + 1
-            index = crop_index(self.crops, tower.ids, self.token_ids, rows, views=views, sizes=tower.tiles)
+            layout = {"views": self.crop_experts + 1, "framed": self.framed, "sizes": tower.tiles}
+            index = crop_index(self.crops, tower.ids, self.token_ids, rows, **layout)
             if (index >= self.crop_experts).any():
                 warnings.warn(
                     f"A picture has more than {self.crop_experts} crops; those beyond stay as the base makes them. "

@@ -57,6 +57,8 @@ class Anatomy:
             order with the whole picture before (``overview_first``) or after them (``overview_last``), or always four
             with the whole picture after them (``quarters``). A picture that the processor did not tile is one row,
             its overview.
+        framed: whether each picture's placeholders stand between marks of its own, so that the crops that our slicer
+            makes of a picture are runs of their own too; then all pictures of a sample are sliced, or none.
         packed: whether several pictures or tiles share one row of the tower, so that no row is a picture or a crop.
         languages: the language stack by the language model's own type, where the family comes with several;
             ``language`` is then one of them.
@@ -71,6 +73,7 @@ class Anatomy:
     placeholders: Mapping[str, str | Callable[[PretrainedConfig], int | None]]
     visual_tokens: bool = True
     crops: Crops = "none"
+    framed: bool = False
     packed: bool = False
     languages: Mapping[str, Stack] = field(default_factory=dict)
     template: str | None = None
@@ -384,6 +387,7 @@ FAMILIES: dict[str, Anatomy] = {
         parts=_llava_parts(),
         placeholders=_IMAGE,
         # Pan-and-scan crops (off by default) stand in the prompt like pictures of their own: nothing tells them apart.
+        framed=True,
     ),
     # No tower: patches are projected straight into the language model.
     "fuyu": Anatomy(
