@@ -22,9 +22,11 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
 from lora_mm.models.anatomy import FAMILIES, layer_modules
+from lora_mm.models.forward import place
 from lora_mm.models.loading import load_base
 from tests.bases import make_family_base
-from tests.families import SIZE, family_model
+from tests.families import FAMILY, SIZE, family_model
+from tests.fresh import Saved, logits_in_another_process
 from tests.tiny import perturb
 
 CROPPED = [name for name, row in FAMILIES.items() if applies("crop_lora", row) is None]
@@ -32,6 +34,7 @@ every_family = pytest.mark.parametrize("family", CROPPED)
 PROCESSOR_OF = {"smolvlm": "idefics3"}
 SLICED = Slicer(2, 2, SIZE)
 EXPERTS = 4
+FIELDS = {"method": "crop_lora", "at": "block", "rank": 2, "experts": EXPERTS, "dropout": 0}
 SHAPES = {"square": (16, 16), "wide": (40, 16), "high": (16, 40), "large": (60, 56)}
 
 
@@ -75,8 +78,7 @@ def mixed(pictures: dict[str, Path]) -> list[Example]:
 
 def adapted(family: str, experts: int = EXPERTS) -> peft.PeftModel:
     torch.manual_seed(100)
-    fields = {"method": "crop_lora", "at": "block", "rank": 2, "experts": experts, "dropout": 0}
-    model = lora_mm.attach(family_model(family), [fields]).eval()
+    model = lora_mm.attach(family_model(family), [{**FIELDS, "experts": experts}]).eval()
     perturb(model)
     return model
 
@@ -90,7 +92,7 @@ def tower(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     hook = base.get_submodule(last).register_forward_hook(
         lambda _, args, out: found.append((out if isinstance(out, Tensor) else out[0]).detach())
     )
-    model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False)
+    model(**inputs(batch), use_cache=False)
     hook.remove()
     (rows,) = found
     return rows
@@ -113,6 +115,66 @@ def expected(family: str, collator: Collator, pictures: dict[str, Path], example
             crops = list(range(count - 1))
             places += [OVERVIEW, *crops] if row.crops == "overview_first" else [*crops, OVERVIEW]
     return places
+
+
+def inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_starts_as_the_base_bitwise(
+    family: str, dtype: torch.dtype, collator_of: Callable[[str], Collator], pictures: dict[str, Path]
+) -> None:
+    base = family_model(family).to(dtype)
+    batch = place(base, inputs(collator_of(family)(mixed(pictures))))
+    expected = base(**batch).logits
+    model = lora_mm.attach(family_model(family).to(dtype), [FIELDS]).eval()
+    assert torch.equal(model(**batch).logits, expected)
+    perturb(model)
+    assert (model(**batch).logits - expected).abs().max() > 0.01
+    with model.disable_adapter():
+        assert torch.equal(model(**batch).logits, expected)
+
+
+@every_family
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_gradients_reach_every_expert_that_met_a_crop_also_recomputed(
+    family: str, reentrant: bool | None, collator_of: Callable[[str], Collator], pictures: dict[str, Path]
+) -> None:
+    if reentrant and not FAMILY[family].reentrant:
+        pytest.skip("the base's own tower gets no gradient by that kind")
+    collator, examples = collator_of(family), mixed(pictures)
+    met = {place for place in expected(family, collator, pictures, examples) if 0 <= place < EXPERTS}
+    gradients = []
+    for kind in {None, reentrant}:
+        model = adapted(family).train()
+        if kind is not None:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": kind})
+            model.get_base_model().enable_input_require_grads()
+        torch.manual_seed(3)
+        model(**inputs(collator(examples)), use_cache=False).logits.square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    torch.testing.assert_close(gradients[-1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert all(grad is not None for grad in gradients[0].values())
+    for name, grad in gradients[0].items():
+        experts = grad.view(EXPERTS, -1).any(dim=1).nonzero().flatten().tolist()
+        assert experts == sorted(met), name
+
+
+def test_loaded_in_another_process_it_computes_the_same_bitwise(
+    collator_of: Callable[[str], Collator], pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    cases, answers = {}, {}
+    for family in CROPPED:
+        model, batch = adapted(family), inputs(collator_of(family)(mixed(pictures)[:3]))
+        cases[family] = Saved(family, tmp_path / family, batch)
+        model.save_pretrained(str(tmp_path / family), save_embedding_layers=False)
+        with torch.no_grad():
+            answers[family] = model(**batch, use_cache=False).logits
+    found = logits_in_another_process(cases, tmp_path)
+    assert [family for family in cases if not torch.equal(found[family], answers[family])] == []
 
 
 @every_family
@@ -160,10 +222,10 @@ def test_rows_of_a_mixed_batch_equal_themselves_alone(
     model = adapted(family)
     for build, right in ((collator, True), (collator.prompts, False)):
         together = build(examples)
-        logits = model(**{name: value for name, value in together.items() if name != "labels"}).logits
+        logits = model(**inputs(together)).logits
         for row, example in enumerate(examples):
             alone = build([example])
-            single = model(**{name: value for name, value in alone.items() if name != "labels"}).logits[0]
+            single = model(**inputs(alone)).logits[0]
             real = slice(0, len(single)) if right else slice(-len(single), None)
             torch.testing.assert_close(logits[row, real], single, rtol=1e-3, atol=1e-3)
 
@@ -172,10 +234,9 @@ def test_rows_of_a_mixed_batch_equal_themselves_alone(
 def test_a_batch_without_pictures_is_the_base_bitwise(
     family: str, collator_of: Callable[[str], Collator], pictures: dict[str, Path]
 ) -> None:
-    batch = collator_of(family)([asked(pictures)])
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    batch = inputs(collator_of(family)([asked(pictures)]))
     with torch.no_grad():
-        assert torch.equal(adapted(family)(**inputs).logits, family_model(family)(**inputs).logits)
+        assert torch.equal(adapted(family)(**batch).logits, family_model(family)(**batch).logits)
 
 
 @every_family
@@ -222,4 +283,4 @@ def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them_and_that_is_s
     few = collator([asked(pictures)])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        model(**{name: value for name, value in few.items() if name != "labels"})
+        model(**inputs(few))
