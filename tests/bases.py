@@ -158,7 +158,10 @@ PROCESSORS: dict[str, Made] = {
         begins=True,
     ),
 }
-"""All but SmolVLM's, which asks for num2words; it is Idefics3's again."""
+"""All but those of :data:`LACKING`."""
+
+LACKING = {"smolvlm": "num2words"}
+"""Families whose processor asks for a package that is not here; SmolVLM's is Idefics3's again."""
 
 
 def make_family_base(folder: Path, family: str) -> Path:

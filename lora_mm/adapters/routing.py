@@ -106,8 +106,15 @@ class Signal:
         if tower.ids is None:
             raise LoraMMError("A tower with an adapter for each crop was called alone. Call the whole model.")
         if tower.crops is None:
-            layout = {"views": self.crop_experts + 1, "framed": self.framed, "sizes": tower.tiles}
-            index = crop_index(self.crops, tower.ids, self.token_ids, rows, **layout)
+            index = crop_index(
+                self.crops,
+                tower.ids,
+                self.token_ids,
+                rows,
+                views=self.crop_experts + 1,
+                framed=self.framed,
+                sizes=tower.tiles,
+            )
             if (index >= self.crop_experts).any():
                 warnings.warn(
                     f"A picture has more than {self.crop_experts} crops; those beyond stay as the base makes them. "

@@ -194,7 +194,7 @@ QWEN3_BLOCK: dict[str, Path] = {**_QWEN_ATTENTION, "up": "mlp.linear_fc1", "down
 def _feature_depth(config: PretrainedConfig) -> int:
     """Layers of the tower below the deepest hidden state that the projector reads (hidden state 0 is the embedding)."""
     total: int = config.vision_config.num_hidden_layers
-    chosen = config.vision_feature_layer
+    chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", total))  # VipLLaVA's
     chosen = [chosen] if isinstance(chosen, int) else chosen
     return max(index if index >= 0 else total + 1 + index for index in chosen)
 

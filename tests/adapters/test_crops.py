@@ -38,6 +38,11 @@ FIELDS = {"method": "crop_lora", "at": "block", "rank": 2, "experts": EXPERTS, "
 SHAPES = {"square": (16, 16), "wide": (40, 16), "high": (16, 40), "large": (60, 56)}
 
 
+def covered(family: str, **_: object) -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    return {"crop_lora"}
+
+
 @pytest.fixture(scope="module")
 def collator_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Collator]:
     folder, made = tmp_path_factory.mktemp("bases"), dict[str, Collator]()

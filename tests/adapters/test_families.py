@@ -40,13 +40,18 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "lora language all": {"method": "lora", "at": "all", "rank": 4},
     "lora vision all": {"method": "lora", "part": "vision", "at": "all", "rank": 4},
     "visual expert": {"method": "visual_expert", "at": "all", "rank": 4, "dropout": 0},
-    "visual expert attn": {"method": "visual_expert", "at": "attn", "rank": 4, "dropout": 0},
     "experts by token": {"method": "moe_lora", "rank": 4},
     "crops": {"method": "crop_lora", "at": "block", "rank": 4, "experts": 2, "dropout": 0},
 }
-COMBINED: dict[str, tuple[str, ...]] = {
-    "by sample": ("mma language block", "lora language all", "mma vision attn", "lora vision all"),
-    "by token": ("experts by token", "visual expert attn", "crops"),
+COMBINED: dict[str, list[dict[str, Any]]] = {
+    "by sample": [
+        PLACEMENTS[name] for name in ("mma language block", "lora language all", "mma vision attn", "lora vision all")
+    ],
+    "by token": [
+        PLACEMENTS["experts by token"],
+        {**PLACEMENTS["visual expert"], "at": "attn"},
+        PLACEMENTS["crops"],
+    ],
 }
 """Placements in one adapter: all methods, in two adapters, for what need not be tried on each alone."""
 TILED = ("llava_next", "llava_onevision")
@@ -67,7 +72,13 @@ every_combination = pytest.mark.parametrize("combination", list(COMBINED))
 
 def combined(family: str, combination: str) -> list[dict[str, Any]]:
     """The placements of a combination that can stand on ``family``."""
-    return [PLACEMENTS[name] for name in COMBINED[combination] if stands(family, PLACEMENTS[name])]
+    return [fields for fields in COMBINED[combination] if stands(family, fields)]
+
+
+def covered(family: str, name: str = "", combination: str = "", **_: object) -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    placements = [PLACEMENTS[name]] if name else combined(family, combination) if combination else []
+    return {fields["method"] for fields in placements}
 
 
 def rows_alone(family: str) -> list[Batch]:

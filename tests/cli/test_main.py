@@ -6,36 +6,17 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_mm.cli.main import run
 from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.recipe import load_recipe, recipe_names
+from tests.cli.conftest import Cli
 from tests.tiny import make_recipe
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "numpy", "PIL", "pandas"}
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``lora-mm`` with arguments, in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lora-mm", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:  # anything else would be a traceback to the user
-            run()
-        out, err = capfd.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

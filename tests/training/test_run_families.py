@@ -29,6 +29,11 @@ EXPERTS = {"llava_next": 1, "llava_onevision": 1}
 """Their tiny processors make one tile of a square picture, and the pocket world's are square."""
 
 
+def covered(family: str) -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    return {"run"}
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pocket problems, with pictures and without."""
