@@ -201,8 +201,9 @@ def _feature_depth(config: PretrainedConfig) -> int:
 
 def _idefics_image_token(config: PretrainedConfig) -> int | None:
     """``image_token_id`` if given, else ``vocab_size + 1``, the second added token: ``<image>``."""
-    # The config class knows no such id, and the processor asks the tokenizer. Of the tokens added behind the vocabulary
-    # <fake_token_around_image> is the first and <image> the second, as in Idefics2 (32000 and 32001).
+    # The config class knows no such id: ``load_base`` asks the processor. For a model that was loaded otherwise: of the
+    # tokens added behind the vocabulary <fake_token_around_image> is the first and <image> the second, as in Idefics2
+    # (32000 and 32001).
     given: int | None = getattr(config, "image_token_id", None)
     if given is None and config.additional_vocab_size >= 2:
         return int(config.vocab_size) + 1
