@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
+from lora_mm.adapters.reach import applies
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
@@ -131,7 +132,7 @@ def collator_of(recipe: Recipe, base: Base) -> Collator:
     family = base.model.config.model_type
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
-        if for_crops and row.crops == "none":
+        if for_crops and row.crops == "none" and applies("crop_lora", row) is None:
             raise InputError(
                 f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
                 "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."

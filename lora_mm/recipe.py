@@ -42,6 +42,7 @@ class AnatomySection(_Section):
     placeholders: dict[str, str] | None = None
     visual_tokens: bool | None = None
     crops: Literal["none", "overview_first", "overview_last", "quarters"] | None = None
+    framed: bool | None = None
     packed: bool | None = None
 
 

@@ -158,7 +158,10 @@ PROCESSORS: dict[str, Made] = {
         begins=True,
     ),
 }
-"""All but SmolVLM's, which asks for num2words; it is Idefics3's again."""
+"""All but those of :data:`LACKING`."""
+
+LACKING = {"smolvlm": "num2words"}
+"""Families whose processor asks for a package that is not here; SmolVLM's is Idefics3's again."""
 
 
 def make_family_base(folder: Path, family: str) -> Path:
@@ -169,7 +172,7 @@ def make_family_base(folder: Path, family: str) -> Path:
     processor = made.processor(tokenizer)
     if made.mark:
         processor.chat_template = ("{{ bos_token }}" if made.begins else "") + TEMPLATE.replace("<image>", made.mark)
-    if family in ("fuyu", "idefics"):
+    if family == "fuyu":
         model.config.image_token_id = processor.image_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -63,6 +63,7 @@ class Family:
         grown: the value of each of ``marks`` for a token that was written; None repeats the last one.
         positions: whether the model takes ``position_ids``; else it works them out from the mask itself.
         mixes: whether the base itself computes a row without pictures beside one with pictures as it does alone.
+        beams: whether the base itself can write with beams; transformers repeats Fuyu's tokens and not its pictures.
         reentrant: whether the reentrant kind of gradient checkpointing reaches its tower, as it only does where the
             tower tells transformers its input embedding; without, nothing in the tower gets a gradient.
     """
@@ -75,6 +76,7 @@ class Family:
     grown: int | None = 0
     positions: bool = True
     mixes: bool = True
+    beams: bool = True
     reentrant: bool = True
 
 
@@ -106,9 +108,13 @@ def _tiled(counts: Sequence[int]) -> Batch:
 
 
 def _onevision(counts: Sequence[int]) -> Batch:
-    """As ``_tiled``; pictures of several in a row are not tiled."""
+    """As ``_tiled``; pictures of several in a row are not tiled, and zeros stand for their tiles."""
     tiled = _tiled(counts)
-    return {**tiled, "batch_num_images": torch.tensor(counts)} if tiled else {}
+    if not tiled:
+        return {}
+    of_several = torch.tensor([count > 1 for count in counts for _ in range(count)])
+    tiled["pixel_values"][of_several, 1:] = 0
+    return {**tiled, "batch_num_images": torch.tensor(counts)}
 
 
 def _patches(counts: Sequence[int]) -> Batch:
@@ -437,6 +443,7 @@ FAMILY: dict[str, Family] = {
         ),
         FOUR,
         _fuyu_pixels,
+        beams=False,
     ),
     "mllama": Family(
         lambda: hf.MllamaConfig(

@@ -62,7 +62,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.residuals: dict[str, Residual] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
-        self.in_features, self.out_features = _features(base_layer)
+        self.in_features, self.out_features = features(base_layer)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
@@ -72,19 +72,14 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         Args:
             placement: what to create.
             site: where this layer stands.
-
-        Raises:
-            InputError: when the layer's width cannot be cut into the placement's groups.
         """
         experts, groups, rank, row = placement.experts, placement.groups, placement.rank, placement.row
         assert experts is not None
         assert groups is not None
-        if self.out_features % groups:
-            raise InputError(f"groups {groups} must divide the layer's width, {self.out_features}.")
         self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
         if site.residual is not None:
             self.residuals[adapter_name] = Residual(site.residual)
-        width = self.in_features if site.residual is None else _features(site.residual)[0]
+        width = self.in_features if site.residual is None else features(site.residual)[0]
         # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
         down = torch.empty(rank if row.shared_down else experts * rank, width)
         if row.shared_down:
@@ -257,7 +252,7 @@ class Residual:
         self._kept = args[0]
 
 
-def _features(base_layer: nn.Module) -> tuple[int, int]:
+def features(base_layer: nn.Module) -> tuple[int, int]:
     """Width of what goes into and comes out of a norm or a linear layer."""
     weight = getattr(base_layer, "weight", None)
     if weight is not None and weight.dim() == 1:

@@ -7,14 +7,16 @@ from lora_mm.adapters.methods import METHODS
 from lora_mm.errors import InputError, nearest
 from lora_mm.models.families import Anatomy, Stack, find_family
 
-_LACKS: Mapping[str, tuple[Callable[[Anatomy], bool], str]] = {
+_LACKS: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
     "crop": (
-        lambda row: row.packed or not row.visual_tokens,
-        "its tower takes several tiles or pictures in one row, or its prompt does not tell which row is which crop",
+        (lambda row: row.packed, "its tower takes several tiles or pictures in one row, so no row is a crop"),
+        (lambda row: not row.visual_tokens, "its prompt does not tell which row of its tower is which crop"),
     ),
     "visual": (
-        lambda row: not row.visual_tokens,
-        "its language model looks at pictures by cross-attention, and none of its tokens is visual",
+        (
+            lambda row: not row.visual_tokens,
+            "its language model looks at pictures by cross-attention, and none of its tokens is visual",
+        ),
     ),
 }
 """Router → when a family lacks what it reads, and the reason in words."""
@@ -47,8 +49,7 @@ def applies(method_name: str, row: Anatomy, part: str | None = None) -> str | No
     ]
     if len(reasons) == (1 if part else len(method.parts)):
         return reasons[0]
-    lacks, reason = _LACKS.get(method.router or "", (lambda _: False, ""))
-    return reason if lacks(row) else None
+    return next((reason for lacks, reason in _LACKS.get(method.router or "", ()) if lacks(row)), None)
 
 
 def _lacks_layers(part: str, stack: Stack | None, roles: set[str]) -> str | None:
@@ -81,6 +82,7 @@ def describe(model_type: str) -> dict[str, Any]:
         "placeholders": {name: _named(where) for name, where in row.placeholders.items()},
         "visual_tokens": row.visual_tokens,
         "crops": row.crops,
+        "framed": row.framed,
         "packed": row.packed,
         "methods": {
             name: {part: applies(name, row, part) for part in method.parts} for name, method in METHODS.items()

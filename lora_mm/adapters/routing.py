@@ -6,18 +6,33 @@ beam or cache can get it out of step. The modality travels with the key-value ca
 """
 
 import warnings
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora_mm.adapters.crops import OVERVIEW, crop_index, tile_counts
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import anatomy_of, placeholder_ids
 
 _KEPT = "_lora_mm_modality"
-OVERVIEW = -1
-"""Crop index of a tower row that shows the whole picture."""
+
+
+@dataclass(slots=True)
+class _Tower:
+    """What the next call of the tower is about.
+
+    Attributes:
+        ids: ``[batch, tokens]``, the prompt; None where nothing is known.
+        tiles: tower rows of each picture, where the pixels tell.
+        crops: see :meth:`Signal.crop_rows`; None until a layer asks, as it reads values back from the GPU.
+    """
+
+    ids: Tensor | None = None
+    tiles: list[int] | None = None
+    crops: Tensor | None = None
 
 
 class Signal:
@@ -36,14 +51,12 @@ class Signal:
     def __init__(self, model: nn.Module) -> None:
         anatomy = anatomy_of(model)
         self.token_ids = list(placeholder_ids(model).values())
-        self.crops = anatomy.crops
+        self.crops, self.framed = anatomy.crops, anatomy.framed
         self.crop_experts = 0
         self.modality: Tensor | None = None
         self.visual: Tensor | None = None
         self.real: Tensor | None = None
-        self._ids: Tensor | None = None
-        self._tiles: list[int] | None = None
-        self._crop_rows: Tensor | None = None
+        self._tower = _Tower()
         self._embedded: Tensor | None = None
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True)
@@ -89,29 +102,37 @@ class Signal:
 
         Crops beyond ``crop_experts`` are counted as overviews, and that is said once.
         """
-        if self._ids is None:
+        tower = self._tower
+        if tower.ids is None:
             raise LoraMMError("A tower with an adapter for each crop was called alone. Call the whole model.")
-        if self._crop_rows is None:  # once a forward, as it reads values back from the GPU
-            sizes = self._tiles
-            index = crop_index(self.crops, self._ids, self.token_ids, rows, views=self.crop_experts + 1, sizes=sizes)
+        if tower.crops is None:
+            index = crop_index(
+                self.crops,
+                tower.ids,
+                self.token_ids,
+                rows,
+                views=self.crop_experts + 1,
+                framed=self.framed,
+                sizes=tower.tiles,
+            )
             if (index >= self.crop_experts).any():
                 warnings.warn(
                     f"A picture has more than {self.crop_experts} crops; those beyond stay as the base makes them. "
                     "Train with more experts (adapters.N.experts) or fewer crops.",
                     stacklevel=2,
                 )
-            self._crop_rows = torch.where(index < self.crop_experts, index, OVERVIEW)
-        if self._crop_rows.shape[0] != rows:
+            tower.crops = torch.where(index < self.crop_experts, index, OVERVIEW)
+        if tower.crops.shape[0] != rows:
             raise LoraMMError(
-                f"The tower met {rows} crops, but the prompt has placeholders for {self._crop_rows.shape[0]}. Call the "
+                f"The tower met {rows} crops, but the prompt has placeholders for {tower.crops.shape[0]}. Call the "
                 "whole model with the pictures its prompt speaks of."
             )
-        return self._crop_rows
+        return tower.crops
 
     def announce(self, input_ids: Tensor, pixels: Tensor | None) -> None:
         """What the next call of the tower is about; ``pixels`` [pictures, tiles, …] where pictures are tiled."""
-        self._ids, self._crop_rows = input_ids, None
-        self._tiles = _tiles(pixels) if self.crop_experts and pixels is not None and pixels.dim() == 5 else None
+        tiled = self.crop_experts and pixels is not None and pixels.dim() == 5
+        self._tower = _Tower(input_ids, tile_counts(pixels) if tiled else None)
 
     def _read(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Modality of each row and whether each token is visual."""
@@ -136,6 +157,8 @@ class Signal:
         else:
             self.real = None
         self.announce(input_ids, kwargs.get("pixel_values"))
+        if module.training and torch.is_grad_enabled():
+            _remember(module, self)
         if cache is not None and cache.get_seq_length() > 0:
             kept = getattr(cache, _KEPT, None)
             if kept is None or kept.shape != modality.shape:
@@ -147,6 +170,14 @@ class Signal:
         if cache is not None:
             setattr(cache, _KEPT, modality)
         self.modality = modality
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """All that is known of the forward now running, for :meth:`restore`."""
+        return self.modality, self.visual, self.real, self._tower
+
+    def restore(self, kept: tuple[Any, ...]) -> None:
+        """Be again in the forward that ``kept`` is of."""
+        self.modality, self.visual, self.real, self._tower = kept
 
     def _before_embedding(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._embedded = args[0]
@@ -164,101 +195,36 @@ class Signal:
         if cache is not None:
             setattr(cache, _KEPT, self.modality)
         if not torch.is_grad_enabled():  # else gradient checkpointing calls the tower again
-            self._ids = self._crop_rows = None
+            self._tower = _Tower()
 
 
-def crop_index(
-    crops: str, ids: Tensor, token_ids: list[int], rows: int, *, views: int = 1, sizes: list[int] | None = None
-) -> Tensor:
-    """Which crop each row of a tower holds, ``[rows]``.
+class _Remembering:
+    """A checkpointing function whose regions are recomputed under the routing of the forward that they belong to.
 
-    Args:
-        crops: how the family lays crops out (``Anatomy.crops``).
-        ids: ``[batch, tokens]``, the prompt.
-        token_ids: of visual placeholders.
-        rows: of the tower.
-        views: rows of a sliced picture, where the family does not slice by itself.
-        sizes: rows of each picture, where the pixels tell.
+    In the backward pass the signal may be about a later batch: of the second of two forwards before one backward.
     """
-    first = crops == "overview_first"
-    if not torch.isin(ids, torch.tensor(token_ids, device=ids.device)).any() or (first and sizes is None):
-        sizes = [1] * rows  # pictures that no token stands for (BLIP's dummy), or that were not tiled
-    elif not first:
-        runs = _runs(ids, token_ids)
-        counts = _rows_of_runs(runs, rows)
-        if crops == "overview_last":
-            sizes = _tiled(ids, runs, counts)
-        elif crops == "quarters":
-            sizes = _sliced(_chained(runs, counts), views=5)
-        else:
-            sizes = _sliced(counts, views)
-    places = [list(range(size - 1)) for size in sizes or []]
-    found = [[OVERVIEW, *place] if first else [*place, OVERVIEW] for place in places]
-    return torch.tensor(list(chain.from_iterable(found)), device=ids.device)
+
+    def __init__(self, checkpoint: Callable[..., Any], signal: Signal) -> None:
+        self.checkpoint, self.signal = checkpoint, signal
+
+    def __call__(self, region: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        kept = self.signal.snapshot()
+
+        def remembered(*inputs: Any, **named: Any) -> Any:
+            now = self.signal.snapshot()
+            self.signal.restore(kept)
+            try:
+                return region(*inputs, **named)
+            finally:
+                self.signal.restore(now)
+
+        return self.checkpoint(remembered, *args, **kwargs)
 
 
-Run = tuple[int, int, int]
-"""A run of placeholders: row of the batch, start and length."""
-
-
-def _runs(ids: Tensor, token_ids: list[int]) -> list[Run]:
-    """The runs of placeholders, in order."""
-    visual = torch.isin(ids, torch.tensor(token_ids, device=ids.device)).long()
-    edges = torch.diff(nn.functional.pad(visual, (1, 1)))
-    starts, ends = (edges == 1).nonzero().tolist(), (edges == -1).nonzero().tolist()
-    return [(row, start, end - start) for (row, start), (_, end) in zip(starts, ends, strict=True)]
-
-
-def _rows_of_runs(runs: list[Run], rows: int) -> list[int]:
-    """Tower rows behind each run, all rows having equally many placeholders; empty where that cannot be."""
-    total = sum(length for *_, length in runs)
-    each = total // rows
-    return [length // each for *_, length in runs] if each and total == each * rows else []
-
-
-def _sliced(counts: list[int], views: int) -> list[int]:
-    """Tower rows of each picture: ``views``, or one where a run has rows that do not come out even: not sliced."""
-    sizes: list[int] = []
-    for count in counts:
-        sizes += [views] * (count // views) if count % views == 0 else [1] * count
-    return sizes
-
-
-def _chained(runs: list[Run], counts: list[int]) -> list[int]:
-    """``counts`` with those of runs put together that only one token parts."""
-    chained: list[int] = []
-    end = (-1, -1)
-    for (row, start, length), count in zip(runs, counts, strict=False):
-        if (row, start - 1) == end:
-            chained[-1] += count
-        else:
-            chained.append(count)
-        end = (row, start + length)
-    return chained
-
-
-def _tiled(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
-    """Tower rows of each picture where the overview comes last.
-
-    InternVL's crops of one picture are one run. Idefics3's are a run each, and the token before an overview is always
-    the same one: the token before a sample's last run.
-    """
-    if any(count != 1 for count in counts):
-        return counts
-    before = [int(ids[row, start - 1]) for row, start, _ in runs]
-    last = {row: token for (row, *_), token in zip(runs, before, strict=True)}
-    sizes, size = [], 0
-    for (row, *_), token in zip(runs, before, strict=True):
-        size += 1
-        if token == last[row]:
-            sizes.append(size)
-            size = 0
-    return sizes
-
-
-def _tiles(pixels: Tensor) -> list[int]:
-    """Tower rows of each picture; ``pixels`` [pictures, tiles, channels, height, width].
-
-    Pictures with fewer tiles than the most are padded with zeros, and the model leaves those tiles out.
-    """
-    return [max(1, int(count)) for count in pixels.flatten(2).any(dim=-1).sum(dim=-1)]
+def _remember(model: nn.Module, signal: Signal) -> None:
+    """Wrap the checkpointing function that transformers gave the layers, wherever it is not yet."""
+    name = "_gradient_checkpointing_func"
+    for module in model.modules():
+        given = module.__dict__.get(name)
+        if given is not None and not isinstance(given, _Remembering):
+            setattr(module, name, _Remembering(given, signal))

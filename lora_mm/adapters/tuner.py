@@ -14,8 +14,9 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from lora_mm.adapters.config import ROUTED, RoutedConfig
-from lora_mm.adapters.layers import RoutedLayer, Site
+from lora_mm.adapters.layers import RoutedLayer, Site, features
 from lora_mm.adapters.placement import Placement, placement
+from lora_mm.adapters.reach import applies, methods_of
 from lora_mm.adapters.routing import Signal
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import anatomy_of, layer_modules, layer_paths, modalities, part_modules
@@ -39,16 +40,16 @@ class RoutedModel(BaseTuner):
         self.__dict__.setdefault("signal", None)
         self.__dict__.setdefault("first_layers", {})
         peft_config.resolved = resolve(model, peft_config.placements)
+        experts = {item.experts or 0 for item in peft_config.placements if item.row.router == "crop"}
+        if self.signal is not None:
+            experts |= {self.signal.crop_experts} - {0}
+        if len(experts) > 1:
+            raise InputError(f"crop_lora for {sorted(experts)} crops in one model; give all as many experts.")
+        # All is checked: only now is the model changed.
         if self.signal is None and any(item.row.router for item in peft_config.placements):
             self.signal = Signal(model)
         if self.signal is not None:
-            counts = {item.experts or 0 for item in peft_config.placements if item.row.router == "crop"}
-            known = {self.signal.crop_experts} - {0}
-            if len(counts | known) > 1:
-                raise InputError(
-                    f"crop_lora for {sorted(counts | known)} crops in one model; give all as many experts."
-                )
-            self.signal.crop_experts = max(counts | known, default=0)
+            self.signal.crop_experts = max(experts, default=0)
 
     @staticmethod
     def _check_target_module_exists(peft_config: RoutedConfig, key: str) -> bool:
@@ -122,31 +123,65 @@ def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Targ
     """Which module of ``model`` gets which placement.
 
     Raises:
-        InputError: for a layer index beyond the model, a placement that matches nothing, or two on one module.
+        InputError: naming every fault at once: a method that the family cannot have, a layer index beyond the model, a
+            placement that matches nothing or does not fit a module's width, two placements on one module.
     """
     found: dict[str, Target] = {}
+    faults: list[str] = []
     for item in placements:
-        stack = anatomy_of(model).stack(item.part)
-        roles = [role for role in item.roles if role in stack.roles]
-        before = len(found)
-        for role in roles:
-            paths, layers = layer_modules(model, item.part, role), layer_paths(model, item.part)
-            norm = item.row.residual.get(role)
-            norms = layer_modules(model, item.part, norm) if norm else [None] * len(paths)
-            beyond = [index for index in item.layers or [] if not 0 <= index < len(paths)]
-            if beyond:
-                raise InputError(
-                    f"{item}: layers {beyond} do not exist or are never read; "
-                    f"the model reads layers 0 to {len(paths) - 1}."
-                )
-            for index, path in enumerate(paths):
-                if item.layers is None or index in item.layers:
-                    if path in found:
-                        raise InputError(f"Two adapters on one module, {path}; give each its own part, site or layers.")
-                    found[path] = Target(item, role, layers[index], norms[index])
-        if len(found) == before:
-            raise InputError(f"{item} matches no module of this model.")
+        try:
+            targets = _targets(model, item)
+        except InputError as error:
+            faults += error.faults
+            continue
+        both = [path for path in targets if path in found]
+        if both:
+            more = f" and on {len(both) - 1} more" if len(both) > 1 else ""
+            faults.append(
+                f"Two adapters on one module, {both[0]}{more}: {found[both[0]].placement} and {item}; "
+                "give each its own part, site or layers."
+            )
+        found |= targets
+    if faults:
+        raise InputError(*faults)
     return found
+
+
+def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
+    """The modules of one placement."""
+    row = anatomy_of(model)
+    stack = row.stack(item.part)
+    reason = applies(item.method, row, item.part)
+    if reason is not None:
+        family = model.config.model_type
+        others = [name for name, no in methods_of(row).items() if no is None]
+        raise InputError(
+            f"{item.method} cannot be used on '{family}' models: {reason}. "
+            f"Those that can: {', '.join(others)} (`lora-mm models show {family}`)."
+        )
+    layers = layer_paths(model, item.part)
+    chosen = range(len(layers)) if item.layers is None else item.layers
+    beyond = [index for index in chosen if not 0 <= index < len(layers)]
+    if beyond:
+        raise InputError(
+            f"{item}: layers {beyond} do not exist or are never read; the model reads layers 0 to {len(layers) - 1}."
+        )
+    targets: dict[str, Target] = {}
+    for role in [role for role in item.roles if role in stack.roles]:
+        paths, norm = layer_modules(model, item.part, role), item.row.residual.get(role)
+        norms = layer_modules(model, item.part, norm) if norm else [None] * len(paths)
+        targets |= {paths[index]: Target(item, role, layers[index], norms[index]) for index in chosen}
+    if not targets:
+        looked = "leave `layers` out for all" if item.layers == [] else (
+            f"its {item.part} layers have none of {', '.join(item.roles)}; they have {', '.join(stack.roles)}"
+        )  # fmt: skip
+        raise InputError(f"{item} matches no module of this model: {looked}.")
+    for path in targets:
+        module = model.get_submodule(path)
+        width = features(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
+        if width % (item.groups or 1):
+            raise InputError(f"{item}: groups {item.groups} must divide the layer's width, {width}.")
+    return targets
 
 
 if ROUTED not in PEFT_TYPE_TO_TUNER_MAPPING:

@@ -57,6 +57,8 @@ class Anatomy:
             order with the whole picture before (``overview_first``) or after them (``overview_last``), or always four
             with the whole picture after them (``quarters``). A picture that the processor did not tile is one row,
             its overview.
+        framed: whether each picture's placeholders stand between marks of its own, so that the crops that our slicer
+            makes of a picture are runs of their own too; then all pictures of a sample are sliced, or none.
         packed: whether several pictures or tiles share one row of the tower, so that no row is a picture or a crop.
         languages: the language stack by the language model's own type, where the family comes with several;
             ``language`` is then one of them.
@@ -71,6 +73,7 @@ class Anatomy:
     placeholders: Mapping[str, str | Callable[[PretrainedConfig], int | None]]
     visual_tokens: bool = True
     crops: Crops = "none"
+    framed: bool = False
     packed: bool = False
     languages: Mapping[str, Stack] = field(default_factory=dict)
     template: str | None = None
@@ -191,15 +194,16 @@ QWEN3_BLOCK: dict[str, Path] = {**_QWEN_ATTENTION, "up": "mlp.linear_fc1", "down
 def _feature_depth(config: PretrainedConfig) -> int:
     """Layers of the tower below the deepest hidden state that the projector reads (hidden state 0 is the embedding)."""
     total: int = config.vision_config.num_hidden_layers
-    chosen = config.vision_feature_layer
+    chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", total))  # VipLLaVA's
     chosen = [chosen] if isinstance(chosen, int) else chosen
     return max(index if index >= 0 else total + 1 + index for index in chosen)
 
 
 def _idefics_image_token(config: PretrainedConfig) -> int | None:
     """``image_token_id`` if given, else ``vocab_size + 1``, the second added token: ``<image>``."""
-    # The config class knows no such id, and the processor asks the tokenizer. Of the tokens added behind the vocabulary
-    # <fake_token_around_image> is the first and <image> the second, as in Idefics2 (32000 and 32001).
+    # The config class knows no such id: ``load_base`` asks the processor. For a model that was loaded otherwise: of the
+    # tokens added behind the vocabulary <fake_token_around_image> is the first and <image> the second, as in Idefics2
+    # (32000 and 32001).
     given: int | None = getattr(config, "image_token_id", None)
     if given is None and config.additional_vocab_size >= 2:
         return int(config.vocab_size) + 1
@@ -384,6 +388,7 @@ FAMILIES: dict[str, Anatomy] = {
         parts=_llava_parts(),
         placeholders=_IMAGE,
         # Pan-and-scan crops (off by default) stand in the prompt like pictures of their own: nothing tells them apart.
+        framed=True,
     ),
     # No tower: patches are projected straight into the language model.
     "fuyu": Anatomy(

@@ -95,6 +95,9 @@ def load_base(
         raise _unusable(name, error) from error
     if info["missing_keys"]:  # transformers draws those at random
         raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
+    told = getattr(processor, "image_token_id", None)
+    if told is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config does not say
+        model.config.image_token_id = told
     model.requires_grad_(False)
     _keep_weights_in_place(model)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)

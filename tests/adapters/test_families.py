@@ -1,5 +1,6 @@
 """Routed adapters on every family: start, gradients, rows, generation, saving, switching and checkpointing."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.reach import applies
 from lora_mm.adapters.tuner import hold_in_fp32
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, anatomy_of, layer_modules
+from lora_mm.models.anatomy import FAMILIES, anatomy_of, layer_modules, layer_paths
 from lora_mm.models.forward import place
 from tests.families import (
     FAMILY,
@@ -29,6 +30,7 @@ from tests.families import (
     family_batch,
     family_model,
 )
+from tests.fresh import Saved, logits_in_another_process
 from tests.tiny import perturb
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
@@ -41,8 +43,19 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "experts by token": {"method": "moe_lora", "rank": 4},
     "crops": {"method": "crop_lora", "at": "block", "rank": 4, "experts": 2, "dropout": 0},
 }
+COMBINED: dict[str, list[dict[str, Any]]] = {
+    "by sample": [
+        PLACEMENTS[name] for name in ("mma language block", "lora language all", "mma vision attn", "lora vision all")
+    ],
+    "by token": [
+        PLACEMENTS["experts by token"],
+        {**PLACEMENTS["visual expert"], "at": "attn"},
+        PLACEMENTS["crops"],
+    ],
+}
+"""Placements in one adapter: all methods, in two adapters, for what need not be tried on each alone."""
 TILED = ("llava_next", "llava_onevision")
-"""Families whose tiny picture is in several tiles: the others' crops are tested by their layout (test_routers)."""
+"""Families whose tiny picture is in several tiles; crop LoRA on the others is tested in test_crops."""
 
 
 def stands(family: str, fields: dict[str, Any]) -> bool:
@@ -54,12 +67,26 @@ def stands(family: str, fields: dict[str, Any]) -> bool:
 CASES = [(family, name) for family in FAMILIES for name, fields in PLACEMENTS.items() if stands(family, fields)]
 every_case = pytest.mark.parametrize(("family", "name"), CASES)
 every_family = pytest.mark.parametrize("family", list(FAMILIES))
+every_combination = pytest.mark.parametrize("combination", list(COMBINED))
 
 
-def all_of(family: str) -> list[dict[str, Any]]:
-    """Every placement that can stand on ``family`` at once, for what need not be told apart."""
-    vision = [PLACEMENTS["mma vision attn"], PLACEMENTS["lora vision all"]] if FAMILIES[family].vision else []
-    return [PLACEMENTS["mma language block"], PLACEMENTS["lora language all"], *vision]
+def combined(family: str, combination: str) -> list[dict[str, Any]]:
+    """The placements of a combination that can stand on ``family``."""
+    return [fields for fields in COMBINED[combination] if stands(family, fields)]
+
+
+def covered(family: str, name: str = "", combination: str = "", **_: object) -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    placements = [PLACEMENTS[name]] if name else combined(family, combination) if combination else []
+    return {fields["method"] for fields in placements}
+
+
+def rows_alone(family: str) -> list[Batch]:
+    """The two rows of ``family_batch(family)``, each in a batch of its own."""
+    if FAMILY[family].mixes:
+        return [family_batch(family, (1,)), family_batch(family, (0,))]
+    # The second with the zeros that stand for its picture.
+    return [family_batch(family, (1,)), {key: value[1:] for key, value in family_batch(family).items()}]
 
 
 def adapted(family: str, placements: Sequence[dict[str, Any]], *, noise: bool = True) -> peft.PeftModel:
@@ -108,16 +135,30 @@ def test_starts_as_the_base_bitwise_and_gradients_reach_every_tensor(family: str
         assert torch.equal(logits(model, batch), base_logits(family))
 
 
+@every_combination
 @every_family
-def test_in_bf16_it_starts_as_the_base_bitwise_also_beside_a_connector_that_trains(family: str) -> None:
+def test_in_bf16_it_starts_as_the_base_bitwise_and_learns(family: str, combination: str) -> None:
+    batch = place(family_model(family).bfloat16(), family_batch(family))
+    expected = logits(family_model(family).bfloat16(), batch)
+    placements = combined(family, combination)
+    model = peft.get_peft_model(family_model(family).bfloat16(), RoutedConfig(placements=placements)).eval()
+    assert {parameter.dtype for parameter in trained(model).values()} == {torch.float32}
+    assert torch.equal(logits(model, batch), expected)
+    perturb(model)
+    out = model(**batch, use_cache=False).logits
+    assert out.dtype == torch.bfloat16
+    assert (out - expected).abs().max() > 0.1
+    out.float().square().mean().backward()
+    assert [path for path, p in trained(model).items() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@every_family
+def test_in_bf16_a_connector_that_trains_is_kept_in_fp32(family: str) -> None:
     def lowered() -> nn.Module:
         return family_model(family).bfloat16()
 
     batch = place(lowered(), family_batch(family))
     expected = logits(lowered(), batch)
-    model = peft.get_peft_model(lowered(), RoutedConfig(placements=all_of(family))).eval()
-    assert {parameter.dtype for parameter in trained(model).values()} == {torch.float32}
-    assert torch.equal(logits(model, batch), expected)
     model = lora_mm.attach(lowered(), ["mma"], train=["connector"]).eval()
     hold_in_fp32(model)
     torch.testing.assert_close(logits(model, batch), expected, rtol=0.1, atol=0.1)
@@ -131,12 +172,10 @@ def test_in_bf16_it_starts_as_the_base_bitwise_also_beside_a_connector_that_trai
 @every_case
 def test_rows_of_a_mixed_batch_equal_themselves_alone(family: str, name: str) -> None:
     model = adapted(family, [PLACEMENTS[name]])
-    mixed, rows = family_batch(family), [family_batch(family, (1,)), family_batch(family, (0,))]
     if not FAMILY[family].mixes:
         assert (base_logits(family, (0,))[0] - base_logits(family)[1]).abs().max() > 0.01
-        rows[1] = {key: value[1:] for key, value in mixed.items()}  # with the zeros that stand for its picture
-    together = logits(model, mixed)
-    for row, alone in enumerate(rows):
+    together = logits(model, family_batch(family))
+    for row, alone in enumerate(rows_alone(family)):
         real = alone["input_ids"].shape[1]
         # Sums of another length come in another order: 9e-5 of logits of 5 at most, where another row would make 0.1.
         torch.testing.assert_close(together[row, -real:], logits(model, alone)[0], rtol=1e-4, atol=2e-4)
@@ -156,9 +195,10 @@ def test_a_modalitys_embedding_moves_the_rows_of_that_modality_only(family: str)
         assert (before[row] - after[row]).abs().max() > 1e-4
 
 
+@every_combination
 @every_family
-def test_every_picture_of_several_in_a_row_is_read(family: str) -> None:
-    model, batch = adapted(family, all_of(family)), family_batch(family, (2,))
+def test_every_picture_of_several_in_a_row_is_read(family: str, combination: str) -> None:
+    model, batch = adapted(family, combined(family, combination)), family_batch(family, (2,))
     before, pixels = logits(model, batch), batch["pixel_values"]
     assert before.isfinite().all()
     along = 1 if len(pixels) == 1 else 0  # of pictures, tiles or patches
@@ -191,14 +231,15 @@ def greedy(model: nn.Module, family: str, batch: Batch, steps: int) -> Tensor:
     return batch["input_ids"][:, prompt:]
 
 
+@every_combination
 @every_family
-def test_cached_generation_of_a_mixed_batch_equals_whole_forwards(family: str) -> None:
-    model, batch = adapted(family, all_of(family)), family_batch(family)
-    written = new_tokens(model, batch, 5)
+def test_cached_generation_of_a_mixed_batch_equals_whole_forwards(family: str, combination: str) -> None:
+    model, batch = adapted(family, combined(family, combination)), family_batch(family)
+    written = new_tokens(model, batch, 4)
     assert model.base_model.signal.modality.tolist() == [1, 0]
-    assert torch.equal(written, greedy(model, family, batch, 5))
+    assert torch.equal(written, greedy(model, family, batch, 4))
     with model.disable_adapter():
-        assert not torch.equal(written, new_tokens(model, batch, 5))
+        assert not torch.equal(written, new_tokens(model, batch, 4))
 
 
 def new_tokens(model: nn.Module, batch: Batch, steps: int) -> Tensor:
@@ -206,28 +247,82 @@ def new_tokens(model: nn.Module, batch: Batch, steps: int) -> Tensor:
     return model.generate(**batch, max_new_tokens=steps, do_sample=False, suppress_tokens=SPECIAL)[:, -steps:]
 
 
-@pytest.mark.parametrize("family", [family for family, row in FAMILIES.items() if row.generates_inside])
-def test_beams_of_a_row_equal_its_beams_alone_where_the_language_model_writes_by_itself(family: str) -> None:
-    model = adapted(family, all_of(family))
-    options = {"max_new_tokens": 4, "num_beams": 2, "do_sample": False, "suppress_tokens": SPECIAL}
+@every_combination
+@every_family
+def test_beams_of_a_row_equal_its_beams_alone(family: str, combination: str) -> None:
+    model = adapted(family, combined(family, combination))
+    options = {"max_new_tokens": 3, "num_beams": 2, "do_sample": False, "suppress_tokens": SPECIAL}
+    if not FAMILY[family].beams:
+        with pytest.raises(ValueError, match="do not match"):
+            family_model(family).generate(**family_batch(family), **options)
+        return
     together = model.generate(**family_batch(family), **options)
-    for row, counts in enumerate([(1,), (0,)]):
-        assert torch.equal(together[row, -4:], model.generate(**family_batch(family, counts), **options)[0, -4:])
+    for row, alone in enumerate(rows_alone(family)):
+        assert torch.equal(together[row, -3:], model.generate(**alone, **options)[0, -3:])
 
 
-@every_case
-def test_saved_and_loaded_it_computes_the_same_bitwise(family: str, name: str, tmp_path: Path) -> None:
-    model, batch = adapted(family, [PLACEMENTS[name]]), family_batch(family)
-    model.save_pretrained(str(tmp_path), save_embedding_layers=False)
-    loaded = peft.PeftModel.from_pretrained(family_model(family), str(tmp_path), adapter_name="other").eval()
-    assert torch.equal(logits(loaded, batch), logits(model, batch))
-    assert trained(loaded) == {}
+def test_every_adapter_loaded_in_another_process_computes_the_same_bitwise(tmp_path: Path) -> None:
+    cases, expected = {}, {}
+    for family, name in CASES:
+        model, batch = adapted(family, [PLACEMENTS[name]]), family_batch(family)
+        case = f"{family}, {name}"
+        cases[case] = Saved(family, tmp_path / case, batch)
+        model.save_pretrained(str(cases[case].folder), save_embedding_layers=False)
+        expected[case] = logits(model, batch)
+    found = logits_in_another_process(cases, tmp_path)
+    assert [case for case in cases if not torch.equal(found[case], expected[case])] == []
 
 
 @every_family
+def test_plain_lora_alone_is_a_stock_adapter(family: str, tmp_path: Path) -> None:
+    fields = [PLACEMENTS[name] for name in ("lora language all", "lora vision all")]
+    fields = [{**item, "rank": 2} for item in fields if stands(family, item)]
+    model, batch = lora_mm.attach(family_model(family), fields).eval(), family_batch(family)
+    assert torch.equal(logits(model, batch), base_logits(family))
+    perturb(model)
+    model(**batch, use_cache=False).logits.square().mean().backward()
+    assert [path for path, p in trained(model).items() if p.grad is None or not p.grad.any()] == []
+    model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    assert peft.PeftConfig.from_pretrained(str(tmp_path)).peft_type == "LORA"
+    loaded = peft.PeftModel.from_pretrained(family_model(family), str(tmp_path)).eval()
+    assert torch.equal(logits(loaded, batch), logits(model, batch))
+
+
+@every_family
+def test_all_experts_at_once_are_the_dense_mixture(family: str) -> None:
+    """Of every family's own feed-forward, each expert's update in its weights; mixed by the router's probabilities."""
+    experts, rank = 3, 2
+    model = adapted(family, [{"method": "moe_lora", "experts": experts, "top_k": experts, "rank": rank}])
+    base = family_model(family)
+    roles = [role for role in ("gate", "up", "gate_up", "down") if role in anatomy_of(base).language.roles]
+    paths = {role: layer_modules(base, "language", role)[-1] for role in roles}
+    layer = layer_paths(base, "language")[-1]
+    seen: dict[str, Tensor] = {}
+    routed = {role: model.get_base_model().get_submodule(path) for role, path in paths.items()}
+    routed[roles[0]].register_forward_hook(lambda _, args, out: seen.update(read=args[0]))
+    routed["down"].register_forward_hook(lambda _, args, out: seen.update(given=out))
+    logits(model, family_batch(family))
+    router = next(one.routed_R["default"] for one in routed.values() if "default" in one.routed_R)
+    weights = (seen["read"] @ router.T).softmax(dim=-1)
+    expected = torch.zeros_like(seen["given"])
+    with torch.no_grad():
+        for expert in range(experts):
+            twin = copy.deepcopy(base.get_submodule(layer))
+            for role, path in paths.items():
+                down = routed[role].routed_A["default"][expert * rank : (expert + 1) * rank]
+                twin.get_submodule(path.removeprefix(f"{layer}.")).weight += (
+                    routed[role].routed_B["default"][expert] @ down
+                )
+            run = twin.mlp if hasattr(twin, "mlp") else lambda x, of=twin: of.fc2(of.activation_fn(of.fc1(x)))
+            expected += weights[..., expert, None] * run(seen["read"])
+    torch.testing.assert_close(seen["given"], expected, rtol=1e-3, atol=1e-3)
+
+
+@every_combination
+@every_family
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_changes_no_gradient(family: str, reentrant: bool) -> None:
-    placements = all_of(family)
+def test_gradient_checkpointing_changes_no_gradient(family: str, combination: str, reentrant: bool) -> None:
+    placements = combined(family, combination)
     if reentrant and not FAMILY[family].reentrant:
         placements = [fields for fields in placements if fields.get("part") != "vision"]
     results = []

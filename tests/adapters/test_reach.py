@@ -3,6 +3,7 @@
 import pytest
 
 import lora_mm
+from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.methods import METHODS
 from lora_mm.adapters.reach import applies, methods_of
 from lora_mm.errors import InputError
@@ -27,6 +28,7 @@ def test_methods_apply_where_a_family_has_what_they_read() -> None:
 def test_reasons_are_told_in_words() -> None:
     assert applies("crop_lora", FAMILIES["fuyu"]) == "it has no vision tower"
     assert "one row" in str(applies("crop_lora", FAMILIES["qwen2_vl"]))
+    assert "prompt does not tell" in str(applies("crop_lora", FAMILIES["idefics"]))
     assert "cross-attention" in str(applies("visual_expert", FAMILIES["idefics"]))
 
 
@@ -39,6 +41,28 @@ def test_a_part_can_be_asked_for() -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match=r"Unknown method 'mmma'.* Did you mean 'mma'\?"):
         applies("mmma", FAMILIES["llava"])
+
+
+def covered(family: str, method: str = "") -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    return {f"no {method}"} if method else set()
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [(family, method) for family, row in FAMILIES.items() for method, no in methods_of(row).items() if no is not None],
+)
+def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: str, method: str) -> None:
+    model = family_model(family)
+    with pytest.raises(InputError) as error:
+        lora_mm.attach(model, [method])
+    (fault,) = error.value.faults
+    if FAMILIES[family].vision is None:
+        assert fault == "fuyu has no vision tower; place the adapter in part 'language'."
+    else:
+        reason = applies(method, FAMILIES[family])
+        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Those that can: mma, lora")
+    assert not any(isinstance(module, RoutedLayer) for module in model.modules())
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lora_mm
+from lora_mm.adapters.crops import crop_index, tile_counts
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.mixture import Mixture
-from lora_mm.adapters.routing import _tiles, crop_index
 from lora_mm.errors import InputError, LoraMMError
 from tests.tiny import perturb, tiny_batch, tiny_model
 
@@ -248,7 +248,7 @@ def test_crops_after_their_overview() -> None:
     pixels = torch.ones(3, 4, 3, 2, 2)
     pixels[1, 2:] = 0
     pixels[2, 1:] = 0
-    sizes = _tiles(pixels)
+    sizes = tile_counts(pixels)
     assert crop_index("overview_first", torch.tensor([[3]]), [3], 7, sizes=sizes).tolist() == [-1, 0, 1, 2, -1, 0, -1]
 
 
@@ -291,8 +291,8 @@ def test_the_visual_expert_works_at_placeholders_only() -> None:
 # --- mixture of experts -----------------------------------------------------------------------------------------------
 
 
-def dense(model: nn.Module, path: str, x: Tensor, experts: int) -> Tensor:
-    """Every token through every expert's feed-forward, mixed by the router's probabilities."""
+def dense(model: nn.Module, path: str, x: Tensor, experts: int, top_k: int) -> Tensor:
+    """Every token through every expert's feed-forward, mixed by the probabilities of its likeliest ``top_k``."""
     mlp = model.get_submodule(path)
 
     def linear(layer: RoutedLayer, value: Tensor, expert: int) -> Tensor:
@@ -300,6 +300,9 @@ def dense(model: nn.Module, path: str, x: Tensor, experts: int) -> Tensor:
         return layer.base_layer(value) + value @ down.T @ layer.routed_B["default"][expert].T
 
     weights = (x @ mlp.gate_proj.routed_R["default"].T).softmax(-1)
+    least = weights.sort(dim=-1, descending=True).values[..., top_k - 1 : top_k]
+    weights = torch.where(weights >= least, weights, 0)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
     results = [
         linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x, e)) * linear(mlp.up_proj, x, e), e)
         for e in range(experts)
@@ -307,17 +310,35 @@ def dense(model: nn.Module, path: str, x: Tensor, experts: int) -> Tensor:
     return sum(weights[..., e : e + 1] * results[e] for e in range(experts))
 
 
-def test_all_experts_at_once_are_the_dense_mixture() -> None:
-    model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "experts": 3, "top_k": 3}]).eval()
+@pytest.mark.parametrize("collapsed", [False, True])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_every_token_goes_to_its_likeliest_experts_and_none_is_dropped(top_k: int, collapsed: bool) -> None:
+    """With ``top_k`` of all, the dense mixture; collapsed, all tokens at one expert, which serves them all."""
+    model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "experts": 3, "top_k": top_k}]).eval()
     perturb(model)
-    seen: list[tuple[Tensor, Tensor]] = []
     path = "base_model.model.model.language_model.layers.1.mlp"
+    if collapsed:  # a row of the router that is fitted to the tokens, so that it is every token's first choice
+        before: list[Tensor] = []
+        hook = model.get_submodule(path).register_forward_pre_hook(lambda m, args: before.append(args[0]))
+        logits(model, sliced_batch())
+        hook.remove()
+        router = model.get_submodule(path).gate_proj.routed_R["default"]
+        with torch.no_grad():
+            flat = before[0].flatten(0, 1)
+            router[0] = torch.linalg.lstsq(flat, torch.full((len(flat), 1), 30.0)).solution[:, 0]
+            router[1:] *= 0.01
+        model.get_submodule(path).gate_proj.mixtures["default"].taken()
+    seen: list[tuple[Tensor, Tensor]] = []
     hook = model.get_submodule(path).register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
     logits(model, sliced_batch())
     hook.remove()
     x, out = seen[0]
     with torch.no_grad():
-        assert torch.allclose(out, dense(model, path, x, 3), atol=1e-4)
+        assert torch.allclose(out, dense(model, path, x, 3, top_k), atol=1e-4)
+    use = model.get_submodule(path).gate_proj.mixtures["default"].taken()
+    real = sliced_batch()["attention_mask"].sum()
+    assert use.sum() == top_k * real
+    assert (use[0] == real) or not collapsed
 
 
 def test_one_expert_is_a_lora_on_the_feed_forward() -> None:

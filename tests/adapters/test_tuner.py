@@ -363,6 +363,23 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     torch.testing.assert_close(gradients_again, gradients, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_two_batches_before_one_backward_keep_their_own_routing_when_recomputed(reentrant: bool) -> None:
+    """Of a batch with a picture and one without: recomputed in the backward pass, each is what it was."""
+    batches, results = [alone(tiny_batch(), row) for row in range(2)], []
+    for checkpointing in (False, True):
+        model = adapted("block").train()
+        for layer in routed_layers(model):
+            layer.placements["default"].dropout = 0.0
+        if checkpointing:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.get_base_model().enable_input_require_grads()
+        losses = [model(**batch, labels=batch["input_ids"], use_cache=False).loss for batch in batches]
+        sum(losses).backward()
+        results.append({path: parameter.grad for path, parameter in trained(model).items()})
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
 def counted_calls(module: nn.Module) -> Any:
     calls: list[None] = []
     module.register_forward_pre_hook(lambda *_: calls.append(None))
@@ -447,7 +464,43 @@ def test_what_cannot_be_attached_is_refused_with_reason(adapters: list[Any], tra
     model = tiny_model()
     with pytest.raises(InputError, match=message):
         lora_mm.attach(model, adapters, train=train)
-    assert not any(isinstance(module, RoutedLayer) for module in model.modules()), "a refusal must change nothing"
+    assert untouched(model), "a refusal must change nothing"
+
+
+def untouched(model: nn.Module) -> bool:
+    """Whether a tiny model is as it was built: no adapters, no hooks, and the same logits."""
+    hooks = [hook for module in model.modules() for hook in (*module._forward_pre_hooks, *module._forward_hooks)]
+    routed = [module for module in model.modules() if isinstance(module, RoutedLayer)]
+    return not hooks and not routed and torch.equal(logits(model), logits(tiny_model()))
+
+
+def test_a_width_that_the_second_placement_does_not_fit_leaves_the_model_as_it_was() -> None:
+    """Three groups divide the language model's width, 48, and not the tower's, 32."""
+    model = tiny_model()
+    wrong = [{"method": "mma", "rank": 6, "groups": 3}, {**VISION, "rank": 6, "groups": 3}]
+    with pytest.raises(InputError, match="mma on vision at attn: groups 3 must divide the layer's width, 32"):
+        lora_mm.attach(model, wrong)
+    assert untouched(model)
+    assert trained(lora_mm.attach(model, ["mma"])), "and it can be adapted still"
+
+
+def test_everything_wrong_with_placements_on_a_model_is_told_at_once() -> None:
+    wrong = ["mma", {"method": "mma", "layers": [7]}, {"method": "mma", "at": "block"}, {"method": "mma", "layers": []}]
+    with pytest.raises(InputError) as error:
+        lora_mm.attach(tiny_model(), wrong)
+    beyond, clash, nothing = error.value.faults
+    assert "layers [7] do not exist" in beyond
+    assert "input_layernorm and on 1 more: mma on language at attn and mma on language at block" in clash
+    assert nothing == "mma on language at attn matches no module of this model: leave `layers` out for all."
+
+
+def test_a_second_adapter_that_is_refused_leaves_the_first_as_it_was() -> None:
+    model = adapted("block")
+    before = logits(model)
+    with pytest.raises(InputError, match="layers"):
+        model.add_adapter("other", RoutedConfig(placements=[{"method": "mma", "layers": [9]}]))
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(logits(model), before)
 
 
 def test_parts_alone_can_train() -> None:

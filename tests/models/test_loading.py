@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, layer_modules, part_of
+from lora_mm.models.anatomy import FAMILIES, layer_modules, part_of, placeholder_ids
 from lora_mm.models.forward import place
 from lora_mm.models.loading import Base, _quantization, fingerprint, load_base, memory_by_part
 from tests import tiny
+from tests.bases import make_family_base
 
 try:
     import bitsandbytes
@@ -223,6 +224,14 @@ def test_place_moves_pictures_to_the_models_dtype_and_leaves_ids(base_folder: Pa
     placed = place(base.model, tiny.tiny_batch())
     assert placed["pixel_values"].dtype == torch.bfloat16
     assert placed["input_ids"].dtype == torch.int64
+
+
+def test_where_the_config_does_not_tell_the_pictures_token_the_processor_does(tmp_path: Path) -> None:
+    """Idefics; here not the second of the added tokens, as in the checkpoints, but an id of the tokenizer's own."""
+    folder = make_family_base(tmp_path / "base", "idefics")
+    assert "image_token_id" not in json.loads((folder / "config.json").read_text())
+    base = load_base(str(folder))
+    assert placeholder_ids(base.model) == {"image": base.processor.image_token_id} == {"image": 3}
 
 
 # --- a type that is not known ----------------------------------------------------------------------------------------

@@ -1,0 +1,137 @@
+"""Adapters that cannot be, and a model type that is not known: how the command line tells them, with exit code 2."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from lora_mm.models.families import FAMILIES
+from tests.bases import PROCESSORS, make_family_base
+from tests.cli.conftest import Cli
+from tests.families import IMAGE, TEXT, VISION
+from tests.tiny import TEMPLATE, tiny_tokenizer
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return lambda family: folder / family if (folder / family).exists() else make_family_base(folder / family, family)
+
+
+@pytest.fixture
+def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
+    """``lora-mm finetune`` of a base with adapters, two steps."""
+
+    def call(base: Path, adapters: list[Any], **more: Any) -> tuple[int, str, str]:
+        chosen = {
+            "base.model": str(base),
+            "base.dtype": "float32",
+            "data.path": str(scienceqa_folder),
+            "adapters": adapters,
+            "data.format": "QCM-A",
+            "data.max_length": 1000,
+            "training.max_steps": 2,
+            **more,
+        }
+        flags = [part for key, value in chosen.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+        return cli("finetune", "--recipe", "scienceqa-pocket", "--output", tmp_path / "run", *flags)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("family", "adapters", "said"),
+    [
+        (
+            "qwen2_vl",
+            ["crop_lora"],
+            ["crop_lora cannot be used on 'qwen2_vl' models", "in one row", "lora-mm models show"],
+        ),
+        ("mllama", ["visual_expert"], ["visual_expert cannot be used on 'mllama'", "cross-attention", "mma, lora"]),
+        (
+            "fuyu",
+            [{"method": "mma", "part": "vision"}],
+            ["fuyu has no vision tower; place the adapter in part 'language'"],
+        ),
+        (
+            "llava",
+            ["crop_lora"],
+            ["adapters.0: 'llava' bases see every picture in one piece", "--set data.slicing.rows=2"],
+        ),
+        ("llava", [{"method": "mma", "layers": []}], ["matches no module of this model", "leave `layers` out"]),
+        ("llava", [{"method": "mma", "layers": [5]}], ["layers [5] do not exist", "layers 0 to 1"]),
+        ("llava", ["lora", {"method": "visual_expert"}], ["Two adapters on one module", "give each its own part"]),
+        ("llava", [{"method": "mma", "rank": 0}], ["adapters.0.rank: ", "greater than or equal to 1"]),
+        ("llava", [{"method": "mma", "experts": 0}], ["adapters.0.experts: ", "greater than or equal to 1"]),
+        ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the experts, 4"]),
+        ("llava", [{"method": "mma", "rank": 10, "groups": 5}], ["groups 5 must divide the layer's width, 48"]),
+    ],
+)
+def test_what_cannot_be_is_told_with_the_way_out(
+    finetune: Call, bases: Callable[[str], Path], tmp_path: Path, family: str, adapters: list[Any], said: list[str]
+) -> None:
+    code, _, err = finetune(bases(family), adapters)
+    assert code == 2, err
+    for words in said:
+        assert words in err
+    assert len(err.strip().splitlines()) <= 2
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def families() -> Iterator[None]:
+    """The rows as they were, afterwards."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def make_vipllava(folder: Path) -> Path:
+    """A base of a type without a row: LLaVA with a tower that is read in several places."""
+    torch.manual_seed(0)
+    config = hf.VipLlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION).to_dict(),
+        text_config=hf.LlamaConfig(**TEXT).to_dict(),
+        image_token_index=IMAGE,
+        vision_feature_layers=[-2, 1],
+    )
+    hf.VipLlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor = PROCESSORS["llava"].processor(tiny_tokenizer())
+    processor.chat_template = TEMPLATE
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("families")
+def test_a_type_without_a_row_is_described_in_the_recipe_and_trained(finetune: Call, cli: Cli, tmp_path: Path) -> None:
+    base = make_vipllava(tmp_path / "base")
+    adapters = ["mma", {"method": "mma", "part": "vision"}]
+    code, _, err = finetune(base, adapters)
+    assert code == 2
+    assert "No anatomy for models of type 'vipllava'; described are: llava, " in err
+    assert "Did you mean 'llava'?" in err
+    assert "base.anatomy={like: TYPE}" in err
+    code, out, err = finetune(base, adapters, **{"base.anatomy": {"like": "llava"}, "train": ["connector"]})
+    assert code == 0, err
+    assert "2 steps" in out
+    del FAMILIES["vipllava"]  # another process does not know it either: the adapter's recipe tells
+    code, out, err = cli("evaluate", tmp_path / "run", "--json")
+    assert code == 0, err
+    saved = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert json.loads(out)["scores"]["adapter"] == saved["scores"]["adapter"]
+
+
+@pytest.mark.usefixtures("families")
+def test_a_description_that_does_not_fit_the_model_says_where(finetune: Call, tmp_path: Path) -> None:
+    base = make_vipllava(tmp_path / "base")
+    code, _, err = finetune(base, ["mma"], **{"base.anatomy": {"like": "idefics2"}})
+    assert code == 2, err
+    assert "This vipllava model has no 'model.text_model.layers'" in err
