@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
+from lora_mm.adapters.files import RECIPE, check_folder
+from lora_mm.adapters.folder import load_adapter
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example

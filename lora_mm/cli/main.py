@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from lora_mm.cli import data, env, evaluate, finetune, merge, models, recipes, score
+from lora_mm.cli import data, env, evaluate, finetune, merge, models, recipes, score, share
 from lora_mm.errors import LoraMMError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command(name="finetune")(finetune.finetune)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="merge")(merge.merge)
+app.add_typer(share.app, name="share")
 app.add_typer(score.app, name="score")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lora_mm
-from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, load_adapter, save_adapter
 from lora_mm.errors import InputError
 from lora_mm.models.loading import load_base
@@ -214,26 +213,3 @@ def test_a_changed_picture_size_is_refused(folder: Path, base_folder: Path, tmp_
     assert '"crop_size": {"height": 32, "width": 32}' in message
 
 
-@pytest.mark.parametrize("stock", [True, False])
-def test_card_names_the_base_and_how_to_load_it(stock: bool) -> None:
-    card = model_card(
-        name="mine",
-        summary="A summary.",
-        base="some/base",
-        revision="abc123",
-        version="0.1.0",
-        methods=["lora"] if stock else ["mma", "mma"],
-        stock=stock,
-        trained=1234567,
-        size="5 KB",
-        scores="| a |\n|---|\n| 1 |",
-        parts={"vision": (1000, 10, 4000)},
-        folder="mine",
-    )
-    header = card.split("---\n")[1]
-    assert "base_model: some/base" in header
-    assert header.count("- mma") == (0 if stock else 1)
-    assert "at revision `abc123`" in card
-    assert "1,234,567" in card
-    assert "| vision | 1,000 | 10 |" in card
-    assert ("import lora_mm.adapters.tuner" in card) is not stock
