@@ -159,7 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _batch(self, body: bytes, name: str) -> tuple[bytes, dict[str, str]]:
         self._authorised()
         objects = [
-            {"oid": item["oid"], "size": item["size"], "actions": {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}}
+            {
+                "oid": item["oid"],
+                "size": item["size"],
+                "actions": {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}},
+            }
             for item in json.loads(body)["objects"]
         ]
         answer = {"transfer": "basic", "objects": objects}

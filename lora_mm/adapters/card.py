@@ -18,8 +18,8 @@ _CARD = """\
 
 {summary}
 
-Adapter for `{base}`{revision}, trained with [lora-mm](https://pypi.org/project/lora-mm/) {version} on {data}: {trained:,}
-trained parameters, {size} on disk. The resolved recipe is in `recipe.yaml`.
+Adapter for `{base}`{revision}, trained with [lora-mm](https://pypi.org/project/lora-mm/) {version} on {data}:
+{trained:,} trained parameters, {size} on disk. The resolved recipe is in `recipe.yaml`.
 
 ## Scores
 

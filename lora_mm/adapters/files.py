@@ -1,4 +1,4 @@
-"""What an adapter folder is made of, file by file, and what may be in one. Knows files; knows no models and no torch."""
+"""What an adapter folder is made of, and what may be in one. Knows files; knows no models and imports no torch."""
 
 import json
 import shutil

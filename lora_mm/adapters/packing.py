@@ -31,7 +31,10 @@ def pack(folder: Path, file: Path) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
         writing = Path(name)
-        with os.fdopen(handle, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            os.fdopen(handle, "wb") as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for member in members:
                 entry = tarfile.TarInfo(member.name)  # owner, mode and time as a new entry has them: 0, 0644, 0
                 entry.size = member.stat().st_size

@@ -5,10 +5,9 @@ From a repository only the files of an adapter are taken, from one commit, after
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from lora_mm.adapters.files import (
 )
 from lora_mm.adapters.packing import SUFFIX, unpack
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.hub import trouble
+from lora_mm.hub import kept_here, trouble
 
 ORIGIN = "origin.json"
 """Beside a pulled adapter: the repository and the commit that it is from."""
@@ -65,7 +64,6 @@ class Pushed:
     commit: str
     url: str
     private: bool
-    notes: tuple[str, ...] = ()
 
 
 def find_adapter(text: str | Path) -> Path:
@@ -93,7 +91,8 @@ def locate(text: str, revision: str | None = None) -> Found:
     if match is None:
         raise InputError(f"No adapter folder '{text}'.")
     repo = match["repo"]
-    folder = _snapshot(repo, revision or match["revision"])
+    revision = revision or match["revision"]
+    folder = _snapshot(repo, revision)
     return Found(folder, repo.rpartition("/")[2], repo, folder.name)
 
 
@@ -119,13 +118,21 @@ def pull(text: str, output: Path | None = None, *, revision: str | None = None) 
     return output, found
 
 
-def push(folder: Path, repo: str, *, public: bool = False, branch: str | None = None) -> Pushed:
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    public: bool = False,
+    branch: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Pushed:
     """Upload the adapter in ``folder`` to the Hub as one commit, with the token of ``HF_TOKEN`` or ``hf auth login``.
 
     Args:
         repo: its id there, ``OWNER/NAME``; made if it does not exist.
         public: whether everybody may see it. A repository that exists is never shown to more or fewer than it was.
         branch: the branch to commit to; made if it does not exist.
+        say: told, before anything leaves this machine, what in the adapter holds on this machine only.
 
     Raises:
         InputError: for a folder that cannot be shared, without a token, or when the repository's visibility is not
@@ -142,6 +149,8 @@ def push(folder: Path, repo: str, *, public: bool = False, branch: str | None = 
 
     if get_token() is None:
         raise InputError(f"{repo}: pushing needs a token that may write: set HF_TOKEN, or run `hf auth login`.")
+    for line in _local_paths(folder):
+        say(line)
     api = HfApi()
     with _told(repo):
         try:
@@ -159,7 +168,7 @@ def push(folder: Path, repo: str, *, public: bool = False, branch: str | None = 
         operations += [CommitOperationDelete(name) for name in gone]
         message = f"Adapter {folder.resolve().name}"
         commit = api.create_commit(repo, operations, commit_message=message, revision=branch)
-    return Pushed(repo, commit.oid, f"{api.endpoint}/{repo}", bool(info.private), tuple(_local_paths(folder)))
+    return Pushed(repo, commit.oid, f"{api.endpoint}/{repo}", bool(info.private))
 
 
 def _check_visibility(repo: str, private: bool, public: bool) -> None:
@@ -175,19 +184,18 @@ def _local_paths(folder: Path) -> Iterator[str]:
     name, revision = base.get("name"), base.get("revision")
     if revision is None and name not in (None, "pocket"):
         yield (
-            f"The base is called '{name}', a folder on this machine, and is called so in what was pushed; others need "
-            "its Hub id: --set base.model=ID."
+            f"The base is called '{name}', a folder on this machine; whoever gets the adapter needs its Hub id: "
+            "--set base.model=ID."
         )
     if str(Path.home()) in (folder / RECIPE).read_text(encoding="utf-8"):
-        yield f"{RECIPE} names folders in your home ({Path.home()}); all who can see the repository can read them."
+        yield f"{RECIPE} names folders in your home ({Path.home()}); all who can see the repository can read that."
 
 
 def _unpacked(file: Path) -> Path:
     """The folder of a packed file, unpacked now if it is not yet."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm" / "packed"
-    folder = home / digest / file.name.removesuffix(SUFFIX)
+    folder = kept_here() / "packed" / digest / file.name.removesuffix(SUFFIX)
     if not folder.is_dir():
         unpack(file, folder)
     return folder
@@ -197,13 +205,17 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     """The folder in the Hub's cache with the adapter's files of one commit, downloaded if it can be."""
     from huggingface_hub import HfApi, snapshot_download
 
+    text = f"{repo}@{revision}" if revision else repo
+
     if (why := trouble()) is not None:
         try:
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(LIMITS), local_files_only=True))
+            folder = Path(
+                snapshot_download(repo, revision=revision, allow_patterns=list(LIMITS), local_files_only=True)
+            )
         except OSError:  # what the Hub's client raises where its cache has nothing
             raise InputError(
-                f"'{repo}' is no folder or file here, and not to be had from the Hugging Face Hub ({why}).",
-                f"Check the path; or, where the Hub can be reached, `lora-mm share pull {repo}`, and take the folder.",
+                f"'{text}' is no folder or file here, and not to be had from the Hugging Face Hub ({why}).",
+                f"Check the path; or, where the Hub can be reached, `lora-mm share pull {text}`, and take the folder.",
             ) from None
         check_folder(folder)
         return folder
@@ -249,15 +261,17 @@ def _told(repo: str, revision: str | None = None) -> Iterator[None]:
         raise InputError(f"{repo}: is gated; ask for access on its page, and set HF_TOKEN.") from None
     except RepositoryNotFoundError:
         raise InputError(
-            f"{repo}: no folder or file here, and no such repository on the Hub, or one that is not yours to see; for "
-            "a private one set HF_TOKEN, or run `hf auth login`."
+            f"'{repo}' is no folder or file here, and no repository on the Hub that you can see.",
+            "Check the name; for a private one set HF_TOKEN, or run `hf auth login`.",
         ) from None
     except RevisionNotFoundError:
         raise InputError(f"{repo}: has no revision '{revision}'.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise InputError(f"{repo}: the Hub does not let this token do that ({status}); take one that may.") from None
+            raise InputError(
+                f"{repo}: the Hub does not let this token do that ({status}); take one that may."
+            ) from None
         raise LoraMMError(f"{repo}: the Hub refused ({status}): {_first_line(error)}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise LoraMMError(f"{repo}: {_first_line(error)}") from None

@@ -64,7 +64,8 @@ def as_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{'' if number else 'placements':12}{item}"
     counts = ", ".join(f"{part} {count:,}" for part, count in parameters.items())
     yield f"parameters  {sum(parameters.values()):,}: {counts}"
-    yield f"weights     {size_in_words(facts['bytes'])} in {' and '.join(facts['dtypes'])}, PEFT type {facts['peft_type']}"
+    dtypes = " and ".join(facts["dtypes"])
+    yield f"weights     {size_in_words(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
     yield f"data        {facts['data']}"
     yield f"licence     {facts['licence'] or 'not stated'}"
     yield from _scores(facts["scores"])

@@ -43,3 +43,4 @@ AcceptOption = Annotated[
     list[Mismatch],
     typer.Option("--accept", help="Take another base, or otherwise prepared inputs, knowingly. May be repeated."),
 ]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]

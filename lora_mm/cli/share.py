@@ -61,9 +61,9 @@ def push(
     from lora_mm.adapters.sharing import find_adapter
     from lora_mm.adapters.sharing import push as run
 
-    pushed = run(find_adapter(adapter), repo, public=public, branch=branch)
-    for note in pushed.notes:
-        print(note, file=sys.stderr)
+    pushed = run(
+        find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
+    )
     if as_json:
         _print_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private})
         return

@@ -419,7 +419,7 @@ FAMILIES: dict[str, Anatomy] = {
 
 
 def part_at(parts: Mapping[str, Sequence[str]], name: str) -> str:
-    """Of ``parts`` (see :class:`Anatomy`), the one that the module or parameter called ``name`` belongs to, or ``other``."""
+    """The one of ``parts`` (see :class:`Anatomy`) that the module or parameter called ``name`` is in, or ``other``."""
     fitting = [
         (len(prefix), part)
         for part, prefixes in parts.items()
