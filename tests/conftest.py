@@ -26,7 +26,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of finished runs on one base: ``one`` and ``two`` of MMA and the connector, ``experts`` by visual token."""
+    """Folders of finished runs on one base: ``one``, ``two`` of MMA and the connector, ``experts`` by visual token."""
     from rich.console import Console
 
     from lora_mm.recipe import load_recipe
