@@ -15,6 +15,8 @@ from lora_mm.adapters.packing import pack
 from lora_mm.adapters.sharing import ORIGIN, find_adapter, locate
 from lora_mm.errors import InputError
 from lora_mm.evaluation.scienceqa import read_results
+from lora_mm.job import evaluate, unwatched
+from lora_mm.recipe import load_recipe
 from tests.loopback_hub import TOKEN, Hub, loopback_hub
 
 Run = Callable[..., tuple[int, str, str]]
@@ -75,12 +77,15 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
     assert files(pulled) == files(folder)
     assert json.loads((pulled / ORIGIN).read_text()) == {"repo": "me/one", "commit": sha}
 
-    # The folder, and by its id what the cache kept, with the hub gone.
-    for number, adapter in enumerate((pulled, "me/one")):
-        answers = tmp_path / f"{number}.json"
-        code, out, err = run("evaluate", adapter, "--predictions", answers, HF_HUB_OFFLINE="1")
-        assert code == 0, err
-        assert read_results(answers) == read_results(folder / "predictions-adapter.json")
+    expected = read_results(folder / "predictions-adapter.json")
+    recipe = load_recipe(str(pulled / "recipe.yaml"))
+    found = evaluate(pulled, recipe, split="test", limit=None, base_only=False, watch=unwatched)
+    assert found.scored.predictions == expected
+    # And by its id, from what the cache kept, with the hub gone.
+    answers = tmp_path / "answers.json"
+    code, out, err = run("evaluate", "me/one", "--predictions", answers, HF_HUB_OFFLINE="1")
+    assert code == 0, err
+    assert read_results(answers) == expected
 
 
 def test_a_revision_pins_a_commit(run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
