@@ -156,6 +156,10 @@ def test_through_a_pipe_the_first_fault_ends_it(trained: dict[str, Path]) -> Non
 # --- in a terminal ---------------------------------------------------------------------------------------------------
 
 
+MANY = 400
+"""Tokens, far more than are written before somebody can press a key."""
+
+
 class Terminal:
     """A process on a terminal of its own."""
 
@@ -198,8 +202,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(trained: dict[str, Path]) -> Iterator[Terminal]:
-    # Far more tokens than it can write before it is stopped.
-    terminal = Terminal("chat", str(trained["one"]), str(trained["two"]), "--max-new-tokens", "900")
+    terminal = Terminal("chat", str(trained["one"]), str(trained["two"]), "--max-new-tokens", str(MANY))
     yield terminal
     terminal.process.kill()
     terminal.process.wait()
@@ -207,7 +210,9 @@ def terminal(trained: dict[str, Path]) -> Iterator[Terminal]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
-def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(terminal: Terminal) -> None:
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(terminal: Terminal, speaker: AdaptedBase) -> None:
+    speaker.use("two")
+    whole = speaker.reply([Turn("user", "Which?")], max_new_tokens=MANY)
     terminal.until(r"one answers; adapters: one, two\. /help lists the commands\.\r\n> ")
     terminal.type("/nope")
     terminal.until(r"No command '/nope'.*> ")
@@ -216,8 +221,9 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(terminal: Termin
     terminal.type("Which?")
     terminal.until(r"Which\?\r\n..")
     terminal.press_ctrl_c()
-    terminal.until(r"\n> ")  # the program goes on
+    rest = terminal.until(r"\n> ")  # the program goes on
     assert terminal.process.poll() is None
+    assert len(rest) < len(whole) // 2
     terminal.type("/base")
     terminal.until(r"the frozen base answers\.\r\n> ")
     terminal.press_ctrl_c()
