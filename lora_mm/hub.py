@@ -1,7 +1,12 @@
-"""Whether the Hugging Face Hub answers, and what is said when it does not. Knows no models and no data sets."""
+"""Whether the Hugging Face Hub answers, what is said when it does not, and where things are kept beside its cache.
+
+Knows no models and no data sets.
+"""
 
 import functools
+import os
 import textwrap
+from pathlib import Path
 
 from lora_mm.errors import InputError
 
@@ -36,6 +41,11 @@ def trouble() -> str | None:
     except Exception as error:  # transport errors come from whichever HTTP library the Hub's client is built on
         return cause(error)
     return None
+
+
+def kept_here() -> Path:
+    """Where lora-mm keeps what it has drawn or unpacked: ``$HF_HOME/lora-mm``, by default in ``~/.cache``."""
+    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
 
 
 def cause(error: BaseException) -> str:

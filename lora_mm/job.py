@@ -4,7 +4,7 @@ Knows recipes, data and models; knows nothing of how an adapter is trained.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
+from lora_mm.adapters.files import RECIPE, check_folder
+from lora_mm.adapters.folder import Mismatch, load_adapter
 from lora_mm.adapters.reach import applies
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
@@ -24,7 +25,7 @@ from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.hub import Unreachable
 from lora_mm.models.anatomy import anatomy_of
-from lora_mm.models.loading import Base, default_device, find_config, load_base
+from lora_mm.models.loading import Base, check_quantization, default_device, find_config, load_base, memory_line
 from lora_mm.pocket.cache import world_folder
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe import Recipe
@@ -71,7 +72,8 @@ def told_when_out_of_memory() -> Iterator[None]:
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Raise one Unreachable for base and data together, before either is loaded."""
+    """Before anything is loaded: raise where nothing quantises, then one Unreachable for base and data together."""
+    check_quantization(recipe.base.quantization)
     missing: list[str] = []
     for find in (
         lambda: find_config(recipe.base.model, recipe.base.revision),
@@ -198,7 +200,15 @@ class Evaluation:
 
 
 def evaluate(
-    adapter: Path, recipe: Recipe, *, split: str, limit: int | None, base_only: bool, watch: Watch
+    adapter: Path,
+    recipe: Recipe,
+    *,
+    split: str,
+    limit: int | None,
+    base_only: bool,
+    watch: Watch,
+    accept: Collection[Mismatch] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Score the base with the adapter in ``adapter``, or the base alone.
 
@@ -206,12 +216,16 @@ def evaluate(
         adapter: an adapter folder; its recipe, with any overrides, is ``recipe``.
         split: what to ask.
         limit: ask the first so many problems only.
+        accept: mismatches of base or inputs that are warned of, not refused.
+        say: told what was loaded.
     """
     check_folder(adapter)
+    check_quantization(recipe.base.quantization)
     loaded = load_problems(recipe, split, limit)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    model = base.model if base_only else load_adapter(base, adapter)
+    model = base.model if base_only else load_adapter(base, adapter, accept=accept)
+    say(f"Base {base.name}: {memory_line(model)}.")
     name = "frozen base" if base_only else "adapter"
     scored = score_model(model, collator, recipe, loaded.problems, watch(name, len(loaded.problems)))
     scores = {"random choice": official.random_choice(loaded.problems), name: scored.score}
@@ -219,7 +233,7 @@ def evaluate(
 
 
 def adapter_recipe(adapter: Path) -> str:
-    """The path of the recipe saved with an adapter, to be loaded with overrides."""
+    """The path of the recipe saved in an adapter folder, to be loaded with overrides."""
     check_folder(adapter)
     return str(adapter / RECIPE)
 

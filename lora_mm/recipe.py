@@ -171,13 +171,17 @@ class Recipe(_Section):
         name, summary: for people.
         adapters: placements; a method's bare name takes its usual values.
         train: parts trained whole beside the adapters.
+        save_dtype: of the tensors in the adapter's file. They train in float32; scores are those of what is saved.
+        license: of the adapter, for its model card, as the Hub calls it (``apache-2.0``); ``other`` for none named.
     """
 
     name: str
     summary: str = ""
+    license: str = "other"
     base: BaseSection
     adapters: list[Placement] = []
     train: list[Literal["connector", "head"]] = []
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     data: DataSection
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -25,5 +25,30 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of finished runs on one base: ``one``, ``two`` of MMA and the connector, ``experts`` by visual token,
+    ``crops`` by crop, with pictures cut for it."""
+    from rich.console import Console
+
+    from lora_mm.recipe import load_recipe
+    from lora_mm.training.run import finetune
+
+    root = tmp_path_factory.mktemp("trained")
+    settings = ["evaluation.base=false", "training.max_steps=3"]
+    expert = "adapters=[{method: visual_expert, rank: 4}]"
+    crops = ["adapters=[{method: crop_lora, at: attn, rank: 4}]", "data.slicing={rows: 2, columns: 2}"]
+    runs = {
+        "one": ["training.learning_rate=0.02"],
+        "two": ["training.learning_rate=0.03", "training.seed=3"],
+        "experts": ["training.learning_rate=0.03", "train=[]", expert],
+        "crops": ["training.learning_rate=0.03", "train=[]", *crops],
+    }
+    recipe = str(tiny.make_recipe(root / "tiny.yaml", base_folder, scienceqa_folder))
+    for name, own in runs.items():
+        finetune(load_recipe(recipe, [*settings, *own]), root / name, Console(quiet=True))
+    return {name: root / name for name in runs}
+
+
+@pytest.fixture(scope="session")
 def scienceqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_scienceqa(tmp_path_factory.mktemp("scienceqa"))

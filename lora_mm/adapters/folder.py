@@ -11,24 +11,26 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import peft
+import torch
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from lora_mm.adapters.files import CARD as CARD
+from lora_mm.adapters.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_folder
+from lora_mm.adapters.files import read_json as _read_json
 from lora_mm.adapters.tuner import hold_in_fp32
-from lora_mm.errors import InputError, shortened
+from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.models.anatomy import anatomy_of
 from lora_mm.models.loading import Base
-
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-RECIPE, PREPROCESSING = "recipe.yaml", "preprocessing.json"
 
 Mismatch = Literal["base", "inputs"]
 """What an adapter may knowingly be loaded against: another base than its own, or inputs prepared otherwise."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
-
-def save_adapter(model: peft.PeftModel, folder: Path, *, base: Base, recipe: str) -> None:
+def save_adapter(
+    model: peft.PeftModel, folder: Path, *, base: Base, recipe: str, dtype: torch.dtype = torch.float32
+) -> None:
     """Write everything but the model card: config, weights, resolved recipe, and what the base and its inputs were.
 
     Args:
@@ -36,13 +38,37 @@ def save_adapter(model: peft.PeftModel, folder: Path, *, base: Base, recipe: str
         folder: made if it does not exist.
         base: what the adapter was trained on.
         recipe: the resolved recipe, as YAML.
+        dtype: of the tensors in the file; round the model first (:func:`round_adapter`), or it computes another thing.
     """
     model.peft_config["default"].base_model_name_or_path = base.name
     model.peft_config["default"].revision = base.revision
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    if dtype != torch.float32:
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(str(folder / WEIGHTS)).items()}
+        save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
-    facts = {"base": _identity(base), "inputs": preprocessing(base.processor)}
+    facts = {
+        "base": _identity(base),
+        "parts": anatomy_of(base.model).parts,
+        "inputs": preprocessing(base.processor),
+    }
     (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def round_adapter(model: peft.PeftModel, dtype: torch.dtype) -> None:
+    """Round everything that trains to what ``dtype`` can hold, so that the model computes what the saved file will.
+
+    Raises:
+        LoraMMError: naming the tensor, for a value beyond the reach of ``dtype``.
+    """
+    if dtype == torch.float32:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rounded = parameter.data.to(dtype)
+            if not rounded.isfinite().all():
+                raise LoraMMError(f"save_dtype: {name} holds values too large for {dtype}; take bfloat16 or float32.")
+            parameter.data.copy_(rounded)
 
 
 def load_adapter(
@@ -90,21 +116,6 @@ def load_adapter(
     set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.eval()
     return model
-
-
-def check_folder(folder: Path) -> None:
-    """Raise InputError unless ``folder`` holds what an adapter folder must."""
-    if not folder.is_dir():
-        raise InputError(f"No adapter folder '{folder}'.")
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-    if pickles and not (folder / WEIGHTS).is_file():
-        raise InputError(
-            f"{folder}: its weights are a pickle ({', '.join(pickles)}), which runs code when read and is never read "
-            f"here; have whoever made it save {WEIGHTS}."
-        )
-    missing = [name for name in (CONFIG, WEIGHTS, RECIPE, PREPROCESSING) if not (folder / name).is_file()]
-    if missing:
-        raise InputError(f"{folder}: not an adapter folder of lora-mm; it lacks {', '.join(missing)}.")
 
 
 def preprocessing(processor: Any) -> dict[str, Any]:
@@ -205,16 +216,6 @@ def _peft_config(folder: Path) -> peft.PeftConfig:
         return peft.PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: holds a {type(data).__name__}, not an object.")
-    return data
 
 
 def _tensors(file: Path) -> dict[str, Any]:

@@ -135,7 +135,11 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the base layer, with the active adapters' updates added."""
-        output: Tensor = self.base_layer(x, *args, **kwargs)
+        # bitsandbytes' int8 product takes no more than three dimensions; experts side by side are a fourth.
+        folded = x.flatten(0, -3) if x.dim() > 3 else x
+        output: Tensor = self.base_layer(folded, *args, **kwargs)
+        if x.dim() > 3:
+            output = output.unflatten(0, x.shape[:-2])
         if self.disable_adapters:
             return output
         for name in self.active_adapters:

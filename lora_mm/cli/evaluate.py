@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import AdapterArgument, JsonOption, SetOption
+from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOption
 
 
 def evaluate(
@@ -15,14 +15,17 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many problems only.")] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Also write the answers, in the official format.")] = None,
+    accept: AcceptOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Score an adapter on its recipe's data by the official protocol."""
+    from lora_mm.adapters.sharing import find_adapter
     from lora_mm.job import adapter_recipe, to_json
     from lora_mm.job import evaluate as run
     from lora_mm.recipe import load_recipe
 
-    recipe = load_recipe(adapter_recipe(adapter), overrides)
+    folder = find_adapter(adapter)
+    recipe = load_recipe(adapter_recipe(folder), overrides)
 
     from rich.console import Console
 
@@ -31,17 +34,19 @@ def evaluate(
 
     console = Console(stderr=as_json)
     found = run(
-        adapter,
+        folder,
         recipe,
         split=split or recipe.data.eval_split,
         limit=limit or recipe.data.eval_limit,
         base_only=base_only,
         watch=Display(console).watch,
+        accept=[item.value for item in accept],
+        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if predictions:
         found.scored.write(predictions)
     if as_json:
-        print(to_json({"adapter": str(adapter), "rows": found.account, "scores": as_dict(found.scores)}))
+        print(to_json({"adapter": adapter, "rows": found.account, "scores": as_dict(found.scores)}))
         return
     console.print(found.account, highlight=False)
     console.print(as_table(found.scores, title=f"ScienceQA {split or recipe.data.eval_split}, accuracy in %"))

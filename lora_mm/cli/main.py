@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from lora_mm.cli import data, env, evaluate, finetune, merge, models, recipes, score
+from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, recipes, score, share
 from lora_mm.errors import LoraMMError
 
 app = typer.Typer(
@@ -19,7 +19,10 @@ app = typer.Typer(
 )
 app.command(name="finetune")(finetune.finetune)
 app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="generate")(generate.generate)
+app.command(name="chat")(chat.chat)
 app.command(name="merge")(merge.merge)
+app.add_typer(share.app, name="share")
 app.add_typer(score.app, name="score")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
@@ -31,6 +34,7 @@ def run() -> None:
     """Entry point: 0 fine, 1 the run failed, 2 the input cannot be used, 130 after Ctrl-C."""
     # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,6 +1,6 @@
 """Options that several verbs share, and completion of recipe names. Holds no logic."""
 
-from pathlib import Path
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -23,4 +23,24 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")
 ]
-AdapterArgument = Annotated[Path, typer.Argument(help="Adapter folder.", metavar="ADAPTER")]
+AdapterArgument = Annotated[
+    str, typer.Argument(help="Adapter: a folder, a packed file, or a Hub id (ID@REVISION).", metavar="ADAPTER")
+]
+AdaptersArgument = Annotated[
+    list[str],
+    typer.Argument(help="Adapters of one base: folders, packed files, or Hub ids (ID@REVISION).", metavar="ADAPTER…"),
+]
+
+
+class Mismatch(StrEnum):
+    """What an adapter may knowingly be used against."""
+
+    base = "base"
+    inputs = "inputs"
+
+
+AcceptOption = Annotated[
+    list[Mismatch],
+    typer.Option("--accept", help="Take another base, or otherwise prepared inputs, knowingly. May be repeated."),
+]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]

@@ -1,17 +1,20 @@
 """A picture by path or URL, as people type it. Knows files and the web; knows no data set."""
 
+import http.client
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
-
-import httpx
 
 from lora_mm.data.example import ImageCell, ImageSource, open_image
 from lora_mm.errors import InputError
-from lora_mm.hub import cause
 
 TIMEOUT = 30.0
 """Seconds in which a picture has come, or is given up."""
 MAX_BYTES = 100_000_000
+
+_CHUNK = 1 << 16
+_AGENT = {"User-Agent": "lora-mm"}  # Wikimedia, among others, refuses Python's own name
 
 
 def find_picture(place: str) -> ImageSource:
@@ -34,17 +37,21 @@ def _download(url: str) -> bytes:
     end = time.monotonic() + TIMEOUT
     encoded = bytearray()
     try:
-        with httpx.stream("GET", url, timeout=TIMEOUT, follow_redirects=True) as response:
-            if response.is_error:
-                raise InputError(f"{url}: {response.status_code} {response.reason_phrase}")
-            for chunk in response.iter_bytes():
+        with urllib.request.urlopen(urllib.request.Request(url, headers=_AGENT), timeout=TIMEOUT) as response:
+            promised = int(response.headers.get("Content-Length") or 0)
+            while chunk := response.read1(_CHUNK):
                 encoded += chunk
-                if len(encoded) > MAX_BYTES:
+                if max(promised, len(encoded)) > MAX_BYTES:
                     raise InputError(f"{url}: more than {MAX_BYTES // 10**6} MB")
                 if time.monotonic() > end:
-                    raise httpx.ReadTimeout("too slow")
-    except httpx.TimeoutException as error:
-        raise InputError(f"{url}: did not come within {TIMEOUT:.0f} seconds") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError(f"{url}: {cause(error)}") from error
+                    raise TimeoutError
+    except urllib.error.HTTPError as error:
+        raise InputError(f"{url}: {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL after all
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            raise InputError(f"{url}: did not come within {TIMEOUT:.0f} seconds") from error
+        raise InputError(f"{url}: {reason or type(error).__name__}") from error
+    if len(encoded) < promised:
+        raise InputError(f"{url}: cut off, {len(encoded):,} of {promised:,} bytes came")
     return bytes(encoded)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.errors import InputError
-from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family
+from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family, part_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,13 +105,7 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 def part_of(model: nn.Module, name: str) -> str:
     """The part that the module or parameter called ``name`` belongs to; ``other`` when it is in none."""
-    fitting = [
-        (len(prefix), part)
-        for part, prefixes in anatomy_of(model).parts.items()
-        for prefix in prefixes
-        if name == prefix or name.startswith(prefix + ".")
-    ]
-    return max(fitting, default=(0, "other"))[1]
+    return part_at(anatomy_of(model).parts, name)
 
 
 def part_modules(model: nn.Module, part: str) -> list[str]:

@@ -6,7 +6,7 @@ A new family is a new row here, and a tiny model and batch in ``tests/families.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -421,6 +421,17 @@ FAMILIES: dict[str, Anatomy] = {
         packed=True,
     ),
 }
+
+
+def part_at(parts: Mapping[str, Sequence[str]], name: str) -> str:
+    """The one of ``parts`` (see :class:`Anatomy`) that the module or parameter called ``name`` is in, or ``other``."""
+    fitting = [
+        (len(prefix), part)
+        for part, prefixes in parts.items()
+        for prefix in prefixes
+        if name == prefix or name.startswith(prefix + ".")
+    ]
+    return max(fitting, default=(0, "other"))[1]
 
 
 def find_family(model_type: str) -> Anatomy:

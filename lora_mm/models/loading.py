@@ -126,6 +126,12 @@ def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     return table
 
 
+def memory_line(model: nn.Module) -> str:
+    """What the parts of a loaded model weigh, in one line."""
+    sizes = {part: size / 2**20 for part, (_, _, size) in memory_by_part(model).items()}
+    return f"{sum(sizes.values()):,.1f} MiB: {', '.join(f'{part} {size:,.1f}' for part, size in sizes.items())}"
+
+
 def fingerprint(folder: Path) -> str:
     """What a folder of weights looks like, whatever precision it is loaded in: 16 hexadecimal digits.
 
@@ -180,16 +186,33 @@ def _snapshot(source: str, revision: str | None) -> Path:
     return Path(hf_hub_download(source, "config.json", revision=revision)).parent
 
 
+def check_quantization(quantization: Quantization) -> None:
+    """Raise InputError unless bitsandbytes is there and quantises on this machine. Loads nothing.
+
+    Where its native library is missing, bitsandbytes can be imported all the same: a few numbers are quantised.
+    """
+    if quantization == "none":
+        return
+    try:
+        import bitsandbytes
+        import bitsandbytes.functional
+
+        numbers = torch.ones(1, 64, dtype=torch.float16, device="cuda" if torch.cuda.is_available() else "cpu")
+        if quantization == "nf4":
+            bitsandbytes.functional.quantize_4bit(numbers, quant_type="nf4", compress_statistics=True)
+        else:
+            bitsandbytes.functional.int8_vectorwise_quant(numbers)
+    except Exception as error:  # it raises whatever the missing library makes it raise
+        raise InputError(
+            f"base.quantization: {quantization} needs bitsandbytes, which does not work here: {cause(error)}",
+            "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
+        ) from error
+
+
 def _quantization(
     quantization: Quantization, dtype: Dtype, config: PretrainedConfig, full_precision: Sequence[str]
 ) -> BitsAndBytesConfig:
-    try:
-        import bitsandbytes  # noqa: F401
-    except Exception as error:
-        raise InputError(
-            f"base.quantization: {quantization} needs bitsandbytes, which does not load here: {error}",
-            "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
-        ) from error
+    check_quantization(quantization)
     parts = anatomy_for(config).parts
     unknown = [part for part in full_precision if part not in PARTS]
     if unknown:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lora_mm.errors import LoraMMError
+from lora_mm.hub import kept_here
 
 
 def world_folder(world: str, seed: int, size: int) -> Path:
@@ -19,7 +20,7 @@ def world_folder(world: str, seed: int, size: int) -> Path:
     """
     from lora_mm.pocket.world import make_world
 
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
+    home = kept_here()
     folder = home / f"{world}-{_generator()}-seed{seed}-size{size}"
     if folder.is_dir():
         return folder

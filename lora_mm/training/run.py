@@ -18,7 +18,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from transformers.integrations import get_available_reporting_integrations
 
 from lora_mm.adapters.card import model_card
-from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
+from lora_mm.adapters.files import CARD, RECIPE, SCORES, WEIGHTS
+from lora_mm.adapters.folder import round_adapter, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
@@ -42,7 +43,7 @@ from lora_mm.recipe import Recipe
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.trainer import AdapterTrainer
 
-CHECKPOINTS, SCORES = "checkpoints", "scores.json"
+CHECKPOINTS = "checkpoints"
 BASE_RESULTS, ADAPTER_RESULTS = "predictions-base.json", "predictions-adapter.json"
 
 
@@ -120,7 +121,9 @@ def finetune(
         scores["frozen base"] = base_scored
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
 
-    _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml()), output)
+    dtype = getattr(torch, recipe.save_dtype)
+    round_adapter(model, dtype)
+    _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml(), dtype=dtype), output)
     scored = score_model(model, collator, recipe, test.problems, display.watch("adapter", len(test.problems)))
     scored.write(output / ADAPTER_RESULTS)
     scores["adapter"] = scored.score
@@ -315,6 +318,7 @@ def _write_card(
         base=base.name,
         revision=base.revision,
         version=version("lora-mm"),
+        data=recipe.data.path,
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
@@ -322,6 +326,7 @@ def _write_card(
         scores=f"{described}\n\n{as_markdown(scores)}",
         parts=memory_by_part(model),
         folder=output.name,
+        licence=recipe.license,
     )
     (output / CARD).write_text(card, encoding="utf-8")
 

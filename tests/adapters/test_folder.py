@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import lora_mm
-from lora_mm.adapters.card import model_card
-from lora_mm.adapters.folder import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, load_adapter, save_adapter
-from lora_mm.errors import InputError
+from lora_mm.adapters.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS
+from lora_mm.adapters.folder import load_adapter, round_adapter, save_adapter
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.models.loading import load_base
+from lora_mm.recipe import load_recipe
 from tests import tiny
 
 ADAPTERS = [{"method": "mma", "rank": 4}, {"method": "mma", "part": "vision", "rank": 4}]
@@ -214,26 +216,128 @@ def test_a_changed_picture_size_is_refused(folder: Path, base_folder: Path, tmp_
     assert '"crop_size": {"height": 32, "width": 32}' in message
 
 
-@pytest.mark.parametrize("stock", [True, False])
-def test_card_names_the_base_and_how_to_load_it(stock: bool) -> None:
-    card = model_card(
-        name="mine",
-        summary="A summary.",
-        base="some/base",
-        revision="abc123",
-        version="0.1.0",
-        methods=["lora"] if stock else ["mma", "mma"],
-        stock=stock,
-        trained=1234567,
-        size="5 KB",
-        scores="| a |\n|---|\n| 1 |",
-        parts={"vision": (1000, 10, 4000)},
-        folder="mine",
+# --- knowingly, several, and in fewer bits ---------------------------------------------------------------------------
+
+
+def test_a_pickle_is_refused_even_beside_safetensors(folder: Path, base_folder: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, folder / "adapter_model.bin")
+    message = refusal(base_folder, folder)
+    assert "adapter_model.bin" in message
+    assert "runs code when read" in message
+
+
+def test_what_is_accepted_is_warned_of_and_the_rest_still_refused(
+    folder: Path, tmp_path: Path, base_folder: Path
+) -> None:
+    other = tiny.make_base(tmp_path / "other", seed=1)
+    with pytest.warns(UserWarning, match=r"trained on base .* Accepted\."):
+        model = load_adapter(load_base(str(other)), folder, accept=["base"])
+    held = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    assert all(torch.equal(held[name], tensor) for name, tensor in load_file(folder / WEIGHTS).items())
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("ASSISTANT:", "BOT:"))
+    with pytest.raises(InputError, match="chat_template: trained with") as error:
+        load_adapter(load_base(str(other)), folder, accept=["base"])
+    assert "--accept inputs" in str(error.value)
+    with pytest.warns(UserWarning, match="Accepted") as warned:
+        load_adapter(load_base(str(other)), folder, accept=["base", "inputs"])
+    assert sum("Accepted." in str(item.message) for item in warned) == 2
+    with pytest.raises(InputError, match=r"Cannot accept 'bsae'; what can be accepted is: base, inputs\."):
+        load_adapter(load_base(str(base_folder)), folder, accept=["bsae"])  # type: ignore[list-item]
+
+
+def test_adapters_beside_each_other_answer_as_each_alone(
+    written: tuple[Path, Tensor], base_folder: Path, tmp_path: Path
+) -> None:
+    """The second has other placements and does not train the connector."""
+    base = load_base(str(base_folder))
+    bare = logits(base.model)
+    other = lora_mm.attach(base.model, [{"method": "visual_expert", "rank": 2}]).eval()
+    tiny.perturb(other, seed=5)
+    save_adapter(other, tmp_path / "other", base=base, recipe="name: tiny\n")
+    alone = {"one": written[1], "two": logits(other)}
+
+    base = load_base(str(base_folder))
+    model = load_adapter(base, written[0], "one")
+    assert load_adapter(base, tmp_path / "other", "two", onto=model) is model
+    assert model.active_adapter == "one"
+    for name in ("one", "two", "two", "one"):
+        model.set_adapter(name)
+        assert torch.equal(logits(model), alone[name]), name
+        with model.disable_adapter():
+            assert torch.equal(logits(model), bare)
+
+
+def test_adapters_of_two_types_do_not_stand_beside_each_other(
+    written: tuple[Path, Tensor], base_folder: Path, tmp_path: Path
+) -> None:
+    base = load_base(str(base_folder))
+    save_adapter(lora_mm.attach(base.model, "lora"), tmp_path / "lora", base=base, recipe="name: tiny\n")
+    base = load_base(str(base_folder))
+    model = load_adapter(base, written[0], "one")
+    with pytest.raises(InputError, match="is a LORA adapter, and those already on the base are ROUTED"):
+        load_adapter(base, tmp_path / "lora", "two", onto=model)
+    assert torch.equal(logits(model), written[1])
+
+
+@pytest.mark.parametrize("adapters", [ADAPTERS, [{"method": "lora", "rank": 2}]], ids=["mma", "lora"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_16_bits_it_is_half_as_large_and_loads_to_what_is_in_the_file(
+    base_folder: Path, tmp_path: Path, adapters: list[dict[str, object]], dtype: torch.dtype
+) -> None:
+    base = load_base(str(base_folder))
+    model = lora_mm.attach(base.model, adapters, train=["connector"]).eval()
+    tiny.perturb(model)
+    exact = logits(model)
+    round_adapter(model, dtype)
+    save_adapter(model, tmp_path / "small", base=base, recipe="name: tiny\n", dtype=dtype)
+    tensors = load_file(tmp_path / "small" / WEIGHTS)
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+    loaded = load_adapter(load_base(str(base_folder)), tmp_path / "small")
+    held = peft.get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    assert {tensor.dtype for tensor in held.values()} == {torch.float32}
+    assert all(torch.equal(held[name], tensor.float()) for name, tensor in tensors.items())
+    assert torch.equal(logits(loaded), logits(model))
+    assert 0 < (logits(loaded) - exact).abs().max() < 0.1
+
+
+def test_a_value_that_16_bits_cannot_hold_is_refused_by_its_tensor(base_folder: Path) -> None:
+    model = lora_mm.attach(load_base(str(base_folder)).model, "mma")
+    next(p for name, p in model.named_parameters() if "routed_B" in name).data[0, 0] = 1e6
+    with pytest.raises(LoraMMError, match=r"save_dtype: .*routed_B.* too large for torch.float16; take bfloat16"):
+        round_adapter(model, torch.float16)
+    round_adapter(model, torch.bfloat16)
+
+
+def test_mixture_of_modality_adapters_of_a_7b_base_are_under_8_mb(tmp_path: Path) -> None:
+    """On LLaVA-1.5-7B's real shapes, which no memory is spent on: 3.1 million parameters as the recipe has them; with
+    the projector that LaVIN trains beside them (1024 → 128 → 4096), its 3.8 million."""
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        ).to_dict(),
+        text_config=LlamaConfig(vocab_size=32064).to_dict(),  # the others are a 7B Llama's
+        image_token_id=32000,
     )
-    header = card.split("---\n")[1]
-    assert "base_model: some/base" in header
-    assert header.count("- mma") == (0 if stock else 1)
-    assert "at revision `abc123`" in card
-    assert "1,234,567" in card
-    assert "| vision | 1,000 | 10 |" in card
-    assert ("import lora_mm.adapters.tuner" in card) is not stock
+    with torch.device("meta"):
+        bare = LlavaForConditionalGeneration(config)
+        assert 7e9 < sum(parameter.numel() for parameter in bare.parameters()) < 7.2e9
+        model = lora_mm.attach(bare, load_recipe("scienceqa").adapters)
+    shapes = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    assert {tensor.device.type for tensor in shapes.values()} == {"meta"}
+    sizes = {name: tensor.shape for name, tensor in shapes.items()}
+    assert sum(shape.numel() for shape in sizes.values()) == 3_102_246
+    sizes |= {
+        f"projector.{n}": torch.Size(shape) for n, shape in enumerate([(128, 1024), (128,), (4096, 128), (4096,)])
+    }
+    trained = sum(shape.numel() for shape in sizes.values())
+    assert 3.7e6 < trained < 3.8e6
+    file = tmp_path / WEIGHTS
+    save_file({name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in sizes.items()}, file)
+    assert 2 * trained < file.stat().st_size < 8_000_000

@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from lora_mm.data.collate import Collator, batches
-from lora_mm.data.example import Example
+from lora_mm.data.example import Example, Turn
+from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
 from lora_mm.models.forward import IGNORED
 from tests.tiny import TEMPLATE
@@ -290,3 +291,49 @@ def test_batches_cover_everything_once_in_order() -> None:
     runs = list(batches(items, 3))
     assert [len(run) for run in runs] == [3, 3, 1]
     assert [item for run in runs for item in run] == items
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_of_one_turn_is_the_prompt_of_an_example(collator: Collator, picture: Path) -> None:
+    for images in ((), (picture,), (picture, picture)):
+        said = collator.conversation([Turn("user", "Which?", images)])
+        asked = collator.prompts([Example("1", "Which?", "", images)])
+        assert set(said) == set(asked)
+        assert all(torch.equal(said[name], asked[name]) for name in said)
+
+
+def test_a_conversation_is_all_that_was_said_each_picture_at_its_turn(
+    collator: Collator, picture: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (16, 16), "blue").save(tmp_path / "blue.png")
+    batch = collator.conversation(
+        [
+            Turn("user", "Which is it?", (picture,)),
+            Turn("assistant", "Red."),
+            Turn("user", "And this?", (tmp_path / "blue.png",)),
+        ]
+    )
+    text = collator.tokenizer.decode(batch["input_ids"][0])
+    mark = "<image>" * PICTURE
+    assert text == f"USER: {mark}\nWhich is it? ASSISTANT: Red. USER: {mark}\nAnd this? ASSISTANT:"
+    red, blue = (pixels.mean(dim=(1, 2)) for pixels in batch["pixel_values"])
+    assert red.argmax() == 0
+    assert blue.argmax() == 2
+    assert batch["attention_mask"].all()
+
+
+def test_a_conversations_pictures_are_cut_as_an_examples_are(processor: Any, picture: Path) -> None:
+    collator = Collator(processor, max_length=1000, slicer=Slicer(2, 2, 16))
+    batch = collator.conversation(
+        [Turn("user", "Which?", (picture,)), Turn("assistant", "Red."), Turn("user", "Sure?")]
+    )
+    assert int((batch["input_ids"] == 3).sum()) == 5 * PICTURE
+    assert batch["pixel_values"].shape[0] == 5
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_turn_that_holds_a_special_token_is_refused_by_its_speaker(collator: Collator, role: Any) -> None:
+    with pytest.raises(InputError, match=f"{role}'s turn: the text holds '<image>'"):
+        collator.conversation([Turn("user", "Which?"), Turn(role, "Is it <image>?")])

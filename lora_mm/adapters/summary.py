@@ -1,0 +1,137 @@
+"""What an adapter folder says of itself, read without a model. Knows files; imports no torch and computes no score."""
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_mm.adapters.files import (
+    CARD,
+    CONFIG,
+    PREPROCESSING,
+    RECIPE,
+    SCORES,
+    WEIGHTS,
+    check_folder,
+    read_json,
+    tensor_shapes,
+)
+from lora_mm.errors import InputError
+from lora_mm.models.families import part_at
+
+_ROOT = "base_model.model."
+"""What PEFT writes before the path of every tensor."""
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """All there is to know of the adapter in ``folder`` before it is loaded, as plain data.
+
+    Parameters by part are counted from the tensors that are in the file, not from what the card says.
+
+    Raises:
+        InputError: for a folder that is no adapter, or files in it that cannot be read.
+    """
+    check_folder(folder)
+    config, facts, recipe = read_json(folder / CONFIG), read_json(folder / PREPROCESSING), _yaml(folder / RECIPE)
+    shapes = tensor_shapes(folder / WEIGHTS)
+    card = _text(folder / CARD) if (folder / CARD).is_file() else ""
+    base = facts.get("base")
+    return {
+        "name": folder.name,
+        "summary": recipe.get("summary", ""),
+        "base": base if isinstance(base, dict) else {},
+        "peft_type": config.get("peft_type"),
+        "placements": _placements(config),
+        "parameters": _by_part(shapes, facts.get("parts")),
+        "dtypes": sorted({dtype for _, dtype in shapes.values()}),
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "data": (recipe.get("data") or {}).get("path"),
+        "licence": _front_matter(card, folder / CARD).get("license"),
+        "scores": read_json(folder / SCORES).get("scores", {}) if (folder / SCORES).is_file() else {},
+        "card": card,
+    }
+
+
+def as_lines(facts: dict[str, Any]) -> Iterator[str]:
+    """What :func:`describe` found, for people; the card itself is left out."""
+    base, parameters = facts["base"], facts["parameters"]
+    revision = f" at {base['revision']}" if base.get("revision") else ""
+    yield f"{facts['name']}: {facts['summary']}" if facts["summary"] else facts["name"]
+    yield f"base        {base.get('name')}{revision}, fingerprint {base.get('fingerprint')}"
+    for number, item in enumerate(facts["placements"]):
+        yield f"{'' if number else 'placements':12}{item}"
+    counts = ", ".join(f"{part} {count:,}" for part, count in parameters.items())
+    yield f"parameters  {sum(parameters.values()):,}: {counts}"
+    dtypes = " and ".join(facts["dtypes"])
+    yield f"weights     {size_in_words(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
+    yield f"data        {facts['data']}"
+    yield f"licence     {facts['licence'] or 'not stated'}"
+    yield from _scores(facts["scores"])
+
+
+def size_in_words(size: int) -> str:
+    """``size`` bytes in KB or MB of 1,000."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+
+
+def _by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, (shape, _) in shapes.items():
+        part = part_at(parts, name.removeprefix(_ROOT)) if isinstance(parts, dict) else "all"
+        found[part] = found.get(part, 0) + prod(shape)
+    return found
+
+
+def _placements(config: dict[str, Any]) -> list[str]:
+    """What stands where, a line each."""
+    found = [_placement(item) for item in config.get("placements") or []]
+    if config.get("target_modules") and not found:  # a stock LoRA
+        found.append(f"lora beside {len(config['target_modules'])} linear layers, rank {config.get('r')}")
+    return found + [f"{path}, whole" for path in config.get("modules_to_save") or []]
+
+
+def _placement(item: dict[str, Any]) -> str:
+    shown = [f"{name} {item[name]}" for name in ("rank", "experts", "layers") if item.get(name) is not None]
+    return f"{item.get('method')} on {item.get('part')} at {item.get('at')}, {', '.join(shown)}"
+
+
+def _scores(scores: dict[str, Any]) -> Iterator[str]:
+    """The rows of accuracies that a run measured, under the names of their columns."""
+    rows = {label: row["columns"] for label, row in scores.items() if isinstance(row, dict) and row.get("columns")}
+    if not rows:
+        yield "scores      none"
+        return
+    width, names = max(map(len, rows)), list(next(iter(rows.values())))
+    yield " ".join(["scores".ljust(width), *(f"{name:>6}" for name in names)])
+    for label, columns in rows.items():
+        cells = [columns.get(name, {}).get("accuracy") for name in names]
+        yield " ".join([label.ljust(width), *(f"{'–' if cell is None else format(cell, '.2f'):>6}" for cell in cells)])
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}.") from error
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    return _mapping(_text(file), file)
+
+
+def _front_matter(card: str, file: Path) -> dict[str, Any]:
+    """The metadata on top of a model card; none where the card has none."""
+    parts = card.split("---\n", 2)
+    return _mapping(parts[1], file) if len(parts) == 3 and not parts[0] else {}
+
+
+def _mapping(text: str, file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: holds a {type(found).__name__}, not a mapping of keys.")
+    return found

@@ -1,0 +1,52 @@
+"""``lora-mm generate``: one answer to one prompt. Holds no logic."""
+
+from typing import Annotated
+
+import typer
+
+from lora_mm.cli.options import AcceptOption, AdaptersArgument, JsonOption, MaxNewTokensOption, SetOption
+
+
+def generate(
+    adapters: AdaptersArgument,
+    prompt: Annotated[str, typer.Option(help="What is asked.")],
+    images: Annotated[
+        list[str],
+        typer.Option("--image", help="Picture to show, a file or a URL. May be repeated.", metavar="FILE|URL"),
+    ] = [],  # noqa: B006  typer reads it, nobody writes it
+    adapter_names: Annotated[
+        list[str],
+        typer.Option("--adapter-name", help="Of several adapters, the one to ask; all by default. May be repeated."),
+    ] = [],  # noqa: B006
+    base_only: Annotated[bool, typer.Option("--base-only", help="Ask the frozen base, without the adapter.")] = False,
+    max_new_tokens: MaxNewTokensOption = 256,
+    accept: AcceptOption = [],  # noqa: B006
+    overrides: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Ask adapters about pictures: of each, what it writes."""
+    from lora_mm.adapted import load_adapted
+    from lora_mm.data.example import Turn
+    from lora_mm.data.fetch import find_picture
+
+    turn = Turn("user", prompt, tuple(find_picture(place) for place in images))
+    speaker = load_adapted(
+        adapters, overrides, accept=[item.value for item in accept], only=adapter_names, base_only=base_only
+    )
+    answers: dict[str, str] = {}
+    asked: list[str | None] = [*speaker.names] or [None]
+    for name in asked:
+        speaker.use(name)
+        if len(asked) > 1 and not as_json:
+            print(f"{name}: ", end="")
+        answers[name or "frozen base"] = speaker.reply(
+            [turn],
+            max_new_tokens=max_new_tokens,
+            write=lambda text: None if as_json else print(text, end="", flush=True),
+        )
+        if not as_json:
+            print()
+    if as_json:
+        from lora_mm.job import to_json
+
+        print(to_json({"prompt": prompt, "images": images, "answers": answers}))

@@ -1,0 +1,94 @@
+"""``lora-mm share``: adapters as small files, here and on the Hub. Holds no logic; never imports torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_mm.cli.options import AdapterArgument, JsonOption
+
+app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=True)
+
+
+@app.command()
+def pack(
+    adapter: AdapterArgument,
+    output: Annotated[Path | None, typer.Option(help="File to write; ADAPTER.tar here by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an adapter into one file. The same adapter gives the same bytes."""
+    from lora_mm.adapters import packing
+    from lora_mm.adapters.sharing import locate
+    from lora_mm.adapters.summary import size_in_words
+
+    found = locate(adapter)
+    file = output or Path(found.name + packing.SUFFIX)
+    size = packing.pack(found.folder, file)
+    if as_json:
+        _print_json({"file": str(file), "bytes": size})
+        return
+    print(f"Wrote {file}, {size_in_words(size)}.")
+
+
+@app.command()
+def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
+    """What an adapter says of itself: base, placements, parameters by part, scores. Loads no model."""
+    from lora_mm.adapters.sharing import locate
+    from lora_mm.adapters.summary import as_lines, describe
+
+    found = locate(adapter)
+    facts = {**describe(found.folder), "name": found.name}
+    if as_json:
+        _print_json({**facts, "repo": found.repo, "commit": found.commit})
+        return
+    for line in as_lines(facts):
+        print(line)
+    if found.origin:
+        print(f"from        {found.origin}")
+
+
+@app.command()
+def push(
+    adapter: AdapterArgument,
+    repo: Annotated[str, typer.Argument(metavar="REPO-ID", help="OWNER/NAME on the Hub; made if it does not exist.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; private by default.")] = False,
+    branch: Annotated[str | None, typer.Option(help="Branch to commit to; main by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload an adapter to the Hugging Face Hub, as one commit, with the token in HF_TOKEN."""
+    import sys
+
+    from lora_mm.adapters.sharing import find_adapter
+    from lora_mm.adapters.sharing import push as run
+
+    pushed = run(
+        find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
+    )
+    if as_json:
+        _print_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private})
+        return
+    kind = "private" if pushed.private else "public"
+    print(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(metavar="REPO-ID|FILE", help="Hub id, or a packed file.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the newest of main by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to make; NAME here by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an adapter from the Hub or from a packed file into a folder."""
+    from lora_mm.adapters.sharing import pull as run
+
+    folder, found = run(source, output, revision=revision)
+    if as_json:
+        _print_json({"folder": str(folder), "repo": found.repo, "commit": found.commit})
+        return
+    print(f"Pulled {found.origin or source} into {folder}.")
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,157 @@
+"""Quantised bases: how they are quantised, every method trained on one, and bitsandbytes that is not to be had."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lora_mm
+from lora_mm.models.forward import place
+from lora_mm.models.loading import load_base, memory_by_part, memory_line
+from tests import tiny
+from tests.adapters.test_routers import sliced_batch
+
+try:
+    import bitsandbytes
+except Exception:  # it raises whatever the missing library makes it raise
+    bitsandbytes = None
+
+quantised = pytest.mark.skipif(bitsandbytes is None, reason="bitsandbytes does not load here")
+
+METHODS: dict[str, list[Any]] = {
+    "mma": ["mma", {"method": "mma", "part": "vision"}],
+    "lora": [{"method": "lora", "at": "all"}],
+    "crop_lora": [{"method": "crop_lora", "at": "block"}],
+    "visual_expert": [{"method": "visual_expert", "at": "all"}],
+    "moe_lora": [{"method": "moe_lora", "experts": 3}],
+    "all": [
+        {"method": "mma", "at": "block"},
+        {"method": "mma", "part": "vision"},
+        {"method": "lora", "at": "qkv", "layers": [0]},
+        {"method": "crop_lora", "at": "block"},
+        {"method": "visual_expert", "at": "qkv", "layers": [1]},
+        {"method": "moe_lora", "layers": [1], "experts": 3},
+    ],
+}
+
+
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of everything frozen as it lies in memory, scales of quantised weights included."""
+    root = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = {}
+    for name, parameter in root.named_parameters():
+        if parameter.requires_grad:
+            continue
+        found[name] = parameter.data.clone()
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            found |= {f"{name}.{key}": value.clone() for key, value in state.as_dict(packed=True).items()}
+    for name, module in root.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):  # the first forward moves the scales from weight to state
+            scales = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+            found[f"{name}.SCB"] = scales.clone()
+    return found
+
+
+@quantised
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_nf4_is_doubly_quantised_and_computes_in_the_dtype(base_folder: Path, dtype: str) -> None:
+    base = load_base(str(base_folder), dtype=dtype, quantization="nf4")  # type: ignore[arg-type]
+    layers = [module for module in base.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert len(layers) == 14
+    for layer in layers:
+        state = layer.weight.quant_state
+        assert (state.quant_type, state.nested) == ("nf4", True)
+        assert layer.compute_dtype == getattr(torch, dtype)
+        assert getattr(layer, "support_avx512bf16_for_cpu", False) is False
+    rest = {p.dtype for name, p in base.model.named_parameters() if not isinstance(p, bitsandbytes.nn.Params4bit)}
+    assert rest == {getattr(torch, dtype)}
+
+
+@quantised
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_step_moves_every_tensor_of_every_method_and_nothing_of_the_base(
+    base_folder: Path, quantization: str, name: str
+) -> None:
+    base = load_base(str(base_folder), dtype="bfloat16", quantization=quantization)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = lora_mm.attach(base.model, METHODS[name], train=["connector"] if name == "all" else []).train()
+    tiny.perturb(model, size=0.1)  # an up-projection of zeros gives its down-projection no gradient
+    before, frozen = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, stored(model)
+    assert all(tensor.dtype == torch.float32 for n, tensor in before.items() if "modules_to_save" not in n)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    batch = place(model, sliced_batch())
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    optimizer.step()
+    after = dict(model.named_parameters())
+    assert [n for n, tensor in before.items() if torch.equal(after[n], tensor)] == []
+    now = stored(model)
+    assert set(now) == set(frozen)
+    assert [n for n, tensor in frozen.items() if not torch.equal(now[n], tensor)] == []
+    model.eval()
+    with torch.no_grad():
+        assert torch.isfinite(model(**batch).logits).all()
+
+
+@quantised
+@pytest.mark.parametrize("name", METHODS)
+def test_an_adapter_does_on_8_bits_what_it_does_on_all(base_folder: Path, name: str) -> None:
+    """Experts side by side are four-dimensional, which bitsandbytes' own product does not take."""
+    found = []
+    for quantization in ("none", "int8"):
+        base = load_base(str(base_folder), quantization=quantization)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        model = lora_mm.attach(base.model, METHODS[name]).eval()
+        tiny.perturb(model, size=0.1)
+        with torch.no_grad():
+            found.append(model(**place(model, sliced_batch())).logits.float().flatten())
+    assert torch.cosine_similarity(*found, dim=0) > 0.99
+
+
+def test_memory_in_a_line_adds_up(base_folder: Path) -> None:
+    model = load_base(str(base_folder)).model
+    line = memory_line(model)
+    total = sum(size for _, _, size in memory_by_part(model).values()) / 2**20
+    assert line.startswith(f"{total:,.1f} MiB: vision ")
+    assert all(f"{part} " in line for part in ("connector", "language", "head"))
+
+
+# --- bitsandbytes that is not to be had ------------------------------------------------------------------------------
+
+BROKEN = {  # verb → what its bitsandbytes does when it is imported
+    "finetune": "raise ImportError('libcudart.so.13: cannot open shared object file')",
+    "evaluate": "",  # it can be imported; what computes is not there
+}
+
+
+@pytest.mark.parametrize("verb", BROKEN)
+def test_without_bitsandbytes_it_is_told_before_anything_is_loaded(
+    trained: dict[str, Path], tmp_path: Path, verb: str
+) -> None:
+    """Neither the base nor the data exists: either would be told of, if it were looked for first."""
+    package = tmp_path / "site" / "bitsandbytes"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(BROKEN[verb])
+    (package / "functional.py").write_text("")
+    recipe = trained["one"] / "recipe.yaml"
+    subject = ["finetune", "--recipe", str(recipe), "--output", str(tmp_path / "run")]
+    if verb == "evaluate":
+        subject = ["evaluate", str(trained["one"])]
+    settings = ["base.quantization=nf4", "base.model=/nowhere", "data.path=/nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_mm", *subject, *(part for item in settings for part in ("--set", item))],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{Path(lora_mm.__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    first, second = done.stderr.splitlines()
+    assert first.startswith("base.quantization: nf4 needs bitsandbytes, which does not work here: ")
+    assert second.endswith("or run with `--set base.quantization=none`.")

@@ -1,0 +1,239 @@
+"""Chats with real adapters: commands, a pipe, and a real terminal with Ctrl-C."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lora_mm.adapted import AdaptedBase, load_adapted
+from lora_mm.chat import Chat
+from lora_mm.cli.main import app
+from lora_mm.data.example import Turn
+from lora_mm.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def picture(scienceqa_folder: Path) -> str:
+    return str(scienceqa_folder / "images" / "train" / "4" / "image.png")
+
+
+@pytest.fixture(scope="module")
+def speaker(trained: dict[str, Path]) -> AdaptedBase:
+    return load_adapted([str(trained["one"]), str(trained["two"])])
+
+
+@pytest.fixture
+def chat(speaker: AdaptedBase) -> Chat:
+    speaker.use("one")
+    chat = Chat(speaker, 4, write=lambda text: None, tell=lambda line: told.append(line))
+    told = chat.__dict__["told"] = []  # what was told, for the test
+    return chat
+
+
+def told(chat: Chat) -> list[str]:
+    found: list[str] = chat.__dict__["told"]
+    return found
+
+
+def test_a_turn_is_answered_with_all_that_was_said(chat: Chat, speaker: AdaptedBase) -> None:
+    first = chat.take("Which?")
+    assert first == speaker.reply([Turn("user", "Which?")], max_new_tokens=4)
+    second = chat.take("And now?")
+    said = [Turn("user", "Which?"), Turn("assistant", first or ""), Turn("user", "And now?")]
+    assert second == speaker.reply(said, max_new_tokens=4)
+    assert chat.turns == [*said, Turn("assistant", second or "")]
+
+
+def test_pictures_go_with_the_next_turn(chat: Chat, picture: str) -> None:
+    chat.take(f"/image {picture}")
+    chat.take(f"/image {picture}")
+    assert told(chat)[-1] == "2 pictures will be shown with the next turn."
+    chat.take("Which?")
+    assert [len(turn.images) for turn in chat.turns] == [2, 0]
+    chat.take("And now?")
+    assert [len(turn.images) for turn in chat.turns] == [2, 0, 0, 0]
+
+
+def test_who_answers_is_switched_by_name(chat: Chat, speaker: AdaptedBase) -> None:
+    chat.take("/adapter two")
+    assert speaker.active == "two"
+    assert told(chat)[-1] == "two answers; adapters: one, two."
+    chat.take("/base")
+    assert speaker.active is None
+    chat.take("/adapter")
+    assert told(chat)[-1] == "the frozen base answers; adapters: one, two."
+    chat.take("/reset")
+    assert chat.take("Which?") == speaker.reply([Turn("user", "Which?")], max_new_tokens=4)
+
+
+def test_help_names_every_command_and_exit_leaves(chat: Chat) -> None:
+    chat.take("/help")
+    names = [line.split()[0] for line in told(chat)]
+    assert names == ["/adapter", "/base", "/image", "/reset", "/help", "/exit"]
+    assert not chat.over
+    chat.take("/exit")
+    assert chat.over
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/imag x", r"No command '/imag'; /help lists them\. Did you mean '/image'\?"),
+        ("/image", "/image PATH-OR-URL"),
+        ("/image /nowhere.png", "/nowhere.png: No such file"),
+        ("/adapter three", "No adapter 'three' here; there are: one, two."),
+        ("What is <image>?", "the text holds '<image>'"),
+    ],
+)
+def test_what_cannot_be_done_leaves_the_conversation_as_it_was(
+    chat: Chat, picture: str, line: str, message: str
+) -> None:
+    chat.take("Which?")
+    chat.take(f"/image {picture}")
+    before = list(chat.turns), list(chat.pictures), chat.speaker.active
+    with pytest.raises(InputError, match=message):
+        chat.take(line)
+    assert (chat.turns, chat.pictures, chat.speaker.active) == before
+
+
+def test_an_answer_stopped_before_its_first_word_forgets_the_turn(chat: Chat, picture: str) -> None:
+    chat.take(f"/image {picture}")
+    answer = chat.take("Which?", stop=lambda: True)
+    assert bool(chat.turns) == bool(answer), "what was written is kept"
+    assert len(chat.pictures) == (0 if answer else 1)
+
+
+# --- through a pipe --------------------------------------------------------------------------------------------------
+
+
+def piped(lines: list[str], *adapters: Path) -> Result:
+    arguments = ["chat", *map(str, adapters), "--max-new-tokens", "4"]
+    return CliRunner().invoke(app, arguments, input="".join(f"{line}\n" for line in lines))
+
+
+def test_through_a_pipe_a_line_is_a_turn_and_an_answer_a_line(
+    trained: dict[str, Path], speaker: AdaptedBase, picture: str
+) -> None:
+    lines = [
+        "Which?",
+        "",
+        "/reset",
+        "/adapter two",
+        f"/image {picture}",
+        "Which?",
+        "/base",
+        "/reset",
+        "Which?",
+        "/exit",
+        "x",
+    ]
+    done = piped(lines, trained["one"], trained["two"])
+    assert done.exit_code == 0, done.output
+    expected = []
+    for name, shown in (("one", False), ("two", True), (None, False)):
+        speaker.use(name)
+        turn = Turn("user", "Which?", (Path(picture),) if shown else ())
+        answer = speaker.reply([turn], max_new_tokens=4)
+        expected.append(answer.replace("\\", "\\\\").replace("\n", "\\n"))
+    assert done.stdout.splitlines() == expected
+    assert "Base " in done.stderr
+
+
+def test_through_a_pipe_the_first_fault_ends_it(trained: dict[str, Path]) -> None:
+    done = piped(["Which?", "/nope", "Which?"], trained["one"])
+    assert isinstance(done.exception, InputError)
+    assert len(done.stdout.splitlines()) == 1
+
+
+# --- in a terminal ---------------------------------------------------------------------------------------------------
+
+
+MANY = 400
+"""Tokens, far more than are written before somebody can press a key."""
+
+
+class Terminal:
+    """A process on a terminal of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        import pty
+
+        master, slave = pty.openpty()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lora_mm", *arguments],
+            stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.master, self.seen = master, ""
+
+    def until(self, pattern: str) -> str:
+        """Read until ``pattern`` has come; gives what came since the last time, up to its end."""
+        deadline = time.monotonic() + 90
+        while (match := re.search(pattern, self.seen, re.DOTALL)) is None:
+            assert time.monotonic() < deadline, f"waited for {pattern!r} in {self.seen!r}"
+            if select.select([self.master], [], [], 0.5)[0]:
+                try:
+                    data = os.read(self.master, 65536)
+                except OSError:  # it has gone
+                    data = b""
+                assert data, f"it ended before {pattern!r}: {self.seen!r}"
+                self.seen += data.decode(errors="replace")
+        found, self.seen = self.seen[: match.end()], self.seen[match.end() :]
+        return found
+
+    def type(self, line: str) -> None:
+        os.write(self.master, f"{line}\n".encode())
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def press_ctrl_d(self) -> None:
+        os.write(self.master, b"\x04")
+
+
+@pytest.fixture
+def terminal(trained: dict[str, Path]) -> Iterator[Terminal]:
+    terminal = Terminal("chat", str(trained["one"]), str(trained["two"]), "--max-new-tokens", str(MANY))
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+    os.close(terminal.master)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(terminal: Terminal, speaker: AdaptedBase) -> None:
+    speaker.use("two")
+    whole = speaker.reply([Turn("user", "Which?")], max_new_tokens=MANY)
+    terminal.until(r"one answers; adapters: one, two\. /help lists the commands\.\r\n> ")
+    terminal.type("/nope")
+    terminal.until(r"No command '/nope'.*> ")
+    terminal.type("/adapter two")
+    terminal.until(r"two answers; .*> ")
+    terminal.type("Which?")
+    terminal.until(r"Which\?\r\n..")
+    terminal.press_ctrl_c()
+    rest = terminal.until(r"\n> ")  # the program goes on
+    assert terminal.process.poll() is None
+    assert len(rest) < len(whole) // 2
+    terminal.type("/base")
+    terminal.until(r"the frozen base answers\.\r\n> ")
+    terminal.press_ctrl_c()
+    terminal.until(r"Ctrl-C again, Ctrl-D or /exit leaves\.\r\n> ")
+    terminal.press_ctrl_c()
+    assert terminal.process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
+def test_in_a_terminal_ctrl_d_leaves(terminal: Terminal) -> None:
+    terminal.until(r"\n> ")
+    terminal.press_ctrl_d()
+    assert terminal.process.wait(timeout=30) == 0
