@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lora_mm.adapters.folder import CONFIG, WEIGHTS, load_adapter
+from lora_mm.adapters.files import CONFIG, WEIGHTS
+from lora_mm.adapters.folder import load_adapter
 from lora_mm.adapters.merge_output import write_model
 from lora_mm.adapters.merging import changes
 from lora_mm.data.scienceqa import Problem

@@ -16,18 +16,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from peft.utils.warning import PeftWarning
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from lora_mm.adapters.folder import CARD, PREPROCESSING, RECIPE, _peft_config, _read_json, check_folder, load_adapter
+from lora_mm.adapters.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json, whole_folder
+from lora_mm.adapters.folder import load_adapter, peft_config_of
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.merge_output import write_model, write_stock_lora
-from lora_mm.adapters.merging import (
-    changes,
-    check_mergeable,
-    routes_by_modality,
-)
+from lora_mm.adapters.merging import changes, check_mergeable, routes_by_modality
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.drift import Drift, as_lines, drift, probe_logits
 from lora_mm.job import collator_of, load_recipe_base
@@ -105,9 +101,9 @@ def merge(
             Nothing is left behind then.
     """
     recipe = recipes[0]
-    _check(adapters, recipes, output, modality)
+    _check(adapters, recipes, modality)
     chosen: Dtype = dtype or (recipe.base.dtype if form == "model" else "float32")
-    with _unfinished(output) as folder:
+    with whole_folder(output) as folder:
         asked = _write(adapters, recipe, folder, form, modality, chosen, say)
         gc.collect()  # the adapted base, before the merged one is loaded
         after = _reloaded_logits(folder, recipe, form, chosen, asked)
@@ -125,10 +121,8 @@ def merge(
     return Merged(output, chosen, found, lines)
 
 
-def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], output: Path, modality: str | None) -> None:
+def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], modality: str | None) -> None:
     """Everything that can be told without loading a model."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output}: exists; name another folder.")
     for folder in adapters:
         check_folder(folder)
     twice = [
@@ -136,7 +130,7 @@ def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], output: Path, mo
     ]
     if twice:
         raise InputError(f"{', '.join(twice)}: given twice; an adapter merges once.")
-    bases = {str(folder): _read_json(folder / PREPROCESSING).get("base", {}) for folder in adapters}
+    bases = {str(folder): read_json(folder / PREPROCESSING).get("base", {}) for folder in adapters}
     if len({base.get("fingerprint") for base in bases.values()}) > 1:
         told = "; ".join(f"{name} stands on '{base.get('name')}'" for name, base in bases.items())
         raise InputError(f"Adapters of different bases do not merge into one: {told}. Merge each on its own.")
@@ -144,26 +138,7 @@ def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], output: Path, mo
     if len(set(kinds.values())) > 1:
         told = "; ".join(f"{name} was trained on {kind}" for name, kind in kinds.items())
         raise InputError(f"base.quantization differs: {told}. Say which to merge on: --set base.quantization=KIND.")
-    check_mergeable({str(folder): _peft_config(folder) for folder in adapters}, modality)
-
-
-@contextmanager
-def _unfinished(output: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``output``, that becomes it at the end; after any failure nothing is left of it."""
-    beside = next(parent for parent in output.absolute().parents if parent.is_dir())
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=beside))
-    except OSError as error:
-        raise LoraMMError(f"{output}: cannot be written: {error.strerror}.") from error
-    try:
-        yield folder
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # mkdtemp lets nobody else in
-        folder.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    check_mergeable({str(folder): peft_config_of(folder) for folder in adapters}, modality)
 
 
 def _write(
@@ -180,7 +155,7 @@ def _write(
     collator = collator_of(recipe, base)
     model = load_together(base, adapters)
     changed = changes(model, modality)
-    routed = routes_by_modality([_peft_config(adapter) for adapter in adapters])
+    routed = routes_by_modality([peft_config_of(adapter) for adapter in adapters])
     probes = make_probes(recipe, collator, [modality] if routed and modality else modalities(model)[:2])
     adapted = _logits(model, probes, routed=modality if routed else None)
     with unadapted(model):

@@ -109,8 +109,8 @@ def whole_folder(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # mkdtemp lets nobody else in
         folder.rename(output)
-    except OSError as error:
-        raise LoraMMError(f"{output}: cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -16,9 +16,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from lora_mm.adapters.files import CARD as CARD
-from lora_mm.adapters.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_folder
-from lora_mm.adapters.files import read_json as _read_json
+from lora_mm.adapters.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_folder, read_json
 from lora_mm.adapters.tuner import hold_in_fp32
 from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.models.anatomy import anatomy_of
@@ -93,7 +91,7 @@ def load_adapter(
     """
     check_folder(folder)
     _check_mismatches(base, folder, accept)
-    config = _peft_config(folder)
+    config = peft_config_of(folder)
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
     if onto is None:
@@ -142,7 +140,7 @@ def _identity(base: Base) -> dict[str, str | None]:
 
 def _check_mismatches(base: Base, folder: Path, accept: Collection[Mismatch]) -> None:
     """Warn of what is accepted, and raise InputError for the rest."""
-    facts = _read_json(folder / PREPROCESSING)
+    facts = read_json(folder / PREPROCESSING)
     found: dict[Mismatch, list[str]] = {
         "base": _other_base(_section(facts, "base"), _identity(base)),
         "inputs": _other_inputs(_section(facts, "inputs"), preprocessing(base.processor)),
@@ -207,8 +205,9 @@ def _beside(model: peft.PeftModel, config: peft.PeftConfig, name: str, folder: P
     return model
 
 
-def _peft_config(folder: Path) -> peft.PeftConfig:
-    data = _read_json(folder / CONFIG)
+def peft_config_of(folder: Path) -> peft.PeftConfig:
+    """PEFT's config of the adapter in ``folder``; raises InputError naming what cannot be in it."""
+    data = read_json(folder / CONFIG)
     known = peft.PEFT_TYPE_TO_CONFIG_MAPPING
     if data.get("peft_type") not in known:
         raise InputError(f"{folder / CONFIG}: unknown peft_type {data.get('peft_type')!r}.")

@@ -14,7 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lora_mm.adapters.folder import WEIGHTS
+from lora_mm.adapters.files import WEIGHTS
 from lora_mm.adapters.merging import Change, module_at, trained_whole, weight_of
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.models.checkpoint import Plan

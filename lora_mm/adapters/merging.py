@@ -109,7 +109,7 @@ class Change:
         update = self.update(weight)
         weight = weight.addmm_(update.up, update.down)
         if update.bias is not None:
-            bias = update.bias if bias is None else bias.float() + update.bias
+            bias = update.bias if bias is None else bias.to(update.bias.dtype) + update.bias
         return weight, bias
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import JsonOption, SetOption
+from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption
 
 
 class Form(StrEnum):
@@ -25,7 +25,7 @@ class Precision(StrEnum):
 
 
 def merge(
-    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders, merged in this order.", metavar="ADAPTER…")],
+    adapters: AdaptersArgument,
     output: Annotated[Path, typer.Option(help="Folder to make.")],
     modality: Annotated[
         str | None,
@@ -40,11 +40,13 @@ def merge(
     overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
     as_json: JsonOption = False,
 ) -> None:
-    """Merge adapters into their base, or out to a stock LoRA, and verify the result by its logits."""
+    """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""
+    from lora_mm.adapters.sharing import find_adapter
     from lora_mm.job import adapter_recipe, to_json
     from lora_mm.recipe import load_recipe
 
-    recipes = [load_recipe(adapter_recipe(adapter), overrides) for adapter in adapters]
+    folders = [find_adapter(adapter) for adapter in adapters]
+    recipes = [load_recipe(adapter_recipe(folder), overrides) for folder in folders]
 
     from rich.console import Console
 
@@ -52,7 +54,7 @@ def merge(
 
     console = Console(stderr=as_json)
     merged = run(
-        adapters,
+        folders,
         recipes,
         output,
         form=form.value,

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.folder import WEIGHTS, load_adapter, save_adapter
+from lora_mm.adapters.files import WEIGHTS
+from lora_mm.adapters.folder import load_adapter, save_adapter
 from lora_mm.adapters.tuner import hold_in_fp32
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example

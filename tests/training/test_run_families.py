@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lora_mm.adapters.folder import WEIGHTS
+from lora_mm.adapters.files import WEIGHTS
 from lora_mm.adapters.reach import applies
 from lora_mm.cli.main import app
 from lora_mm.evaluation.scienceqa import read_results
