@@ -244,6 +244,18 @@ def hold_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:
         module.register_forward_hook(lambda _, args, out: _recast(out, dtype))
 
 
+def idle_experts(model: peft.PeftModel, adapter_name: str = "default") -> dict[str, list[int]]:
+    """Method → experts that do nothing in any layer: what trained the adapter held no crop, or no token, for them."""
+    busy: dict[tuple[str, int], torch.Tensor] = {}
+    for layer in model.modules():
+        if isinstance(layer, RoutedLayer) and adapter_name in layer.placements:
+            moved = layer.routed_B[adapter_name].flatten(1).any(dim=1)
+            kind = layer.placements[adapter_name].method, len(moved)
+            busy[kind] = busy.get(kind, torch.zeros_like(moved)) | moved
+    idle = {method: (~moved).nonzero().flatten().tolist() for (method, _), moved in busy.items()}
+    return {method: experts for method, experts in idle.items() if experts}
+
+
 def _recast(value: Any, dtype: torch.dtype) -> Any:
     """``value`` with every floating-point tensor in it, however deep in tuples and dictionaries, in ``dtype``."""
     if isinstance(value, torch.Tensor):

@@ -34,7 +34,7 @@ def run() -> None:
     """Entry point: 0 fine, 1 the run failed, 2 the input cannot be used, 130 after Ctrl-C."""
     # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
     warnings.simplefilter("ignore", FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code it comes from
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

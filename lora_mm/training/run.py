@@ -20,7 +20,7 @@ from transformers.integrations import get_available_reporting_integrations
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.files import CARD, RECIPE, SCORES, WEIGHTS
 from lora_mm.adapters.folder import round_adapter, save_adapter
-from lora_mm.adapters.tuner import attach, hold_in_fp32
+from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.errors import InputError, LoraMMError
@@ -120,6 +120,12 @@ def finetune(
         base_scored = _score_base(output / BASE_RESULTS, model, collator, recipe, test, display)
         scores["frozen base"] = base_scored
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
+    for method, experts in idle_experts(model).items():
+        console.print(
+            f"{method}: nothing in the training data was for its experts {', '.join(map(str, experts))} (counted from "
+            "0); they do nothing. Fewer would do (adapters.N.experts).",
+            highlight=False,
+        )
 
     dtype = getattr(torch, recipe.save_dtype)
     round_adapter(model, dtype)

@@ -18,6 +18,7 @@ import lora_mm
 from lora_mm.adapters.crops import OVERVIEW
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.reach import applies
+from lora_mm.adapters.tuner import idle_experts
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
@@ -180,6 +181,16 @@ def test_loaded_in_another_process_it_computes_the_same_bitwise(
             answers[family] = model(**batch, use_cache=False).logits
     found = logits_in_another_process(cases, tmp_path)
     assert [family for family in cases if not torch.equal(found[family], answers[family])] == []
+
+
+def test_experts_that_do_nothing_are_found() -> None:
+    model = adapted("llava")
+    assert idle_experts(model) == {}
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, RoutedLayer):
+                layer.routed_B["default"][2:] = 0
+    assert idle_experts(model) == {"crop_lora": [2, 3]}
 
 
 @every_family

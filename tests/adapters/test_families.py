@@ -133,6 +133,7 @@ def test_starts_as_the_base_bitwise_and_gradients_reach_every_tensor(family: str
     assert [path for path, grad in gradients.items() if not grad.any()] == []
     with model.disable_adapter():
         assert torch.equal(logits(model, batch), base_logits(family))
+    assert torch.equal(logits(model, batch), out), "switched on again, it is the adapted model"
 
 
 @every_combination

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.adapters.crops import crop_index, tile_counts
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.mixture import Mixture
+from lora_mm.adapters.mixture import Mixture, mixtures
 from lora_mm.errors import InputError, LoraMMError
 from tests.tiny import perturb, tiny_batch, tiny_model
 
@@ -339,6 +339,36 @@ def test_every_token_goes_to_its_likeliest_experts_and_none_is_dropped(top_k: in
     real = sliced_batch()["attention_mask"].sum()
     assert use.sum() == top_k * real
     assert (use[0] == real) or not collapsed
+
+
+def test_combined_by_weight_a_token_passes_once_through_its_experts_mean_update() -> None:
+    fields = {"method": "moe_lora", "experts": 3, "top_k": 2, "combine": "weight", "rank": 2}
+    model = lora_mm.attach(tiny_model(), [fields]).eval()
+    perturb(model)
+    seen: list[tuple[Tensor, Tensor]] = []
+    mlp = model.get_submodule("base_model.model.model.language_model.layers.0.mlp")
+    mlp.register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
+    logits(model, sliced_batch())
+    x, out = (value.flatten(0, 1) for value in seen[0])
+    probabilities = (x @ mlp.gate_proj.routed_R["default"].T).softmax(-1)
+
+    def linear(layer: RoutedLayer, value: Tensor, weights: Tensor) -> Tensor:
+        downs, ups = layer.routed_A["default"].view(3, 2, -1), layer.routed_B["default"]
+        mixed = sum(weight * ups[e] @ downs[e] for e, weight in enumerate(weights))
+        return (layer.base_layer.weight + mixed) @ value
+
+    for token, shares, given in zip(x, probabilities, out, strict=True):
+        weights = torch.where(shares >= shares.sort().values[1], shares, 0)
+        weights = weights / weights.sum()
+        hidden = F.silu(linear(mlp.gate_proj, token, weights)) * linear(mlp.up_proj, token, weights)
+        assert torch.allclose(given, linear(mlp.down_proj, hidden, weights), atol=1e-4)
+
+
+def test_only_chosen_layers_have_experts_and_the_balance_weighs_a_hundredth() -> None:
+    model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "layers": [1]}])
+    assert {path.split(".layers.")[1][0] for path in trained(model)} == {"1"}
+    (one,) = mixtures(model)
+    assert one.weight == 0.01
 
 
 def test_one_expert_is_a_lora_on_the_feed_forward() -> None:

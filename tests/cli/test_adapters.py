@@ -85,6 +85,19 @@ def test_what_cannot_be_is_told_with_the_way_out(
     assert not (tmp_path / "run").exists()
 
 
+def test_experts_for_which_no_picture_had_a_crop_are_told(finetune: Call, bases: Callable[[str], Path]) -> None:
+    code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 6}])
+    assert code == 0, err
+    assert "crop_lora: nothing in the training data was for its experts 4, 5 (counted" in out
+
+
+def test_crops_for_which_there_is_no_expert_are_told(finetune: Call, bases: Callable[[str], Path]) -> None:
+    with pytest.warns(UserWarning, match="A picture has more than 3 crops; those beyond stay"):
+        code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 3}])
+    assert code == 0, err
+    assert "nothing in the training data" not in out
+
+
 @pytest.fixture
 def families() -> Iterator[None]:
     """The rows as they were, afterwards."""
