@@ -85,6 +85,7 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
     answers = tmp_path / "answers.json"
     code, out, err = run("evaluate", "me/one", "--predictions", answers, HF_HUB_OFFLINE="1")
     assert code == 0, err
+    assert f"Adapter me/one at commit {sha}." in out
     assert read_results(answers) == expected
 
 

@@ -174,6 +174,21 @@ def test_runs_with_the_settings_of_the_real_recipe(base_folder: Path, scienceqa_
     assert found.scores["adapter"] == outcome.scores["adapter"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
+    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path, dtype: str
+) -> None:
+    recipe = load_recipe(str(recipe_file), [f"save_dtype={dtype}", "evaluation.base=false"])
+    outcome = finetune(recipe, tmp_path / "run", console())
+    assert outcome is not None
+    saved, exact = load_file(tmp_path / "run" / WEIGHTS), load_file(finished[0] / WEIGHTS)
+    assert {tensor.dtype for tensor in saved.values()} == {getattr(torch, dtype)}
+    assert all(torch.equal(saved[name], tensor.to(saved[name].dtype)) for name, tensor in exact.items())
+    found = evaluate(tmp_path / "run", recipe, split="test", limit=None, base_only=False, watch=unwatched)
+    assert found.scores["adapter"] == outcome.scores["adapter"]
+    assert found.scored.predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+
+
 # --- going on ------------------------------------------------------------------------------------------------------
 
 
