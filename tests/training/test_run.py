@@ -79,7 +79,7 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, Outcome, s
 def test_card_names_base_recipe_and_scores(finished: tuple[Path, Outcome, str], base_folder: Path) -> None:
     card = (finished[0] / "README.md").read_text()
     assert f"Adapter for `{base_folder}`" in card
-    assert "base_model" not in card, "the Hub refuses a card whose base is none of its own"
+    assert "base_model:" not in card, "the Hub refuses a card whose base is none of its own"
     assert "lora-mm merge whole --output merged-image --modality image" in card
     assert "six steps on a tiny base" in card
     assert "frozen base" in card
