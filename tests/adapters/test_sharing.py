@@ -233,6 +233,11 @@ def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
     assert str(error.value) == f"No adapter folder '{name}'."
 
 
+def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="--revision v1: .* is here already"):
+        locate(str(trained["one"]), "v1")
+
+
 def test_a_file_that_is_no_packed_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="not a packed adapter"):
