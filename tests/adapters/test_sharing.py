@@ -234,7 +234,7 @@ def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
 
 
 def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="--revision v1: .* is here already"):
+    with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
         locate(str(trained["one"]), "v1")
 
 
