@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import lora_mm
 from lora_mm.adapted import AdaptedBase, load_adapted
+from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
 from lora_mm.data.fetch import find_picture
 from lora_mm.errors import InputError
+from lora_mm.models.loading import load_base
+from tests.bases import PROCESSORS, make_family_base
 
 NAMES = ["one", "two", "experts", "crops"]
 
@@ -84,6 +88,18 @@ def test_stopped_it_ends_after_the_token(speaker: AdaptedBase, conversations: li
 def test_a_conversation_longer_than_the_base_reads_is_refused(speaker: AdaptedBase) -> None:
     with pytest.raises(InputError, match=r"has [\d,]+ tokens, and 8 more may come; the base reads 1,024\."):
         speaker.reply([Turn("user", "word " * 1200)], max_new_tokens=8)
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_every_family_talks_about_pictures_over_several_turns(family: str, picture: str, tmp_path: Path) -> None:
+    base = load_base(str(make_family_base(tmp_path / family, family)))
+    collator = Collator(base.processor, max_length=1000)
+    model = lora_mm.attach(base.model, ["mma"]).eval()
+    speaker = AdaptedBase(base, model, {"mma": ("default", collator)}, collator)
+    shown = Turn("user", "Which?", (Path(picture),))
+    pieces: list[str] = []
+    answer = speaker.reply([shown, Turn("assistant", "Red."), shown], max_new_tokens=3, write=pieces.append)
+    assert "".join(pieces).strip() == answer
 
 
 def test_names_are_those_of_the_folders_and_numbered_where_taken(trained: dict[str, Path], tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Chats with real adapters: commands, a pipe, and a real terminal with Ctrl-C."""
 
+import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,9 +202,19 @@ class Terminal:
         os.write(self.master, b"\x04")
 
 
+@pytest.fixture(scope="module")
+def endless(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The base, as one that never ends an answer by itself."""
+    folder = shutil.copytree(base_folder, tmp_path_factory.mktemp("endless") / "base")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": None}))
+    return f"base.model={folder}"
+
+
 @pytest.fixture
-def terminal(trained: dict[str, Path]) -> Iterator[Terminal]:
-    terminal = Terminal("chat", str(trained["one"]), str(trained["two"]), "--max-new-tokens", str(MANY))
+def terminal(trained: dict[str, Path], endless: str) -> Iterator[Terminal]:
+    both = str(trained["one"]), str(trained["two"])
+    terminal = Terminal("chat", *both, "--set", endless, "--max-new-tokens", str(MANY))
     yield terminal
     terminal.process.kill()
     terminal.process.wait()
@@ -210,9 +222,12 @@ def terminal(trained: dict[str, Path]) -> Iterator[Terminal]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
-def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(terminal: Terminal, speaker: AdaptedBase) -> None:
-    speaker.use("two")
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(
+    terminal: Terminal, trained: dict[str, Path], endless: str
+) -> None:
+    speaker = load_adapted([str(trained["two"])], [endless])
     whole = speaker.reply([Turn("user", "Which?")], max_new_tokens=MANY)
+    assert len(whole) > 200
     terminal.until(r"one answers; adapters: one, two\. /help lists the commands\.\r\n> ")
     terminal.type("/nope")
     terminal.until(r"No command '/nope'.*> ")

@@ -74,13 +74,15 @@ def find_adapter(text: str | Path) -> Path:
 def locate(text: str, revision: str | None = None) -> Found:
     """The adapter called ``text``: a folder, a packed file, or a Hub id, ``ID@REVISION`` for a certain commit of it.
 
-    A packed file is unpacked under ``$HF_HOME/lora-mm``, once for each content. What is on the Hub is kept in its
-    cache, where it is found again without network.
+    What is here by that name comes first. A packed file is unpacked under ``$HF_HOME/lora-mm``, once for each content.
+    What is on the Hub is kept in its cache, where it is found again without network.
 
     Raises:
         InputError: when there is none, or it is no adapter that may be read; says what was looked for and where.
     """
     path = Path(text).expanduser()
+    if revision is not None and path.exists():
+        raise InputError(f"--revision {revision}: '{text}' is here already; only what is on the Hub has revisions.")
     if path.is_dir():
         check_folder(path)
         origin = read_json(path / ORIGIN) if (path / ORIGIN).is_file() else {}

@@ -55,7 +55,12 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def as_lines(facts: dict[str, Any]) -> Iterator[str]:
-    """What :func:`describe` found, for people; the card itself is left out."""
+    """What :func:`describe` found, for people; the card itself is left out, and so is what would steer a terminal."""
+    for line in _lines(facts):
+        yield "".join(letter if letter.isprintable() else "�" for letter in line)
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
     base, parameters = facts["base"], facts["parameters"]
     revision = f" at {base['revision']}" if base.get("revision") else ""
     yield f"{facts['name']}: {facts['summary']}" if facts["summary"] else facts["name"]

@@ -19,13 +19,13 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score an adapter on its recipe's data by the official protocol."""
-    from lora_mm.adapters.sharing import find_adapter
+    from lora_mm.adapters.sharing import locate
     from lora_mm.job import adapter_recipe, to_json
     from lora_mm.job import evaluate as run
     from lora_mm.recipe import load_recipe
 
-    folder = find_adapter(adapter)
-    recipe = load_recipe(adapter_recipe(folder), overrides)
+    located = locate(adapter)
+    recipe = load_recipe(adapter_recipe(located.folder), overrides)
 
     from rich.console import Console
 
@@ -33,8 +33,10 @@ def evaluate(
     from lora_mm.training.progress import Display
 
     console = Console(stderr=as_json)
+    if located.origin:
+        console.print(f"Adapter {located.origin}.", highlight=False, markup=False, soft_wrap=True)
     found = run(
-        folder,
+        located.folder,
         recipe,
         split=split or recipe.data.eval_split,
         limit=limit or recipe.data.eval_limit,
@@ -46,7 +48,11 @@ def evaluate(
     if predictions:
         found.scored.write(predictions)
     if as_json:
-        print(to_json({"adapter": adapter, "rows": found.account, "scores": as_dict(found.scores)}))
+        print(
+            to_json(
+                {"adapter": adapter, "commit": located.commit, "rows": found.account, "scores": as_dict(found.scores)}
+            )
+        )
         return
     console.print(found.account, highlight=False)
     console.print(as_table(found.scores, title=f"ScienceQA {split or recipe.data.eval_split}, accuracy in %"))

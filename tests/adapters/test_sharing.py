@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from lora_mm.adapters.files import LIMITS, WEIGHTS
 from lora_mm.adapters.packing import pack
 from lora_mm.adapters.sharing import ORIGIN, find_adapter, locate
+from lora_mm.cli.main import app
 from lora_mm.errors import InputError
 from lora_mm.evaluation.scienceqa import read_results
-from lora_mm.job import evaluate, unwatched
-from lora_mm.recipe import load_recipe
 from tests.loopback_hub import TOKEN, Hub, loopback_hub
 
 Run = Callable[..., tuple[int, str, str]]
@@ -77,15 +77,17 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
     assert files(pulled) == files(folder)
     assert json.loads((pulled / ORIGIN).read_text()) == {"repo": "me/one", "commit": sha}
 
-    expected = read_results(folder / "predictions-adapter.json")
-    recipe = load_recipe(str(pulled / "recipe.yaml"))
-    found = evaluate(pulled, recipe, split="test", limit=None, base_only=False, watch=unwatched)
-    assert found.scored.predictions == expected
+    before, after, by_id = (tmp_path / f"{name}.json" for name in ("before", "after", "by_id"))
+    for adapter, answers in ((folder, before), (pulled, after)):
+        done = CliRunner().invoke(app, ["evaluate", str(adapter), "--predictions", str(answers)])
+        assert done.exit_code == 0, done.exception
+    assert len(read_results(before)) == 12
+    assert read_results(after) == read_results(before)
     # And by its id, from what the cache kept, with the hub gone.
-    answers = tmp_path / "answers.json"
-    code, out, err = run("evaluate", "me/one", "--predictions", answers, HF_HUB_OFFLINE="1")
+    code, out, err = run("evaluate", "me/one", "--predictions", by_id, HF_HUB_OFFLINE="1")
     assert code == 0, err
-    assert read_results(answers) == expected
+    assert f"Adapter me/one at commit {sha}." in out
+    assert read_results(by_id) == read_results(before)
 
 
 def test_a_revision_pins_a_commit(run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
@@ -229,6 +231,11 @@ def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(InputError) as error:
         find_adapter(name)
     assert str(error.value) == f"No adapter folder '{name}'."
+
+
+def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
+        locate(str(trained["one"]), "v1")
 
 
 def test_a_file_that_is_no_packed_adapter_is_refused(tmp_path: Path) -> None:

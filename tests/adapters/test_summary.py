@@ -108,5 +108,14 @@ def test_files_that_cannot_be_read_are_named(trained: dict[str, Path], tmp_path:
         describe(folder)
 
 
+def test_what_strangers_wrote_does_not_steer_the_terminal(trained: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained["one"], tmp_path / "adapter")
+    recipe = folder / files.RECIPE
+    recipe.write_text(recipe.read_text().replace("six steps on a tiny base", '"red \\e[31m and\\nmore"'))
+    facts = describe(folder)
+    assert "\x1b" in facts["summary"]
+    assert next(as_lines(facts)) == "adapter: red �[31m and�more"
+
+
 def test_sizes_are_told_in_thousands() -> None:
     assert [size_in_words(size) for size in (41_000, 7_600_000)] == ["41 KB", "7.6 MB"]

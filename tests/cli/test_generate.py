@@ -80,15 +80,19 @@ def test_what_cannot_be_used_is_told(trained: dict[str, Path], arguments: list[s
     assert message in str(done.exception)
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "generate"])
-def test_another_base_is_taken_only_knowingly(trained: dict[str, Path], tmp_path: Path, verb: str) -> None:
+def test_another_base_is_taken_only_knowingly(trained: dict[str, Path], tmp_path: Path) -> None:
     """As a user types it: refused with the way out, which then works, with one line of warning."""
     other = make_base(tmp_path / "other", seed=1)
-    rest = ["--limit", "2"] if verb == "evaluate" else ["--prompt", "Which?", "--max-new-tokens", "2"]
-    command = [sys.executable, "-m", "lora_mm", verb, str(trained["one"]), "--set", f"base.model={other}", *rest]
-    refused = run(*command[3:])
-    assert isinstance(refused.exception, InputError)
-    assert "--accept base" in str(refused.exception)
+    setting = ["--set", f"base.model={other}"]
+    generate = ["generate", trained["one"], *setting, "--prompt", "Which?", "--max-new-tokens", "2"]
+    evaluate = ["evaluate", str(trained["one"]), *setting, "--limit", "2"]
+    for command in (generate, evaluate):
+        refused = run(*command)
+        assert isinstance(refused.exception, InputError)
+        assert "--accept base" in str(refused.exception)
+    with pytest.warns(UserWarning, match=r"Accepted\."):
+        assert run(*generate, "--accept", "base").exit_code == 0
+    command = [sys.executable, "-m", "lora_mm", *evaluate]
     done = subprocess.run(
         [*command, "--accept", "base"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )

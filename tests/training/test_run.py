@@ -79,7 +79,7 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, Outcome, s
 def test_card_names_base_recipe_and_scores(finished: tuple[Path, Outcome, str], base_folder: Path) -> None:
     card = (finished[0] / "README.md").read_text()
     assert f"Adapter for `{base_folder}`" in card
-    assert "base_model" not in card, "the Hub refuses a card whose base is none of its own"
+    assert "base_model:" not in card, "the Hub refuses a card whose base is none of its own"
     assert "lora-mm merge whole --output merged-image --modality image" in card
     assert "six steps on a tiny base" in card
     assert "frozen base" in card
@@ -172,6 +172,21 @@ def test_runs_with_the_settings_of_the_real_recipe(base_folder: Path, scienceqa_
     saved = json.loads((tmp_path / "run" / "predictions-adapter.json").read_text())
     assert found.scored.outputs == saved["outputs"]
     assert found.scores["adapter"] == outcome.scores["adapter"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
+    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path, dtype: str
+) -> None:
+    recipe = load_recipe(str(recipe_file), [f"save_dtype={dtype}", "evaluation.base=false"])
+    outcome = finetune(recipe, tmp_path / "run", console())
+    assert outcome is not None
+    saved, exact = load_file(tmp_path / "run" / WEIGHTS), load_file(finished[0] / WEIGHTS)
+    assert {tensor.dtype for tensor in saved.values()} == {getattr(torch, dtype)}
+    assert all(torch.equal(saved[name], tensor.to(saved[name].dtype)) for name, tensor in exact.items())
+    found = evaluate(tmp_path / "run", recipe, split="test", limit=None, base_only=False, watch=unwatched)
+    assert found.scores["adapter"] == outcome.scores["adapter"]
+    assert found.scored.predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
