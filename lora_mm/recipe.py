@@ -15,6 +15,7 @@ from lora_mm.adapters.placement import Placement, explain
 from lora_mm.errors import InputError, nearest
 
 Part = Literal["vision", "connector", "language", "head"]
+Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab", "clearml", "dvclive"]
 
 
 class _Section(BaseModel):
@@ -142,7 +143,7 @@ class TrainingSection(_Section):
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(500, ge=1)
     save_total_limit: int | None = Field(2, ge=1)
-    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab"] = "none"
+    report_to: Logger = "none"
     seed: int = Field(0, ge=0)
 
 
@@ -150,14 +151,23 @@ class EvaluationSection(_Section):
     """How to score.
 
     Attributes:
-        answer: ``likelihood`` takes the choice whose answer the model finds likeliest, in one forward; ``generate``
-            lets it write and reads the letter off.
+        metric: ``auto`` takes the one that fits the data: ``scienceqa`` for its own problems (the official columns),
+            ``choice`` where every question has choices, ``yes_no`` where every answer is one of these (accuracy,
+            precision, recall, F1 and share of yes, as POPE), ``vqa`` where every question has ten answers (VQAv2's
+            formula), else ``exact`` (equal but for case, spaces, quotes around it and full stops behind it). To be
+            named: ``contains`` (a right answer stands somewhere in what was written, as LLaVAR), ``mme`` (yes or no,
+            two questions a picture) and ``caption`` (chrF and BLEU).
+        answer: ``likelihood`` takes the choice whose answer the model finds likeliest; ``generate`` lets it write and
+            reads that; ``auto`` is likelihood for metrics of choices, and generate for the others.
+        likelihood: of a choice: the ``sum`` over its tokens, or the ``mean``, by which long ones lose nothing.
         max_new_tokens: of a generated answer.
         per_device_eval_batch_size: problems a forward.
         base: whether to score the frozen base as well.
     """
 
-    answer: Literal["likelihood", "generate"] = "likelihood"
+    metric: Literal["auto", "scienceqa", "choice", "exact", "vqa", "contains", "yes_no", "mme", "caption"] = "auto"
+    answer: Literal["auto", "likelihood", "generate"] = "auto"
+    likelihood: Literal["sum", "mean"] = "sum"
     max_new_tokens: int = Field(32, ge=1)
     per_device_eval_batch_size: int = Field(16, ge=1)
     base: bool = True

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,28 +23,39 @@ from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32
 from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
+from lora_mm.data.example import Example
 from lora_mm.errors import InputError, LoraMMError
+from lora_mm.evaluation.answers import Answer, load_answers
+from lora_mm.evaluation.compare import Comparison, compare
+from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table
-from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
-from lora_mm.evaluation.scienceqa import score as official_score
+from lora_mm.evaluation.score import Score
 from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
+    SCORES,
+    Scored,
+    chance_score,
     check_sources,
     collator_of,
     examples_of,
     load_problems,
     load_recipe_base,
+    look_at_routing,
     score_model,
+    score_of,
+    table_title,
     to_json,
     told_when_out_of_memory,
+    way_of_scoring,
 )
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.trainer import AdapterTrainer
 
-CHECKPOINTS, SCORES = "checkpoints", "scores.json"
-BASE_RESULTS, ADAPTER_RESULTS = "predictions-base.json", "predictions-adapter.json"
+CHECKPOINTS, REPORT = "checkpoints", "report.html"
+BASE_ANSWERS, ADAPTER_ANSWERS = "predictions-base.jsonl", "predictions-adapter.jsonl"
 
 
 class Interrupted(LoraMMError):
@@ -54,11 +66,13 @@ class Interrupted(LoraMMError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run left behind: the rows of the official table, and figures of the run itself."""
+    """What a run left behind: the rows of the table of scores, and figures of the run itself."""
 
     folder: Path
     scores: dict[str, Score]
     figures: dict[str, Any]
+    title: str
+    comparison: Comparison | None
 
 
 def finetune(
@@ -96,6 +110,8 @@ def finetune(
     test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
     _check_apart(train, test)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
+    questions = examples_of(recipe, test.problems)
+    metric, _ = way_of_scoring(recipe, questions, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
     prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
@@ -114,27 +130,58 @@ def finetune(
         return None
 
     _prepare_output(output, recipe, overwrite=overwrite)
-    scores = {"random choice": random_choice(test.problems)}
+
+    def score(name: str) -> Scored:
+        watch = display.watch(name, len(questions))
+        return score_model(model, collator, recipe, questions, watch, problems=test.problems)
+
+    scores = chance_score(metric, questions, test.problems)
+    answers: dict[str, Sequence[Answer]] = {}
     if recipe.evaluation.base:
-        base_scored = _score_base(output / BASE_RESULTS, model, collator, recipe, test, display)
-        scores["frozen base"] = base_scored
+        answers["frozen base"] = _base_answers(output / BASE_ANSWERS, model, questions, score)
+        scores["frozen base"] = score_of(metric, questions, answers["frozen base"], test.problems)
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
 
     _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml()), output)
-    scored = score_model(model, collator, recipe, test.problems, display.watch("adapter", len(test.problems)))
-    scored.write(output / ADAPTER_RESULTS)
-    scores["adapter"] = scored.score
+    scored = score("adapter")
+    _write_answers(scored, output / ADAPTER_ANSWERS)
+    scores["adapter"], answers["adapter"] = scored.score, scored.answers
+    comparison = None
+    if "frozen base" in answers:
+        comparison = compare(("adapter", "frozen base"), answers["adapter"], answers["frozen base"])
     figures |= {
         "adapter_bytes": (output / WEIGHTS).stat().st_size,
         "total_seconds": round(time.monotonic() - begun, 1),
         "train_rows": len(prepared.examples),
-        "test_rows": len(test.problems),
+        "test_rows": len(questions),
     }
-    facts = {"recipe": recipe.name, "scores": as_dict(scores), "figures": figures}
+    title = table_title(metric, recipe.data.eval_split)
+    facts = {
+        "recipe": recipe.name,
+        "metric": metric,
+        "scores": as_dict(scores),
+        "comparison": comparison.as_dict() if comparison else None,
+        "figures": figures,
+    }
     _save(lambda: (output / SCORES).write_text(to_json(facts) + "\n", encoding="utf-8"), output)
-    _save(lambda: _write_card(model, base, recipe, output, scores, figures), output)
-    console.print(as_table(scores, title=f"ScienceQA {recipe.data.eval_split}, accuracy in %"))
-    return Outcome(output, scores, figures)
+    _save(lambda: _write_card(model, base, recipe, output, title, scored.written, scores, figures), output)
+    page = Page(
+        title=recipe.name,
+        summary=recipe.summary,
+        facts=_facts(base, figures),
+        table=title,
+        scores=scores,
+        examples=questions,
+        main=Answers("adapter", scored.answers),
+        against=Answers("frozen base", answers["frozen base"]) if "frozen base" in answers else None,
+        comparison=comparison,
+        history=figures["history"],
+        routing=look_at_routing(model, collator, questions),
+        recipe=recipe.to_yaml(),
+    )
+    page.write(output / REPORT)
+    console.print(as_table(scores, title=title))
+    return Outcome(output, scores, figures, title, comparison)
 
 
 def parts_table(model: nn.Module) -> Table:
@@ -221,16 +268,25 @@ def _tokens_line(prepared: Prepared) -> str:
     return line
 
 
-def _score_base(
-    results: Path, model: peft.PeftModel, collator: Collator, recipe: Recipe, test: data.Split, display: Display
-) -> Score:
-    """The frozen base's score, taken before training, so that a fault of scoring shows at once; kept for a resume."""
-    if results.is_file():
-        return official_score(test.problems, read_results(results))
+def _base_answers(
+    file: Path, model: peft.PeftModel, questions: Sequence[Example], score: Callable[[str], Scored]
+) -> Sequence[Answer]:
+    """The frozen base's answers, taken before training, so that a fault of scoring shows at once; kept for a resume."""
+    if file.is_file():
+        kept = load_answers(file)
+        if [answer.id for answer in kept] == [question.id for question in questions]:
+            return kept
     with model.disable_adapter():
-        scored = score_model(model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems)))
-    scored.write(results)
-    return scored.score
+        scored = score("frozen base")
+    _write_answers(scored, file)
+    return scored.answers
+
+
+def _write_answers(scored: Scored, file: Path) -> None:
+    """As JSON lines, and ScienceQA's in its official results format too."""
+    if scored.metric == "scienceqa":
+        scored.write(file.with_suffix(".json"))
+    scored.write(file)
 
 
 def _train(
@@ -286,7 +342,7 @@ def _train(
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "samples_per_second": round(result.metrics.get("train_samples_per_second", 0.0), 2),
-        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
@@ -301,12 +357,35 @@ class _Interrupt(Interrupt, TrainerCallback):
             control.should_training_stop = True
 
 
+def _facts(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
+    """The strip of figures on top of the page."""
+    peak = figures["peak_gpu_bytes"]
+    return {
+        "Base": base.name,
+        "Trained on": f"{figures['train_rows']:,} examples",
+        "Asked": f"{figures['test_rows']:,} questions",
+        "Steps": f"{figures['steps']:,}",
+        "Training time": f"{figures['train_seconds']:,.0f} s",
+        "Speed": f"{figures['samples_per_second']:,.1f} samples/s",
+        "Trained parameters": f"{figures['trained_parameters']:,}",
+        "Adapter": f"{figures['adapter_bytes'] / 1000:,.0f} KB",
+        **({"Peak GPU memory": f"{peak / 2**30:.1f} GiB"} if peak else {}),
+    }
+
+
 def _write_card(
-    model: peft.PeftModel, base: Base, recipe: Recipe, output: Path, scores: dict[str, Score], figures: dict[str, Any]
+    model: peft.PeftModel,
+    base: Base,
+    recipe: Recipe,
+    output: Path,
+    title: str,
+    written: bool,
+    scores: dict[str, Score],
+    figures: dict[str, Any],
 ) -> None:
+    answered = "generation" if written else "option likelihood"
     described = (
-        f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
-        f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
+        f"{title}, {figures['test_rows']:,} problems, answers by {answered}; "
         f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
     card = model_card(

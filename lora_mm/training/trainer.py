@@ -17,6 +17,7 @@ from lora_mm.adapters.mixture import mixtures
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import part_of
 from lora_mm.training.loss import answer_loss
+from lora_mm.training.meter import Meter
 
 _NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
 
@@ -36,13 +37,17 @@ class AdapterTrainer(Trainer):
         self.seen_pictures = False
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # so that supervised tokens are counted over accumulated batches
+        self.meter = Meter()
         self.add_callback(GradientGuard(self))
+        self.add_callback(self.meter)
         self.mixtures = mixtures(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer does, with how evenly the experts were used since the last time: shares, and the balance."""
+        """As the Trainer does, with speed and memory, and how evenly the experts were used since the last time."""
+        if "loss" in logs:
+            logs |= self.meter.read(self.state.global_step)
         if self.mixtures and "loss" in logs:
             use = torch.stack([mixture.taken().float() for mixture in self.mixtures])
             shares = use / use.sum(dim=-1, keepdim=True).clamp(min=1)

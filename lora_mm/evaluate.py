@@ -1,0 +1,215 @@
+"""The verb ``evaluate``: one adapter or its frozen base scored, or two on the same questions with a paired test.
+
+Knows the order of things; each thing is done elsewhere.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_mm.adapters.folder import check_folder, load_adapter
+from lora_mm.adapters.routing_map import RoutingMap
+from lora_mm.data import scienceqa as data
+from lora_mm.data.example import Example
+from lora_mm.errors import InputError
+from lora_mm.evaluation.compare import Comparison, compare
+from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.page import Page
+from lora_mm.evaluation.metrics import references_of
+from lora_mm.evaluation.score import Score
+from lora_mm.job import (
+    SCORES,
+    Scored,
+    Watch,
+    adapter_recipe,
+    chance_score,
+    collator_of,
+    examples_of,
+    load_problems,
+    load_recipe_base,
+    look_at_routing,
+    score_model,
+    table_title,
+    way_of_scoring,
+)
+from lora_mm.recipe import Recipe, load_recipe
+
+BASE = "base"
+"""What the frozen base is called where an adapter folder could stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What ``evaluate`` found.
+
+    Attributes:
+        title: of the table of scores.
+        scores: its rows.
+        scored: the answers of each model, by the name of its row; the first is the one that was asked for.
+        comparison: the first against the second, where there are two.
+        account: one line: what of the split was asked.
+        examples: the questions.
+        routing: where the first model's samples are routed; empty unless asked for.
+    """
+
+    title: str
+    scores: dict[str, Score]
+    scored: dict[str, Scored]
+    comparison: Comparison | None
+    account: str
+    examples: Sequence[Example]
+    routing: list[RoutingMap]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model to ask: an adapter with its recipe, or with None the frozen base of that recipe."""
+
+    name: str
+    recipe: Recipe
+    adapter: Path | None
+
+
+def evaluate(
+    contenders: Sequence[Contender], *, split: str | None, limit: int | None, watch: Watch, routing: bool = False
+) -> Evaluation:
+    """Score one model; or two on the same questions, with a paired test.
+
+    Args:
+        contenders: one or two. Each is asked its own recipe's questions in its own recipe's form.
+        split: what to ask; the recipe's ``data.eval_split`` by default.
+        limit: ask the first so many questions only; the recipe's ``data.eval_limit`` by default.
+        routing: whether to look at the first model's routing too.
+
+    Raises:
+        InputError: two that are asked other questions, or scored by other metrics; told before any model is loaded.
+    """
+    for contender in contenders:
+        if contender.adapter is not None:
+            check_folder(contender.adapter)
+    asked = [_asked(contender.recipe, split, limit) for contender in contenders]
+    metrics = [
+        way_of_scoring(one.recipe, examples, scienceqa=loaded.problems is not None)[0]
+        for one, (loaded, examples) in zip(contenders, asked, strict=True)
+    ]
+    _check_comparable(contenders, [examples for _, examples in asked], metrics)
+    loaded, examples = asked[0]
+    scores = chance_score(metrics[0], examples, loaded.problems)
+    scored: dict[str, Scored] = {}
+    maps: list[RoutingMap] = []
+    base = collator = model = None
+    for contender, (own, questions) in zip(contenders, asked, strict=True):
+        alike = model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe
+        if not alike:
+            base = collator = model = None  # before the next is loaded: two bases may not fit
+            base = load_recipe_base(contender.recipe)
+            collator = collator_of(contender.recipe, base)
+            model = base.model if contender.adapter is None else load_adapter(base, contender.adapter)
+        assert collator is not None
+        assert model is not None
+        advance = watch(contender.name, len(questions))
+        with model.disable_adapter() if alike else nullcontext():
+            found = score_model(model, collator, contender.recipe, questions, advance, problems=own.problems)
+        scored[contender.name], scores[contender.name] = found, found.score
+        if routing and contender is contenders[0] and contender.adapter is not None:
+            maps = look_at_routing(model, collator, questions)
+    comparison = None
+    if len(scored) > 1:
+        (one, first), (other, second) = scored.items()
+        comparison = compare((one, other), first.answers, second.answers)
+    title = table_title(metrics[0], loaded.name)
+    return Evaluation(title, scores, scored, comparison, loaded.account(), examples, maps)
+
+
+def _asked(recipe: Recipe, split: str | None, limit: int | None) -> tuple[data.Split, list[Example]]:
+    loaded = load_problems(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+    return loaded, examples_of(recipe, loaded.problems)
+
+
+def _check_comparable(
+    contenders: Sequence[Contender], asked: Sequence[Sequence[Example]], metrics: Sequence[str]
+) -> None:
+    """Raise InputError unless a paired test of the two says something."""
+    if len(contenders) < 2:
+        return
+    (one, other), (mine, theirs) = contenders, asked
+    if metrics[0] != metrics[1]:
+        raise InputError(
+            f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "
+            f"--set evaluation.metric={metrics[0]} scores both alike."
+        )
+    unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
+    if unlike:
+        count, first = len({id for id, _ in unlike}), min(id for id, _ in unlike)
+        raise InputError(
+            f"{one.name} and {other.name} have other questions in their recipes' data: {count:,} of {len(mine):,} and "
+            f"{len(theirs):,} differ, such as {first}. Give both the same, such as "
+            f"--set data.path={one.recipe.data.path}."
+        )
+
+
+def _asks(example: Example) -> tuple[str, object]:
+    """What makes a question the same for two models, in whatever form each is asked."""
+    return example.id, references_of(example) if example.answer is None else example.answer
+
+
+def contenders_of(
+    adapter: Path, overrides: Sequence[str], *, base_only: bool = False, other: str | None = None
+) -> list[Contender]:
+    """Who is asked: the adapter or its frozen base, and another adapter folder or with ``base`` the frozen base.
+
+    Raises:
+        InputError: for folders that hold no adapter, recipes that do not fit, or one model twice.
+    """
+    recipe = load_recipe(adapter_recipe(adapter), overrides)
+    first = Contender("frozen base" if base_only else "adapter", recipe, None if base_only else adapter)
+    if other is None:
+        return [first]
+    if other == BASE:
+        if base_only:
+            raise InputError("--base-only --compare base: is one model twice; leave one of them out.")
+        return [first, Contender("frozen base", recipe, None)]
+    folder = Path(other)
+    second = Contender(folder.resolve().name, load_recipe(adapter_recipe(folder), overrides), folder)
+    if not base_only:
+        if folder.resolve() == adapter.resolve():
+            raise InputError(f"--compare {other}: is the same adapter twice.")
+        first = replace(first, name=adapter.resolve().name)
+        if first.name == second.name:
+            first, second = replace(first, name=str(adapter)), replace(second, name=other)
+    return [first, second]
+
+
+def page_of(found: Evaluation, contenders: Sequence[Contender]) -> Page:
+    """The evaluation as a page; with the history of training, where the adapter's run left one."""
+    asked, adapter = contenders[0], contenders[0].adapter
+    names = list(found.scored)
+    return Page(
+        title=asked.recipe.name,
+        summary=asked.recipe.summary,
+        facts={
+            "Base": asked.recipe.base.model,
+            **{one.name[0].upper() + one.name[1:]: str(one.adapter) for one in contenders if one.adapter},
+            "Asked": found.account,
+        },
+        table=found.title,
+        scores=found.scores,
+        examples=found.examples,
+        main=Answers(names[0], found.scored[names[0]].answers),
+        against=Answers(names[1], found.scored[names[1]].answers) if len(names) > 1 else None,
+        comparison=found.comparison,
+        history=_history(adapter) if adapter else [],
+        routing=found.routing,
+        recipe=asked.recipe.to_yaml(),
+    )
+
+
+def _history(adapter: Path) -> list[dict[str, float]]:
+    """What training logged; nothing of an adapter that came without its run's figures."""
+    try:
+        history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
