@@ -1,5 +1,7 @@
 """What to do, as validated data: a YAML recipe, what it extends, and ``--set`` on top. Knows no torch and does nothing.
 
+``extends`` names a recipe or a file; of several, each goes on top of those before it.
+
 Keys of ``training`` have the names of ``transformers.TrainingArguments``.
 """
 
@@ -234,8 +236,8 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the package's recipes."""
-    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    """Names of the package's recipes; files whose names begin with ``_`` are parts of some."""
+    return sorted(file.stem for file in recipes_folder().glob("[!_]*.yaml"))
 
 
 def recipe_file(name: str) -> Path:
@@ -291,12 +293,13 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read: {error}.") from None
     if not isinstance(fields, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys, this is {type(fields).__name__}.")
-    parent = fields.pop("extends", None)
-    if parent is None:
-        return fields
-    beside = file.parent / str(parent)
-    parent_file = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(str(parent))
-    return _merge(_read(parent_file, (*seen, file.resolve())), fields)
+    parents = fields.pop("extends", None) or []
+    below: dict[str, Any] = {}
+    for parent in parents if isinstance(parents, list) else [parents]:
+        beside = file.parent / str(parent)
+        parent_file = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(str(parent))
+        below = _merge(below, _read(parent_file, (*seen, file.resolve())))
+    return _merge(below, fields)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_QUOTES = "\"'“”‘’«»„"
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
             "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
@@ -28,7 +29,7 @@ def plain(text: str) -> str:
     """``text`` in one spelling: Unicode's compatibility form, no case, single spaces, without quotes around it or full
     stops behind."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip("\"'“”‘’«»").rstrip(".").strip()
+    return folded.rstrip(_QUOTES + ". ").lstrip(_QUOTES + " ")
 
 
 def vqa_plain(text: str) -> str:
