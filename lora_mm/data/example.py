@@ -49,6 +49,10 @@ class Example:
     images: tuple[ImageSource, ...] = ()
     candidates: tuple[str, ...] = ()
     """Assistant's turns to compare by likelihood, in the order of the choices; empty for open answers."""
+    references: tuple[str, ...] = ()
+    """Answers that count as right; empty means ``target`` alone."""
+    answer: int | None = None
+    """Index of the right one among ``candidates``."""
 
 
 @dataclass(frozen=True, slots=True)

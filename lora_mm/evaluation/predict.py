@@ -1,6 +1,7 @@
 """Answers from a model: by the likelihood of candidates, or written. Knows examples; knows no data set and no score."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -120,4 +121,4 @@ def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Exam
 
 
 def _with_target(example: Example, target: str) -> Example:
-    return Example(example.id, example.prompt, target, example.images, example.candidates)
+    return replace(example, target=target)
