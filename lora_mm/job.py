@@ -14,19 +14,18 @@ import torch
 from torch import nn
 
 from lora_mm.adapters.folder import RECIPE, check_folder, load_adapter
-from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator
-from lora_mm.data.example import Example
+from lora_mm.data.scienceqa import Problem
 from lora_mm.data.slicing import Slicer
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.hub import Unreachable
-from lora_mm.models.anatomy import anatomy_of
-from lora_mm.models.loading import Base, default_device, find_config, load_base
-from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.world import WORLDS
+from lora_mm.models.anatomy import Anatomy, anatomy_for, anatomy_of
+from lora_mm.models.families import describe_family
+from lora_mm.models.loading import Base, default_device, find_config, find_processor, load_base
 from lora_mm.recipe import Recipe
+from lora_mm.splits import Split, check_place, load_split
 
 Watch = Callable[[str, int], Callable[[int], None]]
 """Told a label and a total, gives a function to call with every number just done (a progress bar, or nothing)."""
@@ -74,7 +73,7 @@ def check_sources(recipe: Recipe) -> None:
     missing: list[str] = []
     for find in (
         lambda: find_config(recipe.base.model, recipe.base.revision),
-        lambda: data.load(_data_source(recipe), recipe.data.train_split, pictures=False, limit=1),
+        lambda: check_place(recipe),
     ):
         try:
             find()
@@ -82,25 +81,6 @@ def check_sources(recipe: Recipe) -> None:
             missing += error.things
     if missing:
         raise Unreachable(*missing)
-
-
-def _data_source(recipe: Recipe) -> str:
-    section = recipe.data
-    drawn = section.path in WORLDS
-    return str(world_folder(section.path, section.pocket.seed, section.pocket.size)) if drawn else section.path
-
-
-def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
-    """The problems of one split as the recipe says, every picture opened once.
-
-    Raises:
-        InputError: everything wrong with the data, each fault named by its row.
-    """
-    loaded = data.load(_data_source(recipe), split, missing_images=recipe.data.missing_images, limit=limit)
-    faults = data.check_images(loaded.problems)
-    if faults:
-        raise InputError(*shortened(faults))
-    return loaded
 
 
 def load_recipe_base(recipe: Recipe) -> Base:
@@ -121,14 +101,28 @@ def load_recipe_base(recipe: Recipe) -> Base:
 
 
 def collator_of(recipe: Recipe, base: Base) -> Collator:
-    """What turns the recipe's examples into batches for its base.
+    """What turns the recipe's examples into batches for its base; see :func:`make_collator`."""
+    return make_collator(recipe, base.model.config, anatomy_of(base.model), base.processor)
+
+
+def collator_alone(recipe: Recipe) -> Collator:
+    """The same without the base's weights, to look at data with."""
+    section = recipe.base
+    config = find_config(section.model, section.revision)
+    if section.anatomy:
+        describe_family(config.model_type, **section.anatomy.model_dump(exclude_none=True))
+    processor = find_processor(section.model, config, section.revision)
+    return make_collator(recipe, config, anatomy_for(config), processor)
+
+
+def make_collator(recipe: Recipe, config: Any, row: Anatomy, processor: Any) -> Collator:
+    """A collator for the recipe's way with pictures.
 
     Raises:
         InputError: when pictures are to be cut for a base that cuts them itself, or an adapter for each crop is asked
             for where pictures stay whole.
     """
-    section, row = recipe.data.slicing, anatomy_of(base.model)
-    family = base.model.config.model_type
+    section, family = recipe.data.slicing, config.model_type
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
         if for_crops and row.crops == "none":
@@ -136,35 +130,30 @@ def collator_of(recipe: Recipe, base: Base) -> Collator:
                 f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
                 "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
-        return Collator(base.processor, max_length=recipe.data.max_length)
+        return Collator(processor, max_length=recipe.data.max_length)
     if row.crops != "none" or row.packed or not row.visual_tokens:
         raise InputError(
             f"data.slicing: '{family}' bases have a way of their own to take pictures apart; leave it out "
             "(--set data.slicing=null)."
         )
-    size = base.processor.image_processor.to_dict()
+    size = processor.image_processor.to_dict()
     edges = size.get("crop_size") or size["size"]
     window = section.window or edges.get("height") or edges["shortest_edge"]
     slicer = Slicer(section.rows, section.columns, window)
-    return Collator(base.processor, max_length=recipe.data.max_length, slicer=slicer)
-
-
-def examples_of(recipe: Recipe, problems: tuple[data.Problem, ...]) -> list[Example]:
-    """The problems as exchanges in the recipe's format."""
-    section = recipe.data
-    return [data.to_example(problem, format=section.format, caption=section.captions) for problem in problems]
+    return Collator(processor, max_length=recipe.data.max_length, slicer=slicer)
 
 
 def score_model(
     model: nn.Module,
     collator: Collator,
     recipe: Recipe,
-    problems: tuple[data.Problem, ...],
+    split: Split,
     advance: Callable[[int], None],
 ) -> Scored:
     """Ask ``model`` every problem, as ``recipe.evaluation`` says, and score the answers officially."""
     section = recipe.evaluation
-    examples = examples_of(recipe, problems)
+    problems = official_problems(split)
+    examples = split.examples
     # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
     ordered = [examples[index] for index in order]
@@ -187,6 +176,13 @@ def score_model(
     return Scored(official.score(problems, predictions), predictions, outputs)
 
 
+def official_problems(split: Split) -> tuple[Problem, ...]:
+    """The split's ScienceQA problems; InputError where it is other data, which the official score knows nothing of."""
+    if split.problems is None:
+        raise InputError(f"Split '{split.name}' is not ScienceQA's: there is no score for other data yet.")
+    return split.problems
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What ``evaluate`` found: rows of the official table, and the adapter's own answers (the base's, if alone)."""
@@ -207,13 +203,14 @@ def evaluate(
         limit: ask the first so many problems only.
     """
     check_folder(adapter)
-    loaded = load_problems(recipe, split, limit)
+    loaded = load_split(recipe, split, limit)
+    problems = official_problems(loaded)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
     model = base.model if base_only else load_adapter(base, adapter)
     name = "frozen base" if base_only else "adapter"
-    scored = score_model(model, collator, recipe, loaded.problems, watch(name, len(loaded.problems)))
-    scores = {"random choice": official.random_choice(loaded.problems), name: scored.score}
+    scored = score_model(model, collator, recipe, loaded, watch(name, len(problems)))
+    scores = {"random choice": official.random_choice(problems), name: scored.score}
     return Evaluation(scores, scored, loaded.account())
 
 

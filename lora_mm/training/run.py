@@ -20,9 +20,8 @@ from transformers.integrations import get_available_reporting_integrations
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32
-from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table
 from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
 from lora_mm.evaluation.scienceqa import score as official_score
@@ -30,15 +29,15 @@ from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
     check_sources,
     collator_of,
-    examples_of,
-    load_problems,
     load_recipe_base,
+    official_problems,
     score_model,
     to_json,
     told_when_out_of_memory,
 )
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
+from lora_mm.splits import Split, check_apart, load_split
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.trainer import AdapterTrainer
 
@@ -92,16 +91,17 @@ def finetune(
     _check_logger(recipe.training.report_to)
     display = Display(console)
     check_sources(recipe)
-    train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
-    test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
-    _check_apart(train, test)
+    train = load_split(recipe, recipe.data.train_split, recipe.data.train_limit)
+    test = load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit)
+    check_apart(train, test)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
-    if not prepared.examples:
+    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
         raise InputError(
-            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length."
+            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
+            *shortened(prepared.faults),
         )
     console.print(_tokens_line(prepared), highlight=False)
 
@@ -114,26 +114,30 @@ def finetune(
         return None
 
     _prepare_output(output, recipe, overwrite=overwrite)
-    scores = {"random choice": random_choice(test.problems)}
-    if recipe.evaluation.base:
+    scores = {"random choice": random_choice(test.problems)} if test.problems else {}
+    if test.problems is None:
+        console.print("No score: the official one is ScienceQA's, and these rows are not.", highlight=False)
+    elif recipe.evaluation.base:
         base_scored = _score_base(output / BASE_RESULTS, model, collator, recipe, test, display)
         scores["frozen base"] = base_scored
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
 
     _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml()), output)
-    scored = score_model(model, collator, recipe, test.problems, display.watch("adapter", len(test.problems)))
-    scored.write(output / ADAPTER_RESULTS)
-    scores["adapter"] = scored.score
+    if test.problems is not None:
+        scored = score_model(model, collator, recipe, test, display.watch("adapter", len(test.problems)))
+        scored.write(output / ADAPTER_RESULTS)
+        scores["adapter"] = scored.score
     figures |= {
         "adapter_bytes": (output / WEIGHTS).stat().st_size,
         "total_seconds": round(time.monotonic() - begun, 1),
         "train_rows": len(prepared.examples),
-        "test_rows": len(test.problems),
+        "test_rows": len(test.examples),
     }
     facts = {"recipe": recipe.name, "scores": as_dict(scores), "figures": figures}
     _save(lambda: (output / SCORES).write_text(to_json(facts) + "\n", encoding="utf-8"), output)
     _save(lambda: _write_card(model, base, recipe, output, scores, figures), output)
-    console.print(as_table(scores, title=f"ScienceQA {recipe.data.eval_split}, accuracy in %"))
+    if scores:
+        console.print(as_table(scores, title=f"ScienceQA {recipe.data.eval_split}, accuracy in %"))
     return Outcome(output, scores, figures)
 
 
@@ -202,15 +206,6 @@ def _save(write: Any, output: Path) -> None:
         raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _check_apart(train: data.Split, test: data.Split) -> None:
-    both = {problem.id for problem in train.problems} & {problem.id for problem in test.problems}
-    if both:
-        raise InputError(
-            f"{len(both)} problems are in both data.train_split={train.name} and data.eval_split={test.name}, "
-            f"such as {sorted(both)[0]}; a score on what was trained on says nothing."
-        )
-
-
 def _tokens_line(prepared: Prepared) -> str:
     lengths = sorted(prepared.lengths)
     line = f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
@@ -218,17 +213,20 @@ def _tokens_line(prepared: Prepared) -> str:
         line += f"; {len(prepared.dropped):,} dropped as too long"
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
+    if prepared.faults:
+        line += f"; {len(prepared.faults):,} dropped as faulty, such as {prepared.faults[0]}"
     return line
 
 
 def _score_base(
-    results: Path, model: peft.PeftModel, collator: Collator, recipe: Recipe, test: data.Split, display: Display
+    results: Path, model: peft.PeftModel, collator: Collator, recipe: Recipe, test: Split, display: Display
 ) -> Score:
     """The frozen base's score, taken before training, so that a fault of scoring shows at once; kept for a resume."""
+    problems = official_problems(test)
     if results.is_file():
-        return official_score(test.problems, read_results(results))
+        return official_score(problems, read_results(results))
     with model.disable_adapter():
-        scored = score_model(model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems)))
+        scored = score_model(model, collator, recipe, test, display.watch("frozen base", len(problems)))
     scored.write(results)
     return scored.score
 
@@ -304,11 +302,15 @@ class _Interrupt(Interrupt, TrainerCallback):
 def _write_card(
     model: peft.PeftModel, base: Base, recipe: Recipe, output: Path, scores: dict[str, Score], figures: dict[str, Any]
 ) -> None:
-    described = (
-        f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
-        f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
-        f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
-    )
+    if scores:
+        described = (
+            f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
+            f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
+            f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, "
+            f"{figures['train_seconds']:.0f} s.\n\n{as_markdown(scores)}"
+        )
+    else:
+        described = f"None taken. Trained on {figures['train_rows']:,} rows, {figures['steps']:,} steps."
     card = model_card(
         name=output.name,
         summary=recipe.summary,
@@ -319,7 +321,7 @@ def _write_card(
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
         size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=f"{described}\n\n{as_markdown(scores)}",
+        scores=described,
         parts=memory_by_part(model),
         folder=output.name,
     )
