@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lora_mm.adapters.folder import check_folder, load_adapter
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.data import scienceqa as data
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.compare import Comparison, compare
@@ -26,8 +25,6 @@ from lora_mm.job import (
     adapter_recipe,
     chance_score,
     collator_of,
-    examples_of,
-    load_problems,
     load_recipe_base,
     look_at_routing,
     score_model,
@@ -35,6 +32,7 @@ from lora_mm.job import (
     way_of_scoring,
 )
 from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import Split, load_split
 
 BASE = "base"
 """What the frozen base is called where an adapter folder could stand."""
@@ -89,18 +87,21 @@ def evaluate(
     for contender in contenders:
         if contender.adapter is not None:
             check_folder(contender.adapter)
-    asked = [_asked(contender.recipe, split, limit) for contender in contenders]
-    metrics = [
-        way_of_scoring(one.recipe, examples, scienceqa=loaded.problems is not None)[0]
-        for one, (loaded, examples) in zip(contenders, asked, strict=True)
+    asked = [
+        load_split(one.recipe, split or one.recipe.data.eval_split, limit or one.recipe.data.eval_limit)
+        for one in contenders
     ]
-    _check_comparable(contenders, [examples for _, examples in asked], metrics)
-    loaded, examples = asked[0]
-    scores = chance_score(metrics[0], examples, loaded.problems)
+    metrics = [
+        way_of_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
+        for one, own in zip(contenders, asked, strict=True)
+    ]
+    _check_comparable(contenders, asked, metrics)
+    loaded = asked[0]
+    scores = chance_score(metrics[0], loaded.examples, loaded.problems)
     scored: dict[str, Scored] = {}
     maps: list[RoutingMap] = []
     base = collator = model = None
-    for contender, (own, questions) in zip(contenders, asked, strict=True):
+    for contender, own in zip(contenders, asked, strict=True):
         alike = model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe
         if not alike:
             base = collator = model = None  # before the next is loaded: two bases may not fit
@@ -109,32 +110,25 @@ def evaluate(
             model = base.model if contender.adapter is None else load_adapter(base, contender.adapter)
         assert collator is not None
         assert model is not None
-        advance = watch(contender.name, len(questions))
+        advance = watch(contender.name, len(own.examples))
         with model.disable_adapter() if alike else nullcontext():
-            found = score_model(model, collator, contender.recipe, questions, advance, problems=own.problems)
+            found = score_model(model, collator, contender.recipe, own.examples, advance, problems=own.problems)
         scored[contender.name], scores[contender.name] = found, found.score
         if routing and contender is contenders[0] and contender.adapter is not None:
-            maps = look_at_routing(model, collator, questions)
+            maps = look_at_routing(model, collator, own.examples)
     comparison = None
     if len(scored) > 1:
         (one, first), (other, second) = scored.items()
         comparison = compare((one, other), first.answers, second.answers)
     title = table_title(metrics[0], loaded.name)
-    return Evaluation(title, scores, scored, comparison, loaded.account(), examples, maps)
+    return Evaluation(title, scores, scored, comparison, loaded.account(), loaded.examples, maps)
 
 
-def _asked(recipe: Recipe, split: str | None, limit: int | None) -> tuple[data.Split, list[Example]]:
-    loaded = load_problems(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
-    return loaded, examples_of(recipe, loaded.problems)
-
-
-def _check_comparable(
-    contenders: Sequence[Contender], asked: Sequence[Sequence[Example]], metrics: Sequence[str]
-) -> None:
+def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], metrics: Sequence[str]) -> None:
     """Raise InputError unless a paired test of the two says something."""
     if len(contenders) < 2:
         return
-    (one, other), (mine, theirs) = contenders, asked
+    (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
     if metrics[0] != metrics[1]:
         raise InputError(
             f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "

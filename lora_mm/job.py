@@ -15,22 +15,22 @@ from torch import nn
 
 from lora_mm.adapters.folder import RECIPE, check_folder
 from lora_mm.adapters.routing_map import RoutingMap, routing_maps
-from lora_mm.data import scienceqa as data
-from lora_mm.data.collate import Collator, batches
+from lora_mm.data.collate import Collator, Picked, batches
 from lora_mm.data.example import Example
+from lora_mm.data.scienceqa import Problem
 from lora_mm.data.slicing import Slicer
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.answers import Answer, save_answers
-from lora_mm.evaluation.metrics import METRICS, guessing, judged, metric_for, total
+from lora_mm.evaluation.metrics import METRICS, guessing, judged, metric_for, references_of, total
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.evaluation.score import Score
 from lora_mm.hub import Unreachable
-from lora_mm.models.anatomy import anatomy_of
-from lora_mm.models.loading import Base, default_device, find_config, load_base
-from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.world import WORLDS
+from lora_mm.models.anatomy import Anatomy, anatomy_for, anatomy_of
+from lora_mm.models.families import describe_family
+from lora_mm.models.loading import Base, default_device, find_config, find_processor, load_base
 from lora_mm.recipe import Recipe
+from lora_mm.splits import check_place
 
 SCORES = "scores.json"
 """In an adapter folder: what its run measured."""
@@ -99,7 +99,7 @@ def check_sources(recipe: Recipe) -> None:
     missing: list[str] = []
     for find in (
         lambda: find_config(recipe.base.model, recipe.base.revision),
-        lambda: data.load(_data_source(recipe), recipe.data.train_split, pictures=False, limit=1),
+        lambda: check_place(recipe),
     ):
         try:
             find()
@@ -107,25 +107,6 @@ def check_sources(recipe: Recipe) -> None:
             missing += error.things
     if missing:
         raise Unreachable(*missing)
-
-
-def _data_source(recipe: Recipe) -> str:
-    section = recipe.data
-    drawn = section.path in WORLDS
-    return str(world_folder(section.path, section.pocket.seed, section.pocket.size)) if drawn else section.path
-
-
-def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
-    """The problems of one split as the recipe says, every picture opened once.
-
-    Raises:
-        InputError: everything wrong with the data, each fault named by its row.
-    """
-    loaded = data.load(_data_source(recipe), split, missing_images=recipe.data.missing_images, limit=limit)
-    faults = data.check_images(loaded.problems)
-    if faults:
-        raise InputError(*shortened(faults))
-    return loaded
 
 
 def load_recipe_base(recipe: Recipe) -> Base:
@@ -146,14 +127,28 @@ def load_recipe_base(recipe: Recipe) -> Base:
 
 
 def collator_of(recipe: Recipe, base: Base) -> Collator:
-    """What turns the recipe's examples into batches for its base.
+    """What turns the recipe's examples into batches for its base; see :func:`make_collator`."""
+    return make_collator(recipe, base.model.config, anatomy_of(base.model), base.processor)
+
+
+def collator_alone(recipe: Recipe) -> Collator:
+    """The same without the base's weights, to look at data with."""
+    section = recipe.base
+    config = find_config(section.model, section.revision)
+    if section.anatomy:
+        describe_family(config.model_type, **section.anatomy.model_dump(exclude_none=True))
+    processor = find_processor(section.model, config, section.revision)
+    return make_collator(recipe, config, anatomy_for(config), processor)
+
+
+def make_collator(recipe: Recipe, config: Any, row: Anatomy, processor: Any) -> Collator:
+    """A collator for the recipe's way with pictures.
 
     Raises:
         InputError: when pictures are to be cut for a base that cuts them itself, or an adapter for each crop is asked
             for where pictures stay whole.
     """
-    section, row = recipe.data.slicing, anatomy_of(base.model)
-    family = base.model.config.model_type
+    section, family = recipe.data.slicing, config.model_type
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
         if for_crops and row.crops == "none":
@@ -161,23 +156,17 @@ def collator_of(recipe: Recipe, base: Base) -> Collator:
                 f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
                 "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
-        return Collator(base.processor, max_length=recipe.data.max_length)
+        return Collator(processor, max_length=recipe.data.max_length)
     if row.crops != "none" or row.packed or not row.visual_tokens:
         raise InputError(
             f"data.slicing: '{family}' bases have a way of their own to take pictures apart; leave it out "
             "(--set data.slicing=null)."
         )
-    size = base.processor.image_processor.to_dict()
+    size = processor.image_processor.to_dict()
     edges = size.get("crop_size") or size["size"]
     window = section.window or edges.get("height") or edges["shortest_edge"]
     slicer = Slicer(section.rows, section.columns, window)
-    return Collator(base.processor, max_length=recipe.data.max_length, slicer=slicer)
-
-
-def examples_of(recipe: Recipe, problems: tuple[data.Problem, ...]) -> list[Example]:
-    """The problems as exchanges in the recipe's format."""
-    section = recipe.data
-    return [data.to_example(problem, format=section.format, caption=section.captions) for problem in problems]
+    return Collator(processor, max_length=recipe.data.max_length, slicer=slicer)
 
 
 def score_model(
@@ -187,7 +176,7 @@ def score_model(
     examples: Sequence[Example],
     advance: Callable[[int], None],
     *,
-    problems: Sequence[data.Problem] | None = None,
+    problems: Sequence[Problem] | None = None,
 ) -> Scored:
     """Ask ``model`` every example, and score the answers, as ``recipe.evaluation`` says.
 
@@ -201,7 +190,7 @@ def score_model(
     metric, by_likelihood = way_of_scoring(recipe, examples, scienceqa=problems is not None)
     # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
-    ordered = [examples[index] for index in order]
+    ordered = Picked(examples, order)
     size = section.per_device_eval_batch_size
     if by_likelihood:
         mean = section.likelihood == "mean"
@@ -215,16 +204,15 @@ def score_model(
         with told_when_out_of_memory():
             texts = write_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
         written = dict(zip(order, texts, strict=True))
-        read = _official_reading(recipe, problems) if problems is not None and metric == "scienceqa" else None
-        answers = [
-            read(written[n], n) if read else judged(METRICS[metric], example, written[n])
-            for n, example in enumerate(examples)
-        ]
+        if metric == "scienceqa" and problems is not None:
+            answers = [_read_officially(recipe, problems[n], item, written[n]) for n, item in enumerate(examples)]
+        else:
+            answers = [judged(METRICS[metric], example, written[n]) for n, example in enumerate(examples)]
     return Scored(metric, score_of(metric, examples, answers, problems), tuple(answers), not by_likelihood)
 
 
 def score_of(
-    metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[data.Problem] | None
+    metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[Problem] | None
 ) -> Score:
     """The row of the metric's table; ScienceQA's problems have their official columns."""
     if metric == "scienceqa" and problems is not None:
@@ -232,7 +220,7 @@ def score_of(
     return total(METRICS[metric], examples, answers)
 
 
-def chance_score(metric: str, examples: Sequence[Example], problems: Sequence[data.Problem] | None) -> dict[str, Score]:
+def chance_score(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
     """The row that any other should beat: what choosing at random scores; none where nobody chooses."""
     if metric == "scienceqa" and problems is not None:
         return {"random choice": official.random_choice(problems)}
@@ -266,24 +254,19 @@ def way_of_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bo
     return metric, by_likelihood
 
 
-def _official_reading(recipe: Recipe, problems: Sequence[data.Problem]) -> Callable[[str, int], Answer]:
-    """How a written answer to ScienceQA's problem number n is read: by the official pattern, or the choice's words."""
+def _read_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
+    """A written answer to a ScienceQA problem, by the official pattern or by the choice's own words."""
     parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
-
-    def read(text: str, n: int) -> Answer:
-        problem = problems[n]
-        choice = parse(text, problem.choices)
-        worth = None if choice is None else float(choice == problem.answer)
-        return Answer(problem.id, text, (data.answer_text(problem.answer),), worth, choice)
-
-    return read
+    choice = parse(text, problem.choices)
+    worth = None if choice is None else float(choice == problem.answer)
+    return Answer(problem.id, text, references_of(example), worth, choice)
 
 
 def look_at_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
     """Where the adapter sends the tokens of some of ``examples``, with and without pictures apart."""
     asked = {}
     for name, pictured in (("text", False), ("image", True)):
-        chosen = [example for example in examples if bool(example.images) is pictured][:_FOLLOWED]
+        chosen = [example for example in examples if bool(example.pictures) is pictured][:_FOLLOWED]
         if chosen:
             asked[name] = [collator.prompts(chunk) for chunk in batches(chosen, _FOLLOWED_AT_ONCE)]
     return routing_maps(model, asked)

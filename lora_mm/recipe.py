@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lora_mm.adapters.placement import Placement, explain
+from lora_mm.data.columns import COLUMNS
 from lora_mm.errors import InputError, nearest
 
 Part = Literal["vision", "connector", "language", "head"]
@@ -71,7 +72,7 @@ class BaseSection(_Section):
 
 
 class PocketWorld(_Section):
-    """Seed and number of problems of the world that ``data.path: pocket`` or ``pocket-details`` draws."""
+    """Seed and number of rows of the pocket data that ``data.path`` names."""
 
     seed: int = Field(0, ge=0)
     size: int = Field(6000, ge=100)
@@ -88,25 +89,101 @@ class SlicingSection(_Section):
     window: int | None = Field(None, ge=16)
 
 
-class DataSection(_Section):
-    """The problems.
+class SelectionSection(_Section):
+    """A core set (SVIT): the examples that say most about given concepts.
 
     Attributes:
-        path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, ``pocket`` or
-            ``pocket-details``.
-        pocket: how much to draw when the path is one of the last two.
-        train_split, eval_split: names of the official splits.
-        format: the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A`` with the
-            letter alone, ``QCM-T`` with the words of the choice.
-        captions: whether the picture's caption is part of the context.
-        slicing: how pictures are cut into crops, for families that do not do so by themselves; None leaves them whole.
-        missing_images: what a problem without its picture file means: ``error``, ``skip`` the row, or ask as ``text``.
-        max_length: tokens of a whole exchange, placeholders included.
-        overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its answer.
-        train_limit, eval_limit: use the first so many rows.
+        concepts: words and phrases; an example ranks by how many of them it has.
+        keep: how many examples; None for all that ``yes_no`` leaves.
+        yes_no: leave out answers that begin with yes, or with no, until there are as many of one as of the other.
+    """
+
+    concepts: list[str] = []
+    keep: int | None = Field(None, ge=1)
+    yes_no: bool = False
+
+    @model_validator(mode="after")
+    def _selects(self) -> "SelectionSection":
+        if not self.yes_no and not (self.concepts and self.keep):
+            raise ValueError("selects nothing: give concepts and keep, or yes_no")
+        return self
+
+
+class _PlaceSection(_Section):
+    layout: Literal[
+        "auto", "scienceqa", "messages", "conversations", "multiple_choice", "question_answer", "caption"
+    ] = "auto"
+    columns: dict[str, str] = {}
+    image_root: str | None = None
+    question: str | None = None
+    response: Literal["none", "short", "letter"] = "none"
+    eval_path: str | None = None
+    cap: int | None = Field(None, ge=1)
+    select: SelectionSection | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = [what for what in columns if what not in COLUMNS]
+        if unknown:
+            like = nearest(unknown[0], list(COLUMNS))
+            raise ValueError(f"'{unknown[0]}' is nothing that is read; that is {', '.join(COLUMNS)}.{like}")
+        return columns
+
+
+class SourceSection(_PlaceSection):
+    """One place of a mixture; keys as in ``data``, of which it takes nothing.
+
+    Attributes:
+        weight: how often to draw from it, beside what ``data.sampling`` gives by its size.
     """
 
     path: str
+    weight: float = Field(1.0, ge=0)
+
+
+class DataSection(_PlaceSection):
+    """What to learn from, and what to be asked.
+
+    Attributes:
+        path: a file (JSON, JSON lines, CSV, Parquet), a folder, a Hub id; ScienceQA in its official folder, as Parquet
+            or from the Hub; ``pocket`` or another name of ``lora-mm data make``.
+        sources: several places instead, mixed.
+        layout: what rows look like; ``auto`` goes by their columns.
+        columns: what is read → its column (``question``, ``answer``, ``choices``, ``image``, ``context``, ``id``,
+            ``messages``, ``conversations``), where the name is another.
+        image_root: where pictures' paths go out from; by default the file's folder.
+        question: asked of rows that have none, such as captions.
+        response: what every question ends in asking for: ``short`` answers, the option's ``letter``, ``none``.
+        eval_path: where the rows to be asked are, if not in a split of ``path``.
+        eval_share: or hold out this share of the training rows.
+        cap: at most so many training rows of a place, by chance.
+        select: a core set of the training rows.
+        sampling: how sources mix: each row once (``proportional``), by the square root of sizes (``sqrt``), or by
+            ``weights`` alone.
+        seed: of what is held out, capped, selected and drawn.
+        faulty_rows: what a row that cannot be used means: ``error``, or ``drop`` it and say so.
+        streaming: of a set on the Hub, bring only the first ``train_limit`` and ``eval_limit`` rows here.
+        pocket: how much to draw when the path is one of those.
+        train_split, eval_split: names of the splits.
+        format: of ScienceQA, the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A``
+            with the letter alone, ``QCM-T`` with the words of the choice.
+        captions: of ScienceQA, whether the picture's caption is part of the context.
+        missing_images: of ScienceQA, what a problem without its picture file means: ``error``, ``skip`` the row, or ask
+            as ``text``.
+        slicing: how pictures are cut into crops, for families that do not do so by themselves; None leaves them whole.
+        max_length: tokens of a whole exchange, placeholders included.
+        overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its end.
+        train_limit, eval_limit: use the first so many rows.
+    """
+
+    path: str | None = None
+    sources: list[SourceSection] = []
+    eval_share: float = Field(0.0, ge=0, lt=1)
+    sampling: Literal["proportional", "sqrt", "weights"] = "proportional"
+    seed: int = Field(0, ge=0)
+    faulty_rows: Literal["error", "drop"] = "error"
+    streaming: bool = False
     pocket: PocketWorld = PocketWorld()
     train_split: str = "train"
     eval_split: str = "test"
@@ -118,6 +195,45 @@ class DataSection(_Section):
     overlong: Literal["error", "drop", "truncate"] = "error"
     train_limit: int | None = Field(None, ge=1)
     eval_limit: int | None = Field(None, ge=1)
+
+    @property
+    def places(self) -> list[SourceSection]:
+        """The sources; of a single path, the one that it is."""
+        if self.path is None:
+            return self.sources
+        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _PlaceSection.model_fields})]
+
+    @field_validator("sources")
+    @classmethod
+    def _path_or_sources(cls, sources: list[SourceSection], info: ValidationInfo) -> list[SourceSection]:
+        path = info.data.get("path")
+        if path is None and not sources:
+            raise ValueError("neither data.path nor data.sources says where the rows are")
+        if path is not None and sources:
+            raise ValueError(f"data.path={path} says where the rows are too; leave that out, or set it to null")
+        return sources
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "DataSection":
+        faults = []
+        own = [
+            name for name in _PlaceSection.model_fields if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.sources and own:
+            faults.append(f"{', '.join(own)}: say it in each of sources, where it belongs to a place")
+        for number, source in enumerate(self.sources):
+            if source.layout == "scienceqa":
+                faults.append(f"sources.{number}.layout: scienceqa stands alone, as data.path; it is scored by itself")
+        held = [place.eval_path for place in self.places if place.eval_path]
+        if self.eval_share and held:
+            faults.append(f"eval_share and eval_path ({held[0]}): one of them says what is asked")
+        if self.sampling == "weights" and not any(source.weight for source in self.sources):
+            faults.append("sampling: weights needs sources with a weight above 0")
+        if self.streaming and not (self.train_limit and self.eval_limit):
+            faults.append("streaming: brings the first rows only; say how many by train_limit and eval_limit")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
 
 
 class TrainingSection(_Section):

@@ -180,7 +180,7 @@ def test_every_fault_is_told_at_once(write: Any) -> None:
             "adapters.0.rnak",
             "adapters.1",
             "adapters.2.rank",
-            "data.path",
+            "data.sources",
             "data.pth",
             "data.max_length",
             "training.learning_rate",

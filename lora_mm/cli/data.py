@@ -14,6 +14,10 @@ class World(StrEnum):
 
     pocket = "pocket"
     details = "pocket-details"
+    captions = "pocket-captions"
+    short_answers = "pocket-short-answers"
+    charts = "pocket-charts"
+    labels = "pocket-labels"
 
 
 @app.callback()
@@ -24,11 +28,17 @@ def data() -> None:
 @app.command()
 def make(
     world: Annotated[World, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, in ScienceQA's official layout.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
-    size: Annotated[int, typer.Option(min=100, help="Problems in all.")] = 6000,
+    size: Annotated[int, typer.Option(min=100, help="Problems or rows in all.")] = 6000,
 ) -> None:
-    """Draw problems in ScienceQA's templates, with pictures, in its folder layout."""
+    """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
+    from lora_mm.pocket.plain import PLAIN, make_rows
+
+    if world.value in PLAIN:
+        counts = make_rows(output, world.value, seed=seed, size=size)
+        print(f"Wrote {output}: {counts['train']:,} rows to train on, {counts['test']:,} to be asked, seed {seed}.")
+        return
     from lora_mm.pocket.world import make_world
 
     made = make_world(output, world=world.value, seed=seed, size=size)

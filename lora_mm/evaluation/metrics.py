@@ -153,7 +153,7 @@ def _by_modality(
 ) -> dict[str, Figure]:
     """The figure of all, and where some examples have pictures and some have none, of each kind."""
     columns = {"accuracy": figure(list(points))}
-    pictured = [bool(example.images) for example in examples]
+    pictured = [bool(example.pictures) for example in examples]
     if len(set(pictured)) > 1:
         for name, kind in (("image", True), ("text", False)):
             columns[name] = figure([value for value, is_so in zip(points, pictured, strict=True) if is_so is kind])
@@ -207,7 +207,7 @@ def _pairs(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, 
     """MME's figures (Fu et al. 2023): accuracy, and accuracy+, the pictures of which both questions were answered."""
     groups: dict[str, list[float]] = {}
     for item, answer in zip(examples, answers, strict=True):
-        groups.setdefault(_picture_key(item.images), []).append(answer.points)
+        groups.setdefault(_picture_key(item.pictures), []).append(answer.points)
     single = Tally(sum(answer.points for answer in answers), len(answers))
     both = Tally(sum(all(pair) for pair in groups.values()), len(groups))
     score = None if single.accuracy is None or both.accuracy is None else single.accuracy + both.accuracy
@@ -277,11 +277,11 @@ def _neither(example: Example) -> str | None:
 
 
 def _no_picture(example: Example) -> str | None:
-    return _neither(example) if example.images else "has no picture, whose questions go together"
+    return _neither(example) if example.pictures else "has no picture, whose questions go together"
 
 
 def _no_pairs(examples: Sequence[Example]) -> list[str]:
-    counts = Counter(_picture_key(example.images) for example in examples)
+    counts = Counter(_picture_key(example.pictures) for example in examples)
     uneven = sum(count != 2 for count in counts.values())
     if not uneven:
         return []

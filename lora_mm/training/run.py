@@ -21,15 +21,14 @@ from transformers.integrations import get_available_reporting_integrations
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32
-from lora_mm.data import scienceqa as data
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.data.example import Example
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import Comparison, compare
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import as_dict, as_markdown, as_table
+from lora_mm.evaluation.report import as_dict, as_table
 from lora_mm.evaluation.score import Score
 from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
@@ -38,8 +37,6 @@ from lora_mm.job import (
     chance_score,
     check_sources,
     collator_of,
-    examples_of,
-    load_problems,
     load_recipe_base,
     look_at_routing,
     score_model,
@@ -51,6 +48,7 @@ from lora_mm.job import (
 )
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
+from lora_mm.splits import check_apart, load_split
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.trainer import AdapterTrainer
 
@@ -106,18 +104,19 @@ def finetune(
     _check_logger(recipe.training.report_to)
     display = Display(console)
     check_sources(recipe)
-    train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
-    test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
-    _check_apart(train, test)
+    train = load_split(recipe, recipe.data.train_split, recipe.data.train_limit)
+    test = load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit)
+    check_apart(train, test)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
-    questions = examples_of(recipe, test.problems)
+    questions = test.examples
     metric, _ = way_of_scoring(recipe, questions, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
-    if not prepared.examples:
+    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
         raise InputError(
-            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length."
+            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
+            *shortened(prepared.faults),
         )
     console.print(_tokens_line(prepared), highlight=False)
 
@@ -249,15 +248,6 @@ def _save(write: Any, output: Path) -> None:
         raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _check_apart(train: data.Split, test: data.Split) -> None:
-    both = {problem.id for problem in train.problems} & {problem.id for problem in test.problems}
-    if both:
-        raise InputError(
-            f"{len(both)} problems are in both data.train_split={train.name} and data.eval_split={test.name}, "
-            f"such as {sorted(both)[0]}; a score on what was trained on says nothing."
-        )
-
-
 def _tokens_line(prepared: Prepared) -> str:
     lengths = sorted(prepared.lengths)
     line = f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
@@ -265,6 +255,8 @@ def _tokens_line(prepared: Prepared) -> str:
         line += f"; {len(prepared.dropped):,} dropped as too long"
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
+    if prepared.faults:
+        line += f"; {len(prepared.faults):,} dropped as faulty, such as {prepared.faults[0]}"
     return line
 
 
@@ -398,7 +390,7 @@ def _write_card(
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
         size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=f"{described}\n\n{as_markdown(scores)}",
+        scores=described,
         parts=memory_by_part(model),
         folder=output.name,
     )

@@ -160,8 +160,8 @@ LONG = Example("long", "Which?", "The answer is A. BECAUSE: it is the first of a
 
 def test_what_just_fits_is_kept_and_one_token_more_is_not(processor: Any) -> None:
     fits = sized(processor, LONG, 0).prepare([LONG], "error")
-    assert (fits.examples, fits.dropped, fits.truncated) == ([LONG], [], [])
-    assert fits.lengths == [sized(processor, LONG, 0).max_length]
+    assert (list(fits.examples), fits.dropped, fits.truncated) == ([LONG], [], [])
+    assert list(fits.lengths) == [sized(processor, LONG, 0).max_length]
     with pytest.raises(InputError, match=r"long: (\d+) tokens, more than data.max_length") as error:
         sized(processor, LONG, -1).prepare([LONG], "error")
     assert error.value.faults[0].endswith("raise it, or set data.overlong to drop or truncate")
@@ -178,7 +178,7 @@ def test_all_overlong_examples_are_named_up_to_ten(processor: Any) -> None:
 def test_dropped_examples_are_counted_by_id(processor: Any) -> None:
     short = Example("short", "Which?", "A")
     found = sized(processor, LONG, -1).prepare([short, LONG], "drop")
-    assert (found.examples, found.dropped, found.truncated) == ([short], ["long"], [])
+    assert (list(found.examples), found.dropped, found.truncated) == ([short], ["long"], [])
     assert len(found.lengths) == 1
 
 
@@ -186,7 +186,7 @@ def test_truncation_cuts_the_answers_end_only(processor: Any, picture: Path) -> 
     item = Example("long", LONG.prompt, LONG.target, (picture,))
     collator = sized(processor, item, -3)
     found = collator.prepare([item], "truncate")
-    assert (found.examples, found.truncated, found.lengths) == ([item], ["long"], [collator.max_length])
+    assert (list(found.examples), found.truncated, list(found.lengths)) == ([item], ["long"], [collator.max_length])
     whole = Collator(processor, max_length=1000)([item])
     cut = collator([item, Example("short", "a", "b")])
     assert cut["input_ids"].shape[1] == cut["labels"].shape[1] == cut["attention_mask"].shape[1] == collator.max_length

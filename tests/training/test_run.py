@@ -22,8 +22,9 @@ from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluate import Evaluation, contenders_of, evaluate
 from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
-from lora_mm.job import load_problems, unwatched
+from lora_mm.job import unwatched
 from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import load_split
 from lora_mm.training.run import Outcome, finetune, scores_of
 from tests.tiny import make_recipe
 
@@ -102,7 +103,8 @@ def test_recipe_saved_with_it_is_the_one_that_ran(finished: tuple[Path, Outcome,
 def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
     folder, outcome, _ = finished
     assert list(outcome.scores) == ["random choice", "frozen base", "adapter"]
-    problems = load_problems(load_recipe(str(recipe_file)), "test", None).problems
+    problems = load_split(load_recipe(str(recipe_file)), "test").problems
+    assert problems is not None
     facts = scores_of(folder)
     for name, file in (("frozen base", "predictions-base.json"), ("adapter", "predictions-adapter.json")):
         answers = read_results(folder / file)
@@ -352,7 +354,7 @@ def test_resume_and_overwrite_together_are_refused(
 
 def test_problems_in_both_splits_are_refused(recipe_file: Path, tmp_path: Path) -> None:
     message = refused(load_recipe(str(recipe_file), ["data.eval_split=train"]), tmp_path / "run")
-    assert "24 problems are in both data.train_split=train and data.eval_split=train" in message
+    assert "24 examples are in both data.train_split=train and data.eval_split=train" in message
     assert not (tmp_path / "run").exists()
 
 

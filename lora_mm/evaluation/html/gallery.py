@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lora_mm.data.example import Example, ImageSource, open_image
+from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.html.markup import Html, join, shortened, tag
@@ -67,8 +67,8 @@ def _groups(main: Answers, against: Answers | None) -> dict[str, list[int]]:
 
 
 def _card(example: Example, said: Sequence[tuple[str, Answer]], budget: list[int]) -> Html:
-    pictures = [_picture(source, budget) for source in example.images[:_PICTURES]]
-    more = len(example.images) - _PICTURES
+    pictures = [_picture(source, budget) for source in example.pictures[:_PICTURES]]
+    more = len(example.pictures) - _PICTURES
     if more > 0:
         pictures.append(tag("p", f"and {more} more", class_="note"))
     rows = [_said(name, answer) for name, answer in said]
@@ -78,6 +78,7 @@ def _card(example: Example, said: Sequence[tuple[str, Answer]], budget: list[int
     return tag(
         "article",
         tag("div", pictures, class_="pictures") if pictures else None,
+        [tag("p", tag("em", f"{turn.role}: "), _text(turn.text), class_="prompt earlier") for turn in example.history],
         tag("p", _text(example.prompt), class_="prompt"),
         tag("dl", rows),
         tag("p", example.id, class_="id"),
@@ -98,7 +99,7 @@ def _said(name: str, answer: Answer) -> Html:
 
 def _text(text: str) -> Html:
     """Text of strangers: on its own in direction, and not endless."""
-    return tag("bdi", shortened(text.strip(), _TEXT))
+    return tag("bdi", shortened(text.replace(PICTURE, "[picture]").strip(), _TEXT))
 
 
 def _picture(source: ImageSource, budget: list[int]) -> Html:
