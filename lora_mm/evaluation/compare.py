@@ -17,7 +17,7 @@ class Comparison:
 
     Attributes:
         names: the two.
-        difference: of their mean worth, first less second, in points of 100.
+        difference: of their mean worth, first minus second, in points of 100.
         interval: 95 %, by paired bootstrap.
         p: two-sided probability of a difference as large if there were none.
         test: ``exact McNemar`` where answers are right or wrong, ``paired bootstrap`` where they are worth shares.
@@ -40,7 +40,7 @@ class Comparison:
         one, other = self.names
         low, high = self.interval
         return [
-            f"{one} less {other}: {self.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}; "
+            f"{one} minus {other}: {self.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}; "
             f"{self.test}, p {'< 0.0001' if self.p < 1e-4 else f'= {self.p:.4f}'}.",
             f"Right: both {self.both:,}, only {one} {self.first:,}, only {other} {self.second:,}, "
             f"neither {self.neither:,}.",

@@ -28,7 +28,7 @@ from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import Comparison, compare
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import as_dict, as_table
+from lora_mm.evaluation.report import as_dict, as_markdown, as_table
 from lora_mm.evaluation.score import Score
 from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
@@ -390,7 +390,7 @@ def _write_card(
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
         size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=described,
+        scores=f"{described}\n\n{as_markdown(scores)}",
         parts=memory_by_part(model),
         folder=output.name,
     )

@@ -229,7 +229,8 @@ def test_a_wrong_call_ends_with_2(cli: Cli, arguments: list[str]) -> None:
 def test_recipes_list_names_each_with_its_summary(cli: Cli) -> None:
     code, out, _ = cli("recipes", "list")
     assert code == 0
-    assert out.splitlines() == [f"{name:16}  {load_recipe(name).summary}" for name in recipe_names()]
+    width = max(map(len, recipe_names()))
+    assert out.splitlines() == [f"{name:{width}}  {load_recipe(name).summary}" for name in recipe_names()]
     code, out, _ = cli("recipes", "list", "--json")
     assert json.loads(out) == {name: load_recipe(name).summary for name in recipe_names()}
 

@@ -38,7 +38,7 @@ def test_right_and_wrong_are_counted_and_tested_exactly() -> None:
     assert found.p == mcnemar(6, 1)
     assert found.difference == pytest.approx(50)
     assert found.interval[0] < 50 < found.interval[1]
-    assert "a less b: +50.00 points" in found.sentences()[0]
+    assert "a minus b: +50.00 points" in found.sentences()[0]
     assert found.as_dict()["right"] == {"both": 1, "only_first": 6, "only_second": 1, "neither": 2}
 
 
