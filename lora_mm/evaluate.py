@@ -185,7 +185,7 @@ def page_of(found: Evaluation, contenders: Sequence[Contender]) -> Page:
         summary=asked.recipe.summary,
         facts={
             "Base": asked.recipe.base.model,
-            **{one.name[0].upper() + one.name[1:]: str(one.adapter) for one in contenders if one.adapter},
+            **{one.name[0].upper() + one.name[1:]: one.adapter.resolve().name for one in contenders if one.adapter},
             "Asked": found.account,
         },
         table=found.title,

@@ -21,7 +21,7 @@ _CURVES: Mapping[str, tuple[str, str, float, bool]] = {
     "loss": ("Loss", "", 1, True),
     "learning_rate": ("Learning rate", "", 1, False),
     "samples_per_second": ("Samples a second", "", 1, True),
-    "memory_bytes": ("Peak memory", " GiB", 2**-30, False),
+    "memory_bytes": ("Memory", " GiB", 2**-30, False),
     "grad_norm": ("Gradient norm", "", 1, True),
     "expert_balance": ("Balance of experts (1 is even)", "", 1, True),
 }
