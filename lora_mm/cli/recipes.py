@@ -8,7 +8,7 @@ import typer
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 from lora_mm.errors import InputError, LoraMMError
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, copy and check recipes; their JSON schema.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)]
 
@@ -35,6 +35,16 @@ def show(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
     from lora_mm.recipe import load_recipe
 
     print(load_recipe(name, overrides).to_yaml(), end="")
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of recipe files, for editors that complete and check YAML."""
+    import json
+
+    from lora_mm.recipe import file_schema
+
+    print(json.dumps(file_schema(), indent=1, ensure_ascii=False))
 
 
 @app.command()
