@@ -71,7 +71,13 @@ class Contender:
 
 
 def evaluate(
-    contenders: Sequence[Contender], *, split: str | None, limit: int | None, watch: Watch, routing: bool = False
+    contenders: Sequence[Contender],
+    *,
+    split: str | None,
+    limit: int | None,
+    watch: Watch,
+    routing: bool = False,
+    predictions: Path | None = None,
 ) -> Evaluation:
     """Score one model; or two on the same questions, with a paired test.
 
@@ -80,6 +86,8 @@ def evaluate(
         split: what to ask; the recipe's ``data.eval_split`` by default.
         limit: ask the first so many questions only; the recipe's ``data.eval_limit`` by default.
         routing: whether to look at the first model's routing too.
+        predictions: where to write the first model's answers: as JSON lines; with a name that ends in ``.json`` in
+            ScienceQA's official format.
 
     Raises:
         InputError: two that are asked other questions, or scored by other metrics; told before any model is loaded.
@@ -96,6 +104,11 @@ def evaluate(
         for one, own in zip(contenders, asked, strict=True)
     ]
     _check_comparable(contenders, asked, metrics)
+    if predictions and predictions.suffix == ".json" and metrics[0] != "scienceqa":
+        raise InputError(
+            f"--predictions {predictions}: .json is ScienceQA's official format, and these answers are none of its; "
+            f"name it {predictions.stem}.jsonl."
+        )
     loaded = asked[0]
     scores = chance_score(metrics[0], loaded.examples, loaded.problems)
     scored: dict[str, Scored] = {}
@@ -116,6 +129,8 @@ def evaluate(
         scored[contender.name], scores[contender.name] = found, found.score
         if routing and contender is contenders[0] and contender.adapter is not None:
             maps = look_at_routing(model, collator, own.examples)
+    if predictions:
+        scored[contenders[0].name].write(predictions)
     comparison = None
     if len(scored) > 1:
         (one, first), (other, second) = scored.items()
@@ -129,11 +144,6 @@ def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], m
     if len(contenders) < 2:
         return
     (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
-    if metrics[0] != metrics[1]:
-        raise InputError(
-            f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "
-            f"--set evaluation.metric={metrics[0]} scores both alike."
-        )
     unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
     if unlike:
         count, first = len({id for id, _ in unlike}), min(id for id, _ in unlike)
@@ -141,6 +151,11 @@ def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], m
             f"{one.name} and {other.name} have other questions in their recipes' data: {count:,} of {len(mine):,} and "
             f"{len(theirs):,} differ, such as {first}. Give both the same, such as "
             f"--set data.path={one.recipe.data.path}."
+        )
+    if metrics[0] != metrics[1]:
+        raise InputError(
+            f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "
+            f"--set evaluation.metric={metrics[0]} scores both alike."
         )
 
 

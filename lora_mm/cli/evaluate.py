@@ -35,9 +35,14 @@ def evaluate(
 
     contenders = contenders_of(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
-    found = run(contenders, split=split, limit=limit, watch=Display(console).watch, routing=report is not None)
-    if predictions:
-        next(iter(found.scored.values())).write(predictions)
+    found = run(
+        contenders,
+        split=split,
+        limit=limit,
+        watch=Display(console).watch,
+        routing=report is not None,
+        predictions=predictions,
+    )
     if report:
         page_of(found, contenders).write(report)
     if as_json:

@@ -4,6 +4,7 @@ ScienceQA's official columns are in :mod:`.scienceqa`; its row here names how it
 """
 
 import hashlib
+import json
 import math
 import statistics
 from collections import Counter
@@ -231,11 +232,13 @@ def _captions(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[st
     # Columns of references, as sacrebleu has them; None where a caption has fewer than the most.
     references = [[a.references[n] if n < len(a.references) else None for a in answers] for n in range(most)]
     written = [answer.prediction for answer in answers]
-    drawn = {"n_bootstrap": 1000} if len(answers) > 1 else {}
+    resamples = max(100, min(1000, 2_000_000 // len(answers)))  # they are held side by side: some 150 MB
     figures: dict[str, Figure] = {}
     for name, metric in (("chrF", library.CHRF()), ("BLEU", library.BLEU(lowercase=True))):
-        found = metric.corpus_score(written, references, **drawn)
-        interval = (found.mean - found.ci, found.mean + found.ci) if drawn else None
+        found = metric.corpus_score(written, references, n_bootstrap=resamples if len(answers) > 1 else 1)
+        told = json.loads(found.format(width=4, is_json=True, signature=str(metric.get_signature())))
+        middle, half = told.get("confidence_mean"), told.get("confidence_var")
+        interval = None if middle is None else (middle - half, middle + half)
         figures[name] = Measure(found.score, len(answers), interval)
     return figures
 

@@ -6,34 +6,29 @@ from typing import TYPE_CHECKING, Any
 from lora_mm.evaluation.score import Score
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 _TITLE = "ScienceQA, accuracy in %"
 
 
-def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Table":
+def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
     """The named scores as rows under their columns, with the number of problems above and the notes below.
 
     ScienceQA's fits 80 columns with names of up to 16 characters. Print it with a ``rich.console.Console``, which
     leaves colours out where the output is no terminal or ``NO_COLOR`` is set.
     """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title,
-        caption=Text("\n".join(notes(scores))),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for name in columns_of(scores):
         table.add_column(name, justify="right", no_wrap=True)
     for label, cells, counts in rows_of(scores):
         table.add_row(Text(label), *cells, style="dim" if counts else None)
-    return table
+    below = [Text(note, style="dim") for note in notes(scores)]
+    return Group(Text(title, style="italic"), table, *below)  # a table's own title and caption are no wider than it
 
 
 def as_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
