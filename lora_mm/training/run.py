@@ -302,6 +302,7 @@ def _train(
         eval_strategy="no",
         data_seed=recipe.training.seed,
         report_to=[] if report_to == "none" else [report_to],
+        run_name=output.name,
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
