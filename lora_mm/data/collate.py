@@ -19,6 +19,8 @@ from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, shortened
 from lora_mm.models.forward import IGNORED
 
+Overlong = Literal["error", "drop", "truncate"]
+
 _KEPT = 20_000
 """Rendered exchanges that a collator keeps: some tens of megabytes of text."""
 
@@ -201,7 +203,7 @@ class Collator:
     def prepare(
         self,
         examples: Sequence[Example],
-        overlong: Literal["error", "drop", "truncate"],
+        overlong: Overlong,
         faulty: Literal["error", "drop"] = "error",
     ) -> Prepared:
         """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
@@ -231,14 +233,8 @@ class Collator:
                 if overlong == "drop":
                     dropped.append(example.id)
                     continue
-                if needed >= self.max_length:
-                    faults.append(_no_room(example.id, needed, self.max_length))
-                    continue
-                if overlong == "error":
-                    faults.append(
-                        f"{example.id}: {total} tokens, more than data.max_length={self.max_length}; raise it, or set "
-                        "data.overlong to drop or truncate"
-                    )
+                if fault := self.too_long(example.id, needed, total, overlong):
+                    faults.append(fault)
                     continue
                 truncated.append(example.id)
             numbers.append(number)
@@ -247,6 +243,19 @@ class Collator:
         if faults and faulty == "error":
             raise InputError(*shortened(faults))
         return Prepared(_Picked(examples, numbers), lengths, pictured, dropped, truncated, faults)
+
+    def too_long(self, name: str, needed: int, total: int, overlong: Overlong) -> str | None:
+        """What is wrong with an example of so many tokens, of which so many cannot be cut; None if nothing is."""
+        if total <= self.max_length or overlong == "drop":
+            return None
+        if needed >= self.max_length:
+            return _no_room(name, needed, self.max_length)
+        if overlong == "truncate":
+            return None
+        return (
+            f"{name}: {total} tokens, more than data.max_length={self.max_length}; raise it, or set "
+            "data.overlong to drop or truncate"
+        )
 
     def _row(self, prompt: str, answer: str, spoken: int, example: Example) -> Row:
         pictures = [self._open(example, source) for source in example.pictures]
