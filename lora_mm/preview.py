@@ -40,6 +40,7 @@ class Card:
 def write_page(file: Path, recipe: Recipe, split: str, collator: Collator, *, count: int) -> int:
     """Write a page with up to ``count`` rows, spread evenly over the split; gives the number of rows on it."""
     cards = [_card(where, example, faults, collator) for where, example, faults in _rows(recipe, split, count)]
+    cards.sort(key=lambda card: not card.faults)  # those come first
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_page(recipe, split, cards), encoding="utf-8")

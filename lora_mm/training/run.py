@@ -243,6 +243,9 @@ def _train(
 ) -> dict[str, Any]:
     settings = recipe.training.model_dump()
     report_to = settings.pop("report_to")
+    apart = settings["train_sampling_strategy"] == "group_by_modality"
+    if apart:  # a grouping by length of ours, which the Trainer does not know
+        settings["train_sampling_strategy"] = "group_by_length"
     checkpoint = last_checkpoint(output) if resume else None
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
@@ -264,6 +267,7 @@ def _train(
         data_collator=collator,
         train_dataset=prepared.examples,
         lengths=prepared.lengths,
+        pictured=prepared.pictured if apart else None,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
