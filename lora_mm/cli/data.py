@@ -1,5 +1,6 @@
 """``lora-mm data``: looks at data before a run, and makes some to try things on. Holds no logic."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -41,16 +42,16 @@ def check(
     """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
     from rich.console import Console
 
+    from lora_mm.batching import collator_alone
     from lora_mm.check import check_data, recipe_or_path
     from lora_mm.check_text import show
-    from lora_mm.job import collator_alone, to_json
 
     recipe, splits = recipe_or_path(data, overrides)
     console = Console(stderr=as_json)
     with console.status("") as status:
         report = check_data(recipe, splits, collator_alone(recipe), status.update)
     if as_json:
-        print(to_json(report.to_json()))
+        print(json.dumps(report.to_json(), ensure_ascii=False))
     else:
         show(report, console)
     if not report.sound:
@@ -66,8 +67,8 @@ def preview(
     limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
 ) -> None:
     """Write one HTML page with rows to look at: pictures, what is said, what is learnt."""
+    from lora_mm.batching import collator_alone
     from lora_mm.check import recipe_or_path
-    from lora_mm.job import collator_alone
     from lora_mm.preview import write_page
 
     recipe, _ = recipe_or_path(data, overrides)

@@ -152,7 +152,7 @@ class Collator:
         rows = []
         for example in examples:
             prompt = self.rendered(example).prompt
-            rows.append(self._row(prompt, begin, self._answer_tokens(prompt, begin), example))
+            rows.append(self._row(prompt, begin, self._tokens_of(prompt, begin)[1], example))
         return encode(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
@@ -276,8 +276,8 @@ class Collator:
         found = self._rendered.get(key)
         if found is None:
             prompt, target = self.render(example)
-            size = len(self.tokens(prompt + target))
-            last = (size - self._answer_tokens(prompt, target), size)
+            size, spoken = self._tokens_of(prompt, target)
+            last = (size - spoken, size)
             shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
             free = sum(turn.role == "assistant" for turn in example.turns[:shown])
             found = Rendered(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
@@ -358,8 +358,8 @@ class Collator:
         except InputError as error:
             raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
 
-    def _answer_tokens(self, prompt: str, target: str) -> int:
-        """Tokens of the assistant's turn: those after the longest run that prompt and whole exchange share.
+    def _tokens_of(self, prompt: str, target: str) -> tuple[int, int]:
+        """Tokens of the exchange, and of the assistant's turn: those after the longest run that both texts share.
 
         The exchange is tokenised whole, as the model would write it; a token that spans the border is the answer's.
         """
@@ -367,7 +367,7 @@ class Collator:
         shared = next(
             (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
         )
-        return len(whole) - shared
+        return len(whole), len(whole) - shared
 
     def _longer_by(self, sources: Sequence[ImageSource]) -> int:
         """Tokens that an example's pictures become, less their marks."""
