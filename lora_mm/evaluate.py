@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lora_mm.adapters.folder import check_folder, load_adapter
 from lora_mm.adapters.routing_map import RoutingMap
+from lora_mm.batching import collator_of
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.compare import Comparison, compare
@@ -24,7 +25,6 @@ from lora_mm.job import (
     Watch,
     adapter_recipe,
     chance_score,
-    collator_of,
     load_recipe_base,
     look_at_routing,
     score_model,

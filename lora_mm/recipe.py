@@ -241,6 +241,7 @@ class DataSection(_PlaceSection):
 class TrainingSection(_Section):
     """How to train; names and meanings of ``transformers.TrainingArguments``.
 
+    ``train_sampling_strategy: group_by_modality`` is ours: batches of like length, of pictures or of text alone.
     ``warmup_steps`` below 1 is a share of all steps. ``max_steps`` above 0 wins over ``num_train_epochs``.
     """
 
@@ -258,7 +259,7 @@ class TrainingSection(_Section):
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = False
-    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length", "group_by_modality"] = "random"
     dataloader_num_workers: int = Field(0, ge=0)
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(500, ge=1)

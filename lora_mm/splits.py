@@ -58,9 +58,7 @@ def load_split(recipe: Recipe, split: str, limit: int | None = None) -> Split:
     section = recipe.data
     if is_own(section):
         return _own_split(section, split, limit)
-    loaded = scienceqa.load(
-        located(section, str(section.path)), split, missing_images=section.missing_images, limit=limit
-    )
+    loaded = scienceqa.load(data_source(section), split, missing_images=section.missing_images, limit=limit)
     faults = scienceqa.check_images(loaded.problems)
     if faults:
         raise InputError(*shortened(faults))
@@ -91,6 +89,11 @@ def is_own(section: DataSection) -> bool:
 _OF_OWN = ("columns", "image_root", "question", "response", "eval_path", "cap", "select", "streaming")
 
 
+def data_source(section: DataSection) -> str:
+    """Where ScienceQA's problems are."""
+    return located(section, str(section.path))
+
+
 def located(section: DataSection, path: str) -> str:
     """Where a path's rows are: pocket data is drawn now, if it was not before; all else is where it says."""
     drawn = path in WORLDS or path in PLAIN
@@ -116,7 +119,7 @@ def check_place(recipe: Recipe) -> None:
             if not section.streaming:
                 find_rows(located(section, place.path), section.train_split)
     else:
-        scienceqa.load(located(section, str(section.path)), section.train_split, pictures=False, limit=1)
+        scienceqa.load(data_source(section), section.train_split, pictures=False, limit=1)
 
 
 # --- own data ------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ def run() -> None:
     """Entry point: 0 fine, 1 the run failed, 2 the input cannot be used, 130 after Ctrl-C."""
     # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # of Pillow; data.example refuses it
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -19,6 +19,8 @@ from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, shortened
 from lora_mm.models.forward import IGNORED
 
+Overlong = Literal["error", "drop", "truncate"]
+
 _KEPT = 20_000
 """Rendered exchanges that a collator keeps: some tens of megabytes of text."""
 
@@ -150,7 +152,7 @@ class Collator:
         rows = []
         for example in examples:
             prompt = self.rendered(example).prompt
-            rows.append(self._row(prompt, begin, self._answer_tokens(prompt, begin), example))
+            rows.append(self._row(prompt, begin, self._tokens_of(prompt, begin)[1], example))
         return encode(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
@@ -201,7 +203,7 @@ class Collator:
     def prepare(
         self,
         examples: Sequence[Example],
-        overlong: Literal["error", "drop", "truncate"],
+        overlong: Overlong,
         faulty: Literal["error", "drop"] = "error",
     ) -> Prepared:
         """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
@@ -231,14 +233,8 @@ class Collator:
                 if overlong == "drop":
                     dropped.append(example.id)
                     continue
-                if needed >= self.max_length:
-                    faults.append(_no_room(example.id, needed, self.max_length))
-                    continue
-                if overlong == "error":
-                    faults.append(
-                        f"{example.id}: {total} tokens, more than data.max_length={self.max_length}; raise it, or set "
-                        "data.overlong to drop or truncate"
-                    )
+                if fault := self.too_long(example.id, needed, total, overlong):
+                    faults.append(fault)
                     continue
                 truncated.append(example.id)
             numbers.append(number)
@@ -247,6 +243,19 @@ class Collator:
         if faults and faulty == "error":
             raise InputError(*shortened(faults))
         return Prepared(Picked(examples, numbers), lengths, pictured, dropped, truncated, faults)
+
+    def too_long(self, name: str, needed: int, total: int, overlong: Overlong) -> str | None:
+        """What is wrong with an example of so many tokens, of which so many cannot be cut; None if nothing is."""
+        if total <= self.max_length or overlong == "drop":
+            return None
+        if needed >= self.max_length:
+            return _no_room(name, needed, self.max_length)
+        if overlong == "truncate":
+            return None
+        return (
+            f"{name}: {total} tokens, more than data.max_length={self.max_length}; raise it, or set "
+            "data.overlong to drop or truncate"
+        )
 
     def _row(self, prompt: str, answer: str, spoken: int, example: Example) -> Row:
         pictures = [self._open(example, source) for source in example.pictures]
@@ -267,8 +276,8 @@ class Collator:
         found = self._rendered.get(key)
         if found is None:
             prompt, target = self.render(example)
-            size = len(self.tokens(prompt + target))
-            last = (size - self._answer_tokens(prompt, target), size)
+            size, spoken = self._tokens_of(prompt, target)
+            last = (size - spoken, size)
             shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
             free = sum(turn.role == "assistant" for turn in example.turns[:shown])
             found = Rendered(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
@@ -349,8 +358,8 @@ class Collator:
         except InputError as error:
             raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
 
-    def _answer_tokens(self, prompt: str, target: str) -> int:
-        """Tokens of the assistant's turn: those after the longest run that prompt and whole exchange share.
+    def _tokens_of(self, prompt: str, target: str) -> tuple[int, int]:
+        """Tokens of the exchange, and of the assistant's turn: those after the longest run that both texts share.
 
         The exchange is tokenised whole, as the model would write it; a token that spans the border is the answer's.
         """
@@ -358,7 +367,7 @@ class Collator:
         shared = next(
             (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
         )
-        return len(whole) - shared
+        return len(whole), len(whole) - shared
 
     def _longer_by(self, sources: Sequence[ImageSource]) -> int:
         """Tokens that an example's pictures become, less their marks."""

@@ -9,7 +9,7 @@ import os
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,11 +90,7 @@ class Reader:
         if faults:
             raise InputError(*faults)
         id = _id(values.get("id"), name)
-        example = LAYOUTS[self.layout].read(self, values, id)
-        faults = [f"{turn.role}'s turn: {fault}" for turn in example.turns for fault in text_faults(turn.text)]
-        if faults:
-            raise InputError(*faults)
-        return example
+        return LAYOUTS[self.layout].read(self, values, id)
 
     def _value(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """``{what: value}``, or nothing where the row need not have it and has not."""
@@ -204,25 +200,27 @@ def _fits(layout: Layout, there: Mapping[str, Sequence[str]]) -> bool:
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def text_faults(text: str) -> Iterator[str]:
-    """What no text should hold: control characters, and halves of characters."""
+def _check_text(name: str, text: str) -> None:
+    """Raise InputError for what no text should hold: control characters, halves of characters, our own mark."""
+    if PICTURE in text:
+        raise InputError(f"{name}: holds the character U+FFFC, which stands for a lost object; take it out")
     if found := _NOT_TEXT.search(text):
-        yield f"holds the control character U+{ord(found.group()):04X}, at character {found.start() + 1}"
+        place = f"U+{ord(found.group()):04X}, at character {found.start() + 1}"
+        raise InputError(f"{name}: holds the control character {place}")
 
 
 def _text(name: str, value: Any, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name}: {_shown(value)} is not text")
-    if PICTURE in value:
-        raise InputError(f"{name}: holds the character U+FFFC, which stands for a lost object; take it out")
+    _check_text(name, value)
     if not empty and not value.strip():
         raise InputError(f"{name}: empty")
     return value.strip()
 
 
 def _id(value: Any, name: str) -> str:
-    if isinstance(value, str) and (fault := next(text_faults(value), None)):
-        raise InputError(f"id: {fault}")
+    if isinstance(value, str):
+        _check_text("id", value)
     if value is None or value == "":
         return name
     if isinstance(value, (str, int)) and not isinstance(value, bool):

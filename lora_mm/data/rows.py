@@ -25,7 +25,7 @@ from lora_mm.hub import Unreachable, cause, trouble
 if TYPE_CHECKING:
     import datasets
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SPLIT_NAMES = {"val": ("val", "validation", "valid", "dev")}
 """A split's names in files, folders and on the Hub, where they are more than its own."""
 
@@ -78,9 +78,14 @@ def find_rows(source: str, split: str, *, limit: int | None = None) -> Found:
         return Found(_read((path,)), None, path.parent)
     if path.is_dir():
         return _in_folder(path, split)
-    if HUB_ID.fullmatch(source) and not source.startswith("."):
+    if is_hub_id(source):
         return Found(TableRows(source, hub_table(source, split, limit=limit)), split, Path())
     raise InputError(f"data.path: no file or folder '{source}', and it is not an id on the Hub (owner/name).")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether ``source``, which is no file or folder here, has the form of an id on the Hub."""
+    return bool(_HUB_ID.fullmatch(source)) and not source.lower().endswith(_KINDS)
 
 
 # --- text files ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.data.example import ImageCell, ImageSource
-from lora_mm.data.rows import HUB_ID, hub_table, parquet_columns, parquet_table
+from lora_mm.data.rows import hub_table, is_hub_id, parquet_columns, parquet_table
 from lora_mm.errors import InputError, nearest, shortened
 from lora_mm.hub import cause
 
@@ -117,7 +117,7 @@ def is_scienceqa(source: str) -> bool:
     files = [path] if path.is_file() and path.suffix == ".parquet" else _parquet_files(path) if path.is_dir() else []
     if files:
         columns = parquet_columns(files[0])
-    elif not path.exists() and HUB_ID.fullmatch(source):
+    elif not path.exists() and is_hub_id(source):
         columns = hub_table(source, "train").column_names
     else:
         return False
@@ -140,7 +140,7 @@ def locate(source: str | Path) -> Callable[[str, bool], Table]:
         if path.suffix == ".parquet":
             return lambda split, pictures: _from_files(path, [path], split, pictures)
         raise InputError(f"{path}: neither a folder nor a .parquet file; give the folder that holds problems.json")
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
+    if isinstance(source, str) and is_hub_id(source):
         return lambda split, pictures: _from_hub(source, split, pictures)
     raise InputError(
         f"{path}: no such folder; looked there for problems.json, pid_splits.json and images/, or Parquet files"

@@ -51,16 +51,14 @@ class Selection:
         scores, sides = np.array(self._scores, dtype=int), np.array(self._sides, dtype=int)
         by_chance = np.random.default_rng(self.seed).permutation(len(scores))
         best = by_chance[np.argsort(-scores[by_chance], kind="stable")]
-        if self.yes_no:
-            fewer = min((sides == 1).sum(), (sides == 2).sum())
-            rank = np.zeros(len(best), dtype=int)
-            for side in (1, 2):
-                of_side = sides[best] == side
-                rank[of_side] = np.arange(of_side.sum())
-            best = best[(sides[best] == 0) | (rank < fewer)]
-        best = best[: self.keep]
-        if self.yes_no:  # what `keep` cut may have been uneven
-            few = min((sides[best] == 1).sum(), (sides[best] == 2).sum())
-            kept = [best[sides[best] == 0], *(best[sides[best] == side][:few] for side in (1, 2))]
-            best = np.concatenate(kept)
-        return np.sort(best)
+        if not self.yes_no:
+            return np.sort(best[: self.keep])
+        others, yes, no = (best[sides[best] == side] for side in (0, 1, 2))
+        pairs = min(len(yes), len(no))
+        # The best yes goes with the best no: what is kept or left out is the pair, by its mean.
+        worth = np.concatenate([scores[others], (scores[yes[:pairs]] + scores[no[:pairs]]) / 2])
+        order = np.argsort(-worth, kind="stable")
+        room = np.cumsum(np.where(order < len(others), 1, 2)) <= (len(scores) if self.keep is None else self.keep)
+        taken = order[room]
+        kept = taken[taken >= len(others)] - len(others)
+        return np.sort(np.concatenate([others[taken[taken < len(others)]], yes[kept], no[kept]]))

@@ -145,6 +145,11 @@ class Faults:
         self.rows += 1
         self.lines += lines[: max(0, _TOLD - len(self.lines))]
 
+    def add_all(self, others: "Faults") -> None:
+        """The rows of others too."""
+        self.rows += others.rows
+        self.lines += others.lines[: max(0, _TOLD - len(self.lines))]
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -179,7 +184,7 @@ def survey(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | N
         marks.append(mark_of(example))
         ids.append(mark(example.id.encode()))
     numbers, content = (np.frombuffer(column, dtype=np.uint64) for column in (kept, marks))
-    again = _repeated(np.frombuffer(ids, dtype=np.uint64))
+    again = repeated(np.frombuffer(ids, dtype=np.uint64))
     for number, first in again.items():
         row, before = int(numbers[number]), int(numbers[first])
         faults.add([f"{source.rows.where(row)}: id: '{source[row].id}' is that of {source.rows.where(before)} too"])
@@ -210,7 +215,7 @@ def mark(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _repeated(marks: np.ndarray) -> dict[int, int]:
+def repeated(marks: np.ndarray) -> dict[int, int]:
     """Number of each mark that was there before → number of the first like it."""
     unique, first, back = np.unique(marks, return_index=True, return_inverse=True)
     if len(unique) == len(marks):

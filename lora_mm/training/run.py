@@ -21,6 +21,7 @@ from transformers.integrations import get_available_reporting_integrations
 from lora_mm.adapters.card import model_card
 from lora_mm.adapters.folder import CARD, RECIPE, WEIGHTS, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32
+from lora_mm.batching import collator_of
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError, LoraMMError, shortened
@@ -36,7 +37,6 @@ from lora_mm.job import (
     Scored,
     chance_score,
     check_sources,
-    collator_of,
     load_recipe_base,
     look_at_routing,
     score_model,
@@ -293,6 +293,9 @@ def _train(
 ) -> dict[str, Any]:
     settings = recipe.training.model_dump()
     report_to = settings.pop("report_to")
+    apart = settings["train_sampling_strategy"] == "group_by_modality"
+    if apart:  # a grouping by length of ours, which the Trainer does not know
+        settings["train_sampling_strategy"] = "group_by_length"
     checkpoint = last_checkpoint(output) if resume else None
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
@@ -315,6 +318,7 @@ def _train(
         data_collator=collator,
         train_dataset=prepared.examples,
         lengths=prepared.lengths,
+        pictured=prepared.pictured if apart else None,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
