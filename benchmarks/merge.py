@@ -13,6 +13,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,43 +27,45 @@ from lora_mm.adapters.files import CONFIG, WEIGHTS
 from lora_mm.adapters.folder import load_adapter
 from lora_mm.adapters.merge_output import write_model
 from lora_mm.adapters.merging import changes
-from lora_mm.data.scienceqa import Problem
+from lora_mm.batching import collator_of
+from lora_mm.data.example import Example
 from lora_mm.evaluation.drift import Drift, drift, probe_logits
-from lora_mm.job import adapter_recipe, collator_of, examples_of, load_problems, load_recipe_base, score_model
+from lora_mm.job import adapter_recipe, load_recipe_base, score_model, unwatched
 from lora_mm.merge import load_merged, merge
 from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import load_split
 
 MODALITIES = ("text", "image")
 
 
-def of_modality(problems: tuple[Problem, ...], modality: str) -> tuple[Problem, ...]:
-    """The problems with a picture, or those without."""
-    return tuple(problem for problem in problems if (problem.image is None) is (modality == "text"))
+def of_modality(examples: Sequence[Example], modality: str) -> list[Example]:
+    """The examples with a picture, or those without."""
+    return [example for example in examples if bool(example.images) is (modality == "image")]
 
 
-def batches(recipe: Recipe, collator: Any, problems: tuple[Problem, ...], size: int = 64) -> list[Any]:
-    """All of ``problems`` with their right answers."""
-    examples = examples_of(recipe, problems)
+def batches(collator: Any, examples: Sequence[Example], size: int = 64) -> list[Any]:
+    """All of ``examples`` with their right answers."""
     return [collator(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
-def answers(model: nn.Module, recipe: Recipe, collator: Any, problems: tuple[Problem, ...]) -> dict[str, int | None]:
-    """Problem id → the choice that ``model`` finds likeliest."""
-    return score_model(model, collator, recipe, problems, lambda done: None).predictions
+def answers(model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]) -> dict[str, int | None]:
+    """Example's id → the choice that ``model`` finds likeliest."""
+    scored = score_model(model, collator, recipe, examples, unwatched("", len(examples)))
+    return {answer.id: answer.choice for answer in scored.answers}
 
 
 def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
     """Rows of the first table."""
     recipe = load_recipe(adapter_recipe(adapter), settings)
-    problems = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit).problems
+    examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    of_both = {modality: batches(recipe, collator, of_modality(problems, modality)) for modality in MODALITIES}
+    of_both = {modality: batches(collator, of_modality(examples, modality)) for modality in MODALITIES}
     bare = {modality: probe_logits(base.model, of_both[modality]) for modality in MODALITIES}
     model = load_adapter(base, adapter)
-    want = answers(model, recipe, collator, problems)
+    want = answers(model, recipe, collator, examples)
     before = {modality: probe_logits(model, of_both[modality]) for modality in MODALITIES}
-    rows = [f"| {label} | adapter | | | | {accuracy(want, problems):.2f} |"]
+    rows = [f"| {label} | adapter | | | | {accuracy(want, examples):.2f} |"]
     for form in ("model", "lora"):
         found: dict[str, int | None] = {}
         apart: dict[str, Drift] = {}
@@ -74,32 +77,32 @@ def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) ->
             else:
                 merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
             apart[modality] = drift(before[modality], probe_logits(merged, of_both[modality]), bare[modality])
-            found |= answers(merged, recipe, collator, of_modality(problems, modality))
+            found |= answers(merged, recipe, collator, of_modality(examples, modality))
         cells = [f"{apart[modality].largest:.1e}" for modality in MODALITIES]
-        equal = sum(found[problem.id] == want[problem.id] for problem in problems)
+        equal = sum(found[example.id] == want[example.id] for example in examples)
         name = "merged models" if form == "model" else "stock LoRAs"
-        score = f"{accuracy(found, problems):.2f}"
-        rows.append(f"| {label} | {name} | {' | '.join(cells)} | {equal:,} of {len(problems):,} | {score} |")
+        score = f"{accuracy(found, examples):.2f}"
+        rows.append(f"| {label} | {name} | {' | '.join(cells)} | {equal:,} of {len(examples):,} | {score} |")
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def accuracy(found: dict[str, int | None], problems: tuple[Problem, ...]) -> float:
+def accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float:
     """In %."""
-    return 100 * sum(found[problem.id] == problem.answer for problem in problems) / len(problems)
+    return 100 * sum(found[example.id] == example.answer for example in examples) / len(examples)
 
 
 def in_place(adapter: Path, scratch: Path) -> list[str]:
     """Rows of the second table: a bias-free LoRA on NF4, merged both ways."""
     recipe = load_recipe(adapter_recipe(adapter), ["base.quantization=nf4", "base.dtype=float32"])
-    problems = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit).problems
-    pictured = of_modality(problems, "image")
+    examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
+    pictured = of_modality(examples, "image")
     folder = scratch / "stock"
     merge([adapter], [recipe], folder, form="lora", modality="image")
     without_biases(folder)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    asked = batches(recipe, collator, pictured)
+    asked = batches(collator, pictured)
     bare = probe_logits(base.model, asked)
     model = peft.PeftModel.from_pretrained(base.model, str(folder))
     before, want = probe_logits(model, asked), answers(model, recipe, collator, pictured)

@@ -4,7 +4,7 @@ Knows recipes, data and models; knows nothing of how an adapter is trained.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +14,26 @@ import torch
 from torch import nn
 
 from lora_mm.adapters.files import RECIPE, check_folder
-from lora_mm.adapters.folder import Mismatch, load_adapter
-from lora_mm.adapters.reach import applies
-from lora_mm.data import scienceqa as data
-from lora_mm.data.collate import Collator
+from lora_mm.adapters.routing_map import RoutingMap, routing_maps
+from lora_mm.data.collate import Collator, Picked, batches
 from lora_mm.data.example import Example
-from lora_mm.data.slicing import Slicer
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.data.scienceqa import Problem
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation import scienceqa as official
+from lora_mm.evaluation.answers import Answer, save_answers
+from lora_mm.evaluation.metrics import METRICS, guessing, judged, metric_for, references_of, total
 from lora_mm.evaluation.predict import candidate_scores, write_answers
+from lora_mm.evaluation.score import Score
 from lora_mm.hub import Unreachable
-from lora_mm.models.anatomy import anatomy_of
-from lora_mm.models.loading import Base, check_quantization, default_device, find_config, load_base, memory_line
-from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.world import WORLDS
+from lora_mm.models.loading import Base, check_quantization, default_device, find_config, load_base
 from lora_mm.recipe import Recipe
+from lora_mm.splits import check_place
 
 Watch = Callable[[str, int], Callable[[int], None]]
 """Told a label and a total, gives a function to call with every number just done (a progress bar, or nothing)."""
+
+_FOLLOWED, _FOLLOWED_AT_ONCE = 32, 8
+"""Examples with and without pictures whose tokens are followed through an adapter's routers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +41,33 @@ class Scored:
     """A model's answers to a split.
 
     Attributes:
-        score: the official columns.
-        predictions: problem id → index of the choice; None where a written answer names none.
-        outputs: problem id → what was written; None where answers were taken by likelihood.
+        metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
+        score: the row of its table.
+        answers: one a question, in the order of the split.
+        written: whether the model wrote them; else they were taken by likelihood.
     """
 
-    score: official.Score
-    predictions: dict[str, int | None]
-    outputs: dict[str, str] | None
+    metric: str
+    score: Score
+    answers: tuple[Answer, ...]
+    written: bool
+
+    @property
+    def predictions(self) -> dict[str, int | None]:
+        """Problem id → index of the choice; None where a written answer names none."""
+        return {answer.id: answer.choice for answer in self.answers}
+
+    @property
+    def outputs(self) -> dict[str, str] | None:
+        """Problem id → what was written; None where answers were taken by likelihood."""
+        return {answer.id: answer.prediction for answer in self.answers} if self.written else None
 
     def write(self, file: Path) -> None:
-        """In the official results format."""
-        official.write_results(file, self.predictions, outputs=self.outputs)
+        """As JSON lines into ``file``; a name that ends in ``.json`` takes ScienceQA's official results format."""
+        if file.suffix == ".json":
+            official.write_results(file, self.predictions, outputs=self.outputs)
+        else:
+            save_answers(file, self.answers)
 
 
 def unwatched(label: str, total: int) -> Callable[[int], None]:
@@ -77,7 +94,7 @@ def check_sources(recipe: Recipe) -> None:
     missing: list[str] = []
     for find in (
         lambda: find_config(recipe.base.model, recipe.base.revision),
-        lambda: data.load(_data_source(recipe), recipe.data.train_split, pictures=False, limit=1),
+        lambda: check_place(recipe),
     ):
         try:
             find()
@@ -85,25 +102,6 @@ def check_sources(recipe: Recipe) -> None:
             missing += error.things
     if missing:
         raise Unreachable(*missing)
-
-
-def _data_source(recipe: Recipe) -> str:
-    section = recipe.data
-    drawn = section.path in WORLDS
-    return str(world_folder(section.path, section.pocket.seed, section.pocket.size)) if drawn else section.path
-
-
-def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
-    """The problems of one split as the recipe says, every picture opened once.
-
-    Raises:
-        InputError: everything wrong with the data, each fault named by its row.
-    """
-    loaded = data.load(_data_source(recipe), split, missing_images=recipe.data.missing_images, limit=limit)
-    faults = data.check_images(loaded.problems)
-    if faults:
-        raise InputError(*shortened(faults))
-    return loaded
 
 
 def load_recipe_base(recipe: Recipe) -> Base:
@@ -123,113 +121,107 @@ def load_recipe_base(recipe: Recipe) -> Base:
     return base
 
 
-def collator_of(recipe: Recipe, base: Base) -> Collator:
-    """What turns the recipe's examples into batches for its base.
-
-    Raises:
-        InputError: when pictures are to be cut for a base that cuts them itself, or an adapter for each crop is asked
-            for where pictures stay whole.
-    """
-    section, row = recipe.data.slicing, anatomy_of(base.model)
-    family = base.model.config.model_type
-    if section is None:
-        for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
-        if for_crops and row.crops == "none" and applies("crop_lora", row) is None:
-            raise InputError(
-                f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
-                "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
-            )
-        return Collator(base.processor, max_length=recipe.data.max_length)
-    if row.crops != "none" or row.packed or not row.visual_tokens:
-        raise InputError(
-            f"data.slicing: '{family}' bases have a way of their own to take pictures apart; leave it out "
-            "(--set data.slicing=null)."
-        )
-    size = base.processor.image_processor.to_dict()
-    edges = size.get("crop_size") or size["size"]
-    window = section.window or edges.get("height") or edges["shortest_edge"]
-    slicer = Slicer(section.rows, section.columns, window)
-    return Collator(base.processor, max_length=recipe.data.max_length, slicer=slicer)
-
-
-def examples_of(recipe: Recipe, problems: tuple[data.Problem, ...]) -> list[Example]:
-    """The problems as exchanges in the recipe's format."""
-    section = recipe.data
-    return [data.to_example(problem, format=section.format, caption=section.captions) for problem in problems]
-
-
 def score_model(
     model: nn.Module,
     collator: Collator,
     recipe: Recipe,
-    problems: tuple[data.Problem, ...],
+    examples: Sequence[Example],
     advance: Callable[[int], None],
+    *,
+    problems: Sequence[Problem] | None = None,
 ) -> Scored:
-    """Ask ``model`` every problem, as ``recipe.evaluation`` says, and score the answers officially."""
+    """Ask ``model`` every example, and score the answers, as ``recipe.evaluation`` says.
+
+    Args:
+        problems: what the examples were made of, where that is ScienceQA.
+
+    Raises:
+        InputError: for examples that the metric or the way of answering does not fit.
+    """
     section = recipe.evaluation
-    examples = examples_of(recipe, problems)
+    metric, by_likelihood = way_of_scoring(recipe, examples, scienceqa=problems is not None)
     # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
-    ordered = [examples[index] for index in order]
+    ordered = Picked(examples, order)
     size = section.per_device_eval_batch_size
-    predictions: dict[str, int | None]
-    outputs: dict[str, str] | None = None
-    if section.answer == "likelihood":
+    if by_likelihood:
+        mean = section.likelihood == "mean"
         with told_when_out_of_memory():
-            rows = candidate_scores(model, collator, ordered, batch_size=size, advance=advance)
-        chosen = {example.id: row.index(max(row)) for example, row in zip(ordered, rows, strict=True)}
-        predictions = {problem.id: chosen[problem.id] for problem in problems}
+            rows = candidate_scores(model, collator, ordered, batch_size=size, mean=mean, advance=advance)
+        chosen = [row.index(max(row)) for row in rows]
+        said = {n: (examples[n].candidates[choice], choice) for n, choice in zip(order, chosen, strict=True)}
+        answers = [judged(METRICS[metric], example, *said[n]) for n, example in enumerate(examples)]
     else:
         tokens = section.max_new_tokens
         with told_when_out_of_memory():
             texts = write_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
-        written = {example.id: text for example, text in zip(ordered, texts, strict=True)}
-        outputs = {problem.id: written[problem.id] for problem in problems}
-        read = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
-        predictions = {problem.id: read(outputs[problem.id], problem.choices) for problem in problems}
-    return Scored(official.score(problems, predictions), predictions, outputs)
+        written = dict(zip(order, texts, strict=True))
+        if metric == "scienceqa" and problems is not None:
+            answers = [_read_officially(recipe, problems[n], item, written[n]) for n, item in enumerate(examples)]
+        else:
+            answers = [judged(METRICS[metric], example, written[n]) for n, example in enumerate(examples)]
+    return Scored(metric, score_of(metric, examples, answers, problems), tuple(answers), not by_likelihood)
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What ``evaluate`` found: rows of the official table, and the adapter's own answers (the base's, if alone)."""
+def score_of(
+    metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[Problem] | None
+) -> Score:
+    """The row of the metric's table; ScienceQA's problems have their official columns."""
+    if metric == "scienceqa" and problems is not None:
+        return official.score(problems, {answer.id: answer.choice for answer in answers})
+    return total(METRICS[metric], examples, answers)
 
-    scores: dict[str, official.Score]
-    scored: Scored
-    account: str
+
+def chance_score(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
+    """The row that any other should beat: what choosing at random scores; none where nobody chooses."""
+    if metric == "scienceqa" and problems is not None:
+        return {"random choice": official.random_choice(problems)}
+    score = guessing(METRICS[metric], examples)
+    return {"random choice": score} if score else {}
 
 
-def evaluate(
-    adapter: Path,
-    recipe: Recipe,
-    *,
-    split: str,
-    limit: int | None,
-    base_only: bool,
-    watch: Watch,
-    accept: Collection[Mismatch] = (),
-    say: Callable[[str], None] = lambda line: None,
-) -> Evaluation:
-    """Score the base with the adapter in ``adapter``, or the base alone.
+def table_title(metric: str, split: str) -> str:
+    """What a table of these scores is of."""
+    if metric == "scienceqa":
+        return f"ScienceQA {split}, accuracy in %"
+    return f"{METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]} on {split}, in %"
 
-    Args:
-        adapter: an adapter folder; its recipe, with any overrides, is ``recipe``.
-        split: what to ask.
-        limit: ask the first so many problems only.
-        accept: mismatches of base or inputs that are warned of, not refused.
-        say: told what was loaded.
+
+def way_of_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bool) -> tuple[str, bool]:
+    """The metric's name, and whether candidates are compared (else the model writes), as ``recipe.evaluation`` says.
+
+    Raises:
+        InputError: for examples that the metric or the way of answering does not fit.
     """
-    check_folder(adapter)
-    check_quantization(recipe.base.quantization)
-    loaded = load_problems(recipe, split, limit)
-    base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
-    model = base.model if base_only else load_adapter(base, adapter, accept=accept)
-    say(f"Base {base.name}: {memory_line(model)}.")
-    name = "frozen base" if base_only else "adapter"
-    scored = score_model(model, collator, recipe, loaded.problems, watch(name, len(loaded.problems)))
-    scores = {"random choice": official.random_choice(loaded.problems), name: scored.score}
-    return Evaluation(scores, scored, loaded.account())
+    metric = metric_for(recipe.evaluation.metric, examples, scienceqa=scienceqa)
+    if recipe.evaluation.answer == "auto":
+        return metric, METRICS[metric].choice
+    by_likelihood = recipe.evaluation.answer == "likelihood"
+    without = [example.id for example in examples if not example.candidates]
+    if by_likelihood and without:
+        raise InputError(
+            f"evaluation.answer: likelihood compares choices, and {len(without):,} of {len(examples):,} questions have "
+            f"none, such as {without[0]}; --set evaluation.answer=generate has the model write."
+        )
+    return metric, by_likelihood
+
+
+def _read_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
+    """A written answer to a ScienceQA problem, by the official pattern or by the choice's own words."""
+    parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
+    choice = parse(text, problem.choices)
+    worth = None if choice is None else float(choice == problem.answer)
+    return Answer(problem.id, text, references_of(example), worth, choice)
+
+
+def look_at_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
+    """Where the adapter sends the tokens of some of ``examples``, with and without pictures apart."""
+    asked = {}
+    for name, pictured in (("text", False), ("image", True)):
+        chosen = [example for example in examples if bool(example.pictures) is pictured][:_FOLLOWED]
+        if chosen:
+            asked[name] = [collator.prompts(chunk) for chunk in batches(chosen, _FOLLOWED_AT_ONCE)]
+    return routing_maps(model, asked)
 
 
 def adapter_recipe(adapter: Path) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.job import examples_of, load_problems
 from lora_mm.models.forward import IGNORED
+from lora_mm.pocket.plain import PLAIN
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe import Recipe
+from lora_mm.splits import load_split
 
 EACH = 4
 """Probes of a modality."""
@@ -59,14 +60,14 @@ def make_probes(recipe: Recipe, collator: Collator, modalities: Sequence[str]) -
 
 def _from_data(recipe: Recipe) -> tuple[list[Example], str]:
     """Problems of the recipe's evaluation split, and what they are; none, and why, where the data is not at hand."""
-    if recipe.data.path in WORLDS:  # drawing as many as were trained on would take a minute
+    if recipe.data.path in (*WORLDS, *PLAIN):  # drawing as many as were trained on would take a minute
         few = recipe.data.pocket.model_copy(update={"size": min(recipe.data.pocket.size, _LOOKED_AT)})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pocket": few})})
     try:
-        split = load_problems(recipe, recipe.data.eval_split, _LOOKED_AT)
+        split = load_split(recipe, recipe.data.eval_split, _LOOKED_AT)
     except LoraMMError as error:
         return [], f"data.path is not at hand ({str(error).splitlines()[0]})"
-    return examples_of(recipe, split.problems), f"problems of {recipe.data.path} {split.name}"
+    return list(split.examples), f"rows of {', '.join(place.path for place in recipe.data.places)} {split.name}"
 
 
 def _made_up(number: int, pictured: bool) -> Example:

@@ -1,20 +1,26 @@
 """What to do, as validated data: a YAML recipe, what it extends, and ``--set`` on top. Knows no torch and does nothing.
 
+``extends`` names a recipe or a file; of several, each goes on top of those before it.
+
 Keys of ``training`` have the names of ``transformers.TrainingArguments``.
 """
 
 import importlib.resources
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from lora_mm.adapters.methods import METHODS
 from lora_mm.adapters.placement import Placement, explain
+from lora_mm.data.columns import COLUMNS
 from lora_mm.errors import InputError, nearest
 
 Part = Literal["vision", "connector", "language", "head"]
+Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab", "clearml", "dvclive"]
 
 
 class _Section(BaseModel):
@@ -69,7 +75,7 @@ class BaseSection(_Section):
 
 
 class PocketWorld(_Section):
-    """Seed and number of problems of the world that ``data.path: pocket`` or ``pocket-details`` draws."""
+    """Seed and number of rows of the pocket data that ``data.path`` names."""
 
     seed: int = Field(0, ge=0)
     size: int = Field(6000, ge=100)
@@ -86,25 +92,101 @@ class SlicingSection(_Section):
     window: int | None = Field(None, ge=16)
 
 
-class DataSection(_Section):
-    """The problems.
+class SelectionSection(_Section):
+    """A core set (SVIT): the examples that say most about given concepts.
 
     Attributes:
-        path: ScienceQA in its official folder layout, a folder or file of Parquet, a Hub id, ``pocket`` or
-            ``pocket-details``.
-        pocket: how much to draw when the path is one of the last two.
-        train_split, eval_split: names of the official splits.
-        format: the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A`` with the
-            letter alone, ``QCM-T`` with the words of the choice.
-        captions: whether the picture's caption is part of the context.
-        slicing: how pictures are cut into crops, for families that do not do so by themselves; None leaves them whole.
-        missing_images: what a problem without its picture file means: ``error``, ``skip`` the row, or ask as ``text``.
-        max_length: tokens of a whole exchange, placeholders included.
-        overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its answer.
-        train_limit, eval_limit: use the first so many rows.
+        concepts: words and phrases; an example ranks by how many of them it has.
+        keep: how many examples; None for all that ``yes_no`` leaves.
+        yes_no: leave out answers that begin with yes, or with no, until there are as many of one as of the other.
+    """
+
+    concepts: list[str] = []
+    keep: int | None = Field(None, ge=1)
+    yes_no: bool = False
+
+    @model_validator(mode="after")
+    def _selects(self) -> "SelectionSection":
+        if not self.yes_no and not (self.concepts and self.keep):
+            raise ValueError("selects nothing: give concepts and keep, or yes_no")
+        return self
+
+
+class _PlaceSection(_Section):
+    layout: Literal[
+        "auto", "scienceqa", "messages", "conversations", "multiple_choice", "question_answer", "caption"
+    ] = "auto"
+    columns: dict[str, str] = {}
+    image_root: str | None = None
+    question: str | None = None
+    response: Literal["none", "short", "letter"] = "none"
+    eval_path: str | None = None
+    cap: int | None = Field(None, ge=1)
+    select: SelectionSection | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = [what for what in columns if what not in COLUMNS]
+        if unknown:
+            like = nearest(unknown[0], list(COLUMNS))
+            raise ValueError(f"'{unknown[0]}' is nothing that is read; that is {', '.join(COLUMNS)}.{like}")
+        return columns
+
+
+class SourceSection(_PlaceSection):
+    """One place of a mixture; keys as in ``data``, of which it takes nothing.
+
+    Attributes:
+        weight: how often to draw from it, beside what ``data.sampling`` gives by its size.
     """
 
     path: str
+    weight: float = Field(1.0, ge=0)
+
+
+class DataSection(_PlaceSection):
+    """What to learn from, and what to be asked.
+
+    Attributes:
+        path: a file (JSON, JSON lines, CSV, Parquet), a folder, a Hub id; ScienceQA in its official folder, as Parquet
+            or from the Hub; ``pocket`` or another name of ``lora-mm data make``.
+        sources: several places instead, mixed.
+        layout: what rows look like; ``auto`` goes by their columns.
+        columns: what is read → its column (``question``, ``answer``, ``choices``, ``image``, ``context``, ``id``,
+            ``messages``, ``conversations``), where the name is another.
+        image_root: where pictures' paths go out from; by default the file's folder.
+        question: asked of rows that have none, such as captions.
+        response: what every question ends in asking for: ``short`` answers, the option's ``letter``, ``none``.
+        eval_path: where the rows to be asked are, if not in a split of ``path``.
+        eval_share: or hold out this share of the training rows.
+        cap: at most so many training rows of a place, by chance.
+        select: a core set of the training rows.
+        sampling: how sources mix: each row once (``proportional``), by the square root of sizes (``sqrt``), or by
+            ``weights`` alone.
+        seed: of what is held out, capped, selected and drawn.
+        faulty_rows: what a row that cannot be used means: ``error``, or ``drop`` it and say so.
+        streaming: of a set on the Hub, bring only the first ``train_limit`` and ``eval_limit`` rows here.
+        pocket: how much to draw when the path is one of those.
+        train_split, eval_split: names of the splits.
+        format: of ScienceQA, the assistant's turn: ``QCM-ALE`` answers with letter, lecture and solution, ``QCM-A``
+            with the letter alone, ``QCM-T`` with the words of the choice.
+        captions: of ScienceQA, whether the picture's caption is part of the context.
+        missing_images: of ScienceQA, what a problem without its picture file means: ``error``, ``skip`` the row, or ask
+            as ``text``.
+        slicing: how pictures are cut into crops, for families that do not do so by themselves; None leaves them whole.
+        max_length: tokens of a whole exchange, placeholders included.
+        overlong: what a longer one means: ``error``, ``drop`` the row, or ``truncate`` its end.
+        train_limit, eval_limit: use the first so many rows.
+    """
+
+    path: str | None = None
+    sources: list[SourceSection] = []
+    eval_share: float = Field(0.0, ge=0, lt=1)
+    sampling: Literal["proportional", "sqrt", "weights"] = "proportional"
+    seed: int = Field(0, ge=0)
+    faulty_rows: Literal["error", "drop"] = "error"
+    streaming: bool = False
     pocket: PocketWorld = PocketWorld()
     train_split: str = "train"
     eval_split: str = "test"
@@ -117,10 +199,52 @@ class DataSection(_Section):
     train_limit: int | None = Field(None, ge=1)
     eval_limit: int | None = Field(None, ge=1)
 
+    @property
+    def places(self) -> list[SourceSection]:
+        """The sources; of a single path, the one that it is."""
+        if self.path is None:
+            return self.sources
+        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _PlaceSection.model_fields})]
+
+    @field_validator("sources")
+    @classmethod
+    def _path_or_sources(cls, sources: list[SourceSection], info: ValidationInfo) -> list[SourceSection]:
+        if "path" not in info.data:  # it is faulty, and that is told for itself
+            return sources
+        path = info.data["path"]
+        if path is None and not sources:
+            raise ValueError("neither data.path nor data.sources says where the rows are")
+        if path is not None and sources:
+            raise ValueError(f"data.path={path} says where the rows are too; leave that out, or set it to null")
+        return sources
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "DataSection":
+        faults = []
+        own = [
+            name for name in _PlaceSection.model_fields if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.sources and own:
+            faults.append(f"{', '.join(own)}: say it in each of sources, where it belongs to a place")
+        for number, source in enumerate(self.sources):
+            if source.layout == "scienceqa":
+                faults.append(f"sources.{number}.layout: scienceqa stands alone, as data.path; it is scored by itself")
+        held = [place.eval_path for place in self.places if place.eval_path]
+        if self.eval_share and held:
+            faults.append(f"eval_share and eval_path ({held[0]}): one of them says what is asked")
+        if self.sampling == "weights" and not any(source.weight for source in self.sources):
+            faults.append("sampling: weights needs sources with a weight above 0")
+        if self.streaming and not (self.train_limit and self.eval_limit):
+            faults.append("streaming: brings the first rows only; say how many by train_limit and eval_limit")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
 
 class TrainingSection(_Section):
     """How to train; names and meanings of ``transformers.TrainingArguments``.
 
+    ``train_sampling_strategy: group_by_modality`` is ours: batches of like length, of pictures or of text alone.
     ``warmup_steps`` below 1 is a share of all steps. ``max_steps`` above 0 wins over ``num_train_epochs``.
     """
 
@@ -138,12 +262,12 @@ class TrainingSection(_Section):
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = False
-    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length", "group_by_modality"] = "random"
     dataloader_num_workers: int = Field(0, ge=0)
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(500, ge=1)
     save_total_limit: int | None = Field(2, ge=1)
-    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab"] = "none"
+    report_to: Logger = "none"
     seed: int = Field(0, ge=0)
 
 
@@ -151,14 +275,23 @@ class EvaluationSection(_Section):
     """How to score.
 
     Attributes:
-        answer: ``likelihood`` takes the choice whose answer the model finds likeliest, in one forward; ``generate``
-            lets it write and reads the letter off.
+        metric: ``auto`` takes the one that fits the data: ``scienceqa`` for its own problems (the official columns),
+            ``choice`` where every question has choices, ``yes_no`` where every answer is one of these (accuracy,
+            precision, recall, F1 and share of yes, as POPE), ``vqa`` where every question has ten answers (VQAv2's
+            formula), else ``exact`` (equal but for case, spaces, quotes around it and full stops behind it). To be
+            named: ``contains`` (a right answer stands somewhere in what was written, as LLaVAR), ``mme`` (yes or no,
+            two questions a picture) and ``caption`` (chrF and BLEU).
+        answer: ``likelihood`` takes the choice whose answer the model finds likeliest; ``generate`` lets it write and
+            reads that; ``auto`` is likelihood for metrics of choices, and generate for the others.
+        likelihood: of a choice: the ``sum`` over its tokens, or the ``mean``, by which long ones lose nothing.
         max_new_tokens: of a generated answer.
         per_device_eval_batch_size: problems a forward.
         base: whether to score the frozen base as well.
     """
 
-    answer: Literal["likelihood", "generate"] = "likelihood"
+    metric: Literal["auto", "scienceqa", "choice", "exact", "vqa", "contains", "yes_no", "mme", "caption"] = "auto"
+    answer: Literal["auto", "likelihood", "generate"] = "auto"
+    likelihood: Literal["sum", "mean"] = "sum"
     max_new_tokens: int = Field(32, ge=1)
     per_device_eval_batch_size: int = Field(16, ge=1)
     base: bool = True
@@ -222,6 +355,41 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def file_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a recipe's file, for editors.
+
+    It asks less than a resolved recipe: what a file does not say, the recipe that it extends may.
+    """
+    schema = Recipe.model_json_schema()
+    needed = schema.pop("required")
+    name = {"type": "string"}
+    schema["properties"]["extends"] = {
+        "description": "Recipes or files below this one; of several, each goes on top of those before it.",
+        "anyOf": [name, {"type": "array", "items": name}],
+    }
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": needed}]
+    for section in ("BaseSection", "DataSection"):
+        schema["$defs"][section].pop("required", None)
+    method = {"enum": list(METHODS), "description": "short for a placement with the method's usual values"}
+    placement = schema["properties"]["adapters"].pop("items")
+    listed = {**schema["properties"]["adapters"], "items": {"anyOf": [method, placement]}}
+    schema["properties"]["adapters"] = {"anyOf": [method, listed, {"type": "null"}]}
+    for section in (schema, *schema["$defs"].values()):
+        _describe(section)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _describe(section: dict[str, Any]) -> None:
+    """Give every key of a section the description that the section's docstring has for it."""
+    summary, _, attributes = section.get("description", "").partition("\n\nAttributes:\n")
+    section["description"] = summary
+    for entry in re.split(r"\n(?=    \w)", f"\n{attributes}"):
+        names, _, told = entry.strip().partition(": ")
+        for name in names.split(", "):
+            if name in section["properties"]:
+                section["properties"][name]["description"] = " ".join(told.split())
+
+
 def recipes_folder() -> Path:
     """Where the package's recipes are: inside an installed wheel, or beside the package in a source tree."""
     inside = Path(str(importlib.resources.files("lora_mm"))) / "recipes"
@@ -229,8 +397,8 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the package's recipes."""
-    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    """Names of the package's recipes; files whose names begin with ``_`` are parts of some."""
+    return sorted(file.stem for file in recipes_folder().glob("[!_]*.yaml"))
 
 
 def recipe_file(name: str) -> Path:
@@ -286,12 +454,13 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read: {error}.") from None
     if not isinstance(fields, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys, this is {type(fields).__name__}.")
-    parent = fields.pop("extends", None)
-    if parent is None:
-        return fields
-    beside = file.parent / str(parent)
-    parent_file = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(str(parent))
-    return _merge(_read(parent_file, (*seen, file.resolve())), fields)
+    parents = fields.pop("extends", None) or []
+    below: dict[str, Any] = {}
+    for parent in parents if isinstance(parents, list) else [parents]:
+        beside = file.parent / str(parent)
+        parent_file = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(str(parent))
+        below = _merge(below, _read(parent_file, (*seen, file.resolve())))
+    return _merge(below, fields)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

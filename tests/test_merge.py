@@ -15,10 +15,12 @@ import torch
 import lora_mm
 from lora_mm.adapters import merging
 from lora_mm.adapters.folder import load_adapter, save_adapter
+from lora_mm.batching import collator_of
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.job import collator_of, load_problems, load_recipe_base, score_model
+from lora_mm.job import load_recipe_base, score_model, unwatched
 from lora_mm.merge import Merged, load_together, merge
 from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import load_split
 from tests.tiny import make_recipe, perturb
 
 MMA = [
@@ -67,17 +69,15 @@ def test_a_merged_model_gives_the_adapters_answers(adapter: tuple[Path, Recipe],
     assert any(line.startswith(f"{modality}: max |Δlogit| ") for line in lines)
     assert made.lines[0] in (made.output / "README.md").read_text()
     recipe = adapter[1]
-    problems = tuple(
-        problem
-        for problem in load_problems(recipe, "test", None).problems
-        if (problem.image is not None) is (modality == "image")
-    )
+    split = load_split(recipe, "test")
+    examples = [item for item in split.examples if bool(item.images) is (modality == "image")]
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    want = score_model(load_adapter(base, adapter[0]), collator, recipe, problems, lambda done: None)
+    advance = unwatched("", len(examples))
+    want = score_model(load_adapter(base, adapter[0]), collator, recipe, examples, advance)
     whole = load_recipe(str(adapter[0] / "recipe.yaml"), [f"base.model={made.output}"])
-    found = score_model(load_recipe_base(whole).model, collator, recipe, problems, lambda done: None)
-    assert found.predictions == want.predictions
+    found = score_model(load_recipe_base(whole).model, collator, recipe, examples, advance)
+    assert found.answers == want.answers
     assert found.score == want.score
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mm.job import collator_of, load_recipe_base
+from lora_mm.batching import collator_of
+from lora_mm.job import load_recipe_base
 from lora_mm.models.forward import IGNORED
 from lora_mm.probes import _TOKENS, EACH, make_probes
 from lora_mm.recipe import load_recipe
@@ -35,4 +36,4 @@ def test_each_modality_has_its_probes_whatever_is_at_hand(recipe_file: Path, pat
         again = make_probes(recipe, collator, ["text", "image"])
         assert torch.equal(made.batches["image"][0]["pixel_values"], again.batches["image"][0]["pixel_values"])
     else:
-        assert made.about == f"problems of {recipe.data.path} test"
+        assert made.about == f"rows of {recipe.data.path} test"

@@ -141,6 +141,15 @@ def test_extends_takes_a_packaged_name(write: Any) -> None:
     assert recipe.base == load_recipe("scienceqa-pocket").base
 
 
+def test_of_several_each_goes_on_top_of_those_before_it(write: Any) -> None:
+    write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "first.yaml")
+    write({"training": {"seed": 6}, "adapters": ["lora"]}, "second.yaml")
+    recipe = load_recipe(write({"extends": ["first.yaml", "second.yaml"], "name": "top"}))
+    assert (recipe.training.seed, recipe.training.max_steps, recipe.base.model) == (6, 9, "pocket")
+    assert [item.method for item in recipe.adapters] == ["lora"]
+    assert "extends itself" in faults(write({"extends": ["first.yaml", "again.yaml"]}, "again.yaml"))[0]
+
+
 def test_what_extends_itself_is_refused_with_the_way_round(write: Any) -> None:
     write({"extends": "b.yaml"}, "a.yaml")
     write({"extends": "c.yaml"}, "b.yaml")
@@ -180,7 +189,7 @@ def test_every_fault_is_told_at_once(write: Any) -> None:
             "adapters.0.rnak",
             "adapters.1",
             "adapters.2.rank",
-            "data.path",
+            "data.sources",
             "data.pth",
             "data.max_length",
             "training.learning_rate",

@@ -1,5 +1,6 @@
 """One method at one place, as data, checked. Knows no modules and no torch, so recipes are read without either."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
@@ -144,7 +145,9 @@ def explain(error: ValidationError, model: Any) -> list[str]:
         elif item["type"] == "value_error":
             lines += [f"{place}: {line}" if place else line for line in message.splitlines()]
         else:
-            lines.append(f"{place}: {message[0].lower()}{message[1:]}, not {item['input']!r}.")
+            known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
+            close = nearest(str(item["input"]), known)
+            lines.append(f"{place}: {message[0].lower()}{message[1:]}, not {item['input']!r}.{close}")
     return lines
 
 

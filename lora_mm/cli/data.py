@@ -1,12 +1,24 @@
-"""``lora-mm data``: data to try things on. Holds no logic; never imports torch."""
+"""``lora-mm data``: looks at data before a run, and makes some to try things on. Holds no logic."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make data sets to try things on.", no_args_is_help=True)
+from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
+
+app = typer.Typer(help="Look at data before a run; make data sets to try things on.", no_args_is_help=True)
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe, or a data set's path or Hub id, read as the pocket base would.",
+        metavar="RECIPE|PATH",
+        autocompletion=complete_recipe,
+    ),
+]
 
 
 class World(StrEnum):
@@ -14,21 +26,74 @@ class World(StrEnum):
 
     pocket = "pocket"
     details = "pocket-details"
+    captions = "pocket-captions"
+    short_answers = "pocket-short-answers"
+    charts = "pocket-charts"
+    labels = "pocket-labels"
 
 
 @app.callback()
 def data() -> None:
-    """Make data sets to try things on."""
+    """Look at data before a run; make data sets to try things on."""
+
+
+@app.command()
+def check(
+    data: DataArgument,
+    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    as_json: JsonOption = False,
+) -> None:
+    """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
+    from rich.console import Console
+
+    from lora_mm.batching import collator_alone
+    from lora_mm.check import check_data, recipe_or_path
+    from lora_mm.check_text import show
+
+    recipe, splits = recipe_or_path(data, overrides)
+    console = Console(stderr=as_json)
+    with console.status("") as status:
+        report = check_data(recipe, splits, collator_alone(recipe), status.update)
+    if as_json:
+        print(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        show(report, console)
+    if not report.sound:
+        raise typer.Exit(2)
+
+
+@app.command()
+def preview(
+    data: DataArgument,
+    output: Annotated[Path, typer.Option(help="HTML file to write.")],
+    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    split: Annotated[str | None, typer.Option(help="Split to show; the one to train on by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
+) -> None:
+    """Write one HTML page with rows to look at: pictures, what is said, what is learnt."""
+    from lora_mm.batching import collator_alone
+    from lora_mm.check import recipe_or_path
+    from lora_mm.preview import write_page
+
+    recipe, _ = recipe_or_path(data, overrides)
+    rows = write_page(output, recipe, split or recipe.data.train_split, collator_alone(recipe), count=limit)
+    print(f"Wrote {output}: {rows} rows, {output.stat().st_size / 1000:.0f} KB.")
 
 
 @app.command()
 def make(
     world: Annotated[World, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, in ScienceQA's official layout.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
-    size: Annotated[int, typer.Option(min=100, help="Problems in all.")] = 6000,
+    size: Annotated[int, typer.Option(min=100, help="Problems or rows in all.")] = 6000,
 ) -> None:
-    """Draw problems in ScienceQA's templates, with pictures, in its folder layout."""
+    """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
+    from lora_mm.pocket.plain import PLAIN, make_rows
+
+    if world.value in PLAIN:
+        counts = make_rows(output, world.value, seed=seed, size=size)
+        print(f"Wrote {output}: {counts['train']:,} rows to train on, {counts['test']:,} to be asked, seed {seed}.")
+        return
     from lora_mm.pocket.world import make_world
 
     made = make_world(output, world=world.value, seed=seed, size=size)

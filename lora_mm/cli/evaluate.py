@@ -1,4 +1,4 @@
-"""``lora-mm evaluate``: the score of an adapter, or of its frozen base. Holds no logic."""
+"""``lora-mm evaluate``: the score of an adapter, its frozen base, or of two on the same questions. Holds no logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,48 +11,54 @@ from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOp
 def evaluate(
     adapter: AdapterArgument,
     overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Ask another adapter too, or the frozen `base`, and test the difference."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split to ask; the recipe's data.eval_split by default.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many problems only.")] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
-    predictions: Annotated[Path | None, typer.Option(help="Also write the answers, in the official format.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write the answers: .jsonl, or .json in ScienceQA's official format.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write one HTML page to look at.", metavar="FILE")] = None,
     accept: AcceptOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Score an adapter on its recipe's data by the official protocol."""
-    from lora_mm.adapters.sharing import locate
-    from lora_mm.job import adapter_recipe, to_json
-    from lora_mm.job import evaluate as run
-    from lora_mm.recipe import load_recipe
-
-    located = locate(adapter)
-    recipe = load_recipe(adapter_recipe(located.folder), overrides)
-
+    """Score an adapter on its recipe's data, by the metric that its recipe names."""
     from rich.console import Console
 
+    from lora_mm.evaluate import contenders_of, page_of
+    from lora_mm.evaluate import evaluate as run
     from lora_mm.evaluation.report import as_dict, as_table
+    from lora_mm.job import to_json
     from lora_mm.training.progress import Display
 
+    contenders = contenders_of(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
-    if located.origin:
-        console.print(f"Adapter {located.origin}.", highlight=False, markup=False, soft_wrap=True)
     found = run(
-        located.folder,
-        recipe,
-        split=split or recipe.data.eval_split,
-        limit=limit or recipe.data.eval_limit,
-        base_only=base_only,
+        contenders,
+        split=split,
+        limit=limit,
         watch=Display(console).watch,
+        routing=report is not None,
+        predictions=predictions,
         accept=[item.value for item in accept],
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
-    if predictions:
-        found.scored.write(predictions)
+    if report:
+        page_of(found, contenders).write(report)
     if as_json:
-        print(
-            to_json(
-                {"adapter": adapter, "commit": located.commit, "rows": found.account, "scores": as_dict(found.scores)}
-            )
-        )
+        facts = {
+            "adapter": adapter,
+            "commit": contenders[0].commit,
+            "rows": found.account,
+            "scores": as_dict(found.scores),
+        }
+        facts |= {"comparison": found.comparison.as_dict()} if found.comparison else {}
+        print(to_json(facts))
         return
     console.print(found.account, highlight=False)
-    console.print(as_table(found.scores, title=f"ScienceQA {split or recipe.data.eval_split}, accuracy in %"))
+    console.print(as_table(found.scores, title=found.title))
+    for line in found.comparison.sentences() if found.comparison else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import JsonOption, RecipeOption, SetOption
+from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_logger
 
 
 def finetune(
@@ -17,17 +17,26 @@ def finetune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything up to the first step; write nothing.")
     ] = False,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Log to tensorboard, wandb, mlflow, trackio, …; short for --set training.report_to=NAME.",
+            metavar="NAME",
+            autocompletion=complete_logger,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune as a recipe says, score base and adapter, write the adapter folder."""
     from lora_mm.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, [*overrides, *([f"training.report_to={report_to}"] if report_to else [])])
 
     from rich.console import Console
 
     from lora_mm.evaluation.report import as_dict
     from lora_mm.job import to_json
+    from lora_mm.training.run import REPORT
     from lora_mm.training.run import finetune as run
 
     console = Console(stderr=as_json)
@@ -41,7 +50,7 @@ def finetune(
     figures = outcome.figures
     console.print(
         f"{figures['steps']} steps in {figures['train_seconds']:.0f} s, {figures['samples_per_second']} samples/s; "
-        f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {outcome.folder}",
+        f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {outcome.folder}, with {REPORT} to look at",
         highlight=False,
     )
     if as_json:

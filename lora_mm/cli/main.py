@@ -35,6 +35,7 @@ def run() -> None:
     # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code it comes from
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # of Pillow; data.example refuses it
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -13,6 +13,15 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def complete_logger(incomplete: str) -> list[str]:
+    """Loggers that begin with what was typed."""
+    from typing import get_args
+
+    from lora_mm.recipe import Logger
+
+    return [name for name in get_args(Logger) if name.startswith(incomplete)]
+
+
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)
 ]

@@ -8,7 +8,7 @@ import typer
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 from lora_mm.errors import InputError, LoraMMError
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, copy and check recipes; their JSON schema.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)]
 
@@ -38,6 +38,16 @@ def show(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
 
 
 @app.command()
+def schema() -> None:
+    """JSON schema of recipe files, for editors that complete and check YAML."""
+    import json
+
+    from lora_mm.recipe import file_schema
+
+    print(json.dumps(file_schema(), indent=1, ensure_ascii=False))
+
+
+@app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
     """Start one's own recipe from another, comments included."""
     from lora_mm.recipe import recipe_file
@@ -59,4 +69,5 @@ def check(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
     from lora_mm.recipe import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.path}.")
+    places = ", ".join(place.path for place in recipe.data.places)
+    print(f"{name}: fine. Base {recipe.base.model}, data {places}.")

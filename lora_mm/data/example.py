@@ -37,27 +37,53 @@ ImageSource = Path | bytes | ImageCell
 """Where a picture is: a file, the encoded picture itself, or a cell of a table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One supervised exchange: a user's turn with its pictures, and the assistant's turn to learn."""
-
-    id: str
-    prompt: str
-    """The user's turn, without the pictures."""
-    target: str
-    """The assistant's turn; the loss falls on it only."""
-    images: tuple[ImageSource, ...] = ()
-    candidates: tuple[str, ...] = ()
-    """Assistant's turns to compare by likelihood, in the order of the choices; empty for open answers."""
+PICTURE = "\ufffc"
+"""Where a picture stands inside a turn's text (Unicode's character for an embedded object)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side of a conversation said, and the pictures shown with it."""
+    """What one side of a conversation said, and the pictures shown with it.
 
-    role: Literal["user", "assistant"]
+    A text has a :data:`PICTURE` for each of its pictures, or none: then all of them stand before it.
+    """
+
+    role: Literal["system", "user", "assistant"]
     text: str
     images: tuple[ImageSource, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One supervised exchange: a user's turn with its pictures, and the assistant's turn to learn.
+
+    Of a longer conversation it is the last exchange, and ``history`` is what was said before.
+    """
+
+    id: str
+    prompt: str
+    """The user's turn, without the pictures (see :class:`Turn`)."""
+    target: str
+    """The assistant's turn; the loss falls on it, and on the assistant's turns in the history."""
+    images: tuple[ImageSource, ...] = ()
+    candidates: tuple[str, ...] = ()
+    """Assistant's turns to compare by likelihood, in the order of the choices; empty for open answers."""
+    references: tuple[str, ...] = ()
+    """Answers that count as right; empty means ``target`` alone."""
+    answer: int | None = None
+    """Index of the right one among ``candidates``."""
+    history: tuple[Turn, ...] = ()
+    """Maybe a system's turn, then turns of user and assistant, one after the other."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The whole conversation, the answer included."""
+        return (*self.history, Turn("user", self.prompt, self.images), Turn("assistant", self.target))
+
+    @property
+    def pictures(self) -> tuple[ImageSource, ...]:
+        """The conversation's pictures in order."""
+        return (*(image for turn in self.history for image in turn.images), *self.images)
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -198,6 +198,8 @@ def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = 
         target=_because(problem) if format == "QCM-ALE" else candidate(problem, problem.answer),
         images=() if problem.image is None else (problem.image,),
         candidates=tuple(candidate(problem, index) for index in range(len(problem.choices))),
+        references=(candidate(problem, problem.answer),),
+        answer=problem.answer,
     )
 
 

@@ -4,7 +4,6 @@ Each layout becomes a ``Table`` of rows that are unchecked but for what only the
 and where a problem's picture is.
 """
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.data.example import ImageCell, ImageSource
+from lora_mm.data.rows import hub_table, is_hub_id, parquet_columns, parquet_table
 from lora_mm.errors import InputError, nearest, shortened
-from lora_mm.hub import Unreachable, cause, trouble
+from lora_mm.hub import cause
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +39,6 @@ HUB_SPLITS = ("train", "val", "test", "trainval")
 
 _HUB_NAMES = {"train": "train", "val": "validation", "test": "test"}
 _OWN_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +105,25 @@ def shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+def is_scienceqa(source: str) -> bool:
+    """Whether ``source`` is ScienceQA: the official folder, or a table with its columns.
+
+    Raises:
+        Unreachable: for a data set on the Hub that cannot be had.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and any((path / name).exists() for name in ("problems.json", "pid_splits.json")):
+        return True
+    files = [path] if path.is_file() and path.suffix == ".parquet" else _parquet_files(path) if path.is_dir() else []
+    if files:
+        columns = parquet_columns(files[0])
+    elif not path.exists() and is_hub_id(source):
+        columns = hub_table(source, "train").column_names
+    else:
+        return False
+    return {*TEXT_FIELDS, "choices", "answer"} <= set(columns)
+
+
 def locate(source: str | Path) -> Callable[[str, bool], Table]:
     """The layout that ``source`` is in, as a function from (split, pictures) to its rows."""
     path = Path(source).expanduser()
@@ -122,7 +140,7 @@ def locate(source: str | Path) -> Callable[[str, bool], Table]:
         if path.suffix == ".parquet":
             return lambda split, pictures: _from_files(path, [path], split, pictures)
         raise InputError(f"{path}: neither a folder nor a .parquet file; give the folder that holds problems.json")
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+    if isinstance(source, str) and is_hub_id(source):
         return lambda split, pictures: _from_hub(source, split, pictures)
     raise InputError(
         f"{path}: no such folder; looked there for problems.json, pid_splits.json and images/, or Parquet files"
@@ -231,10 +249,6 @@ def _parts(split: str, where: str) -> tuple[str, ...]:
 
 
 def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool) -> Table:
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
     parts = _parts(split, str(source))
     by_split: dict[str, list[Path]] = {}
     faults = []
@@ -251,57 +265,18 @@ def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool)
     if faults:
         raise InputError(*shortened(faults))
 
-    def read(part: str) -> "datasets.Dataset":
-        for file in by_split[part]:
-            try:
-                pyarrow.parquet.read_schema(file)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise InputError(f"{file}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
-        names = [str(file) for file in by_split[part]]
-        return datasets.load_dataset("parquet", data_files={part: names}, split=part)
-
-    try:
-        return _from_columns({part: read(part) for part in parts}, str(source), pictures)
-    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException, TypeError) as error:
-        raise InputError(f"{source}: cannot be read as ScienceQA ({cause(error)})") from error
+    return _from_columns({part: parquet_table(by_split[part]) for part in parts}, str(source), pictures)
 
 
 def _from_hub(name: str, split: str, pictures: bool) -> Table:
-    import datasets
-
-    parts = _parts(split, name)
-    silent = trouble()
-    try:
-        with _offline(silent is not None):
-            tables = {part: datasets.load_dataset(name, split=_HUB_NAMES[part], streaming=False) for part in parts}
-        return _from_columns(tables, name, pictures)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise InputError(
-            f"'{name}' is neither a folder here nor a data set on the Hugging Face Hub that may be read without "
-            "another token (HF_TOKEN)"
-        ) from error
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise Unreachable(
-            f"data '{name}' is no folder here, and not to be had from the Hugging Face Hub ({silent or cause(error)})"
-        ) from error
-
-
-@contextlib.contextmanager
-def _offline(offline: bool) -> Iterator[None]:
-    """Has ``datasets`` look into its cache only, as ``HF_HUB_OFFLINE=1`` does, which it reads when it is imported."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or offline
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+    tables = {part: hub_table(name, _HUB_NAMES[part]) for part in _parts(split, name)}
+    return _from_columns(tables, name, pictures)
 
 
 def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> Table:
     """Rows of the Hub's form. Texts are read at once; pictures stay in the memory-mapped table until opened."""
     import datasets
+    import pyarrow
     from pyarrow import compute
 
     faults = [
@@ -313,10 +288,13 @@ def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures
     if faults:
         raise InputError(*shortened(faults))
 
-    pictures_of = {
-        part: table.select_columns("image").cast_column("image", datasets.Image(decode=False))
-        for part, table in tables.items()
-    }
+    try:
+        pictures_of = {
+            part: table.select_columns("image").cast_column("image", datasets.Image(decode=False))
+            for part, table in tables.items()
+        }
+    except (pyarrow.ArrowException, TypeError) as error:
+        raise InputError(f"{where}: cannot be read as ScienceQA ({cause(error)})") from error
 
     def read() -> Iterator[Row]:
         for part, table in tables.items():

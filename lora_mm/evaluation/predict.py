@@ -1,6 +1,7 @@
 """Answers from a model: by the likelihood of candidates, or written. Knows examples; knows no data set and no score."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,19 @@ def _ignore(done: int) -> None:
 
 @torch.inference_mode()
 def candidate_scores(
-    model: nn.Module, collator: Collator, examples: Sequence[Example], *, batch_size: int, advance: Advance = _ignore
+    model: nn.Module,
+    collator: Collator,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    mean: bool = False,
+    advance: Advance = _ignore,
 ) -> list[list[float]]:
     """Log-likelihood of every candidate of every example.
 
     Candidates that differ in one token, as answer letters do, are compared by that token alone, read off one forward of
-    the text before it: what follows it is the same. Others take one row each, and the sum over their tokens counts.
+    the text before it: what follows it is the same. Others take one row each, and the sum over their tokens counts, the
+    end included; with ``mean`` it is divided by how many they are, so that long candidates are not unlikely for that.
 
     Raises:
         LoraMMError: when the model gives a number that is not one.
@@ -36,7 +44,7 @@ def candidate_scores(
     scores: list[list[float]] = []
     for start, chunk in enumerate(batches(examples, batch_size)):
         if letters is None:
-            scores += _whole_candidates(model, collator, chunk)
+            scores += _whole_candidates(model, collator, chunk, mean)
         else:
             scores += _next_token(model, collator, chunk, *letters)
         if any(value != value for row in scores[-len(chunk) :] for value in row):
@@ -108,16 +116,17 @@ def _next_token(
     return [row[: len(example.candidates)] for row, example in zip(chosen, chunk, strict=True)]
 
 
-def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Example]) -> list[list[float]]:
+def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Example], mean: bool) -> list[list[float]]:
     rows = [_with_target(example, text) for example in chunk for text in example.candidates]
     sums: list[float] = []
     for part in batches(rows, max(1, len(chunk))):
         logits, targets = supervised_logits(model, collator(part))
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        sums += (-loss.sum(dim=1)).tolist()
+        tokens = (targets != IGNORED).sum(dim=1) if mean else 1
+        sums += (-loss.sum(dim=1) / tokens).tolist()
     scores = iter(sums)
     return [[next(scores) for _ in example.candidates] for example in chunk]
 
 
 def _with_target(example: Example, target: str) -> Example:
-    return Example(example.id, example.prompt, target, example.images, example.candidates)
+    return replace(example, target=target)

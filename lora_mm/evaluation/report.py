@@ -3,51 +3,40 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_mm.evaluation.scienceqa import COLUMNS, Score
+from lora_mm.evaluation.score import Score
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
-_TITLE = "ScienceQA accuracy in %"
+_TITLE = "ScienceQA, accuracy in %"
 
 
-def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Table":
-    """The named scores as rows under the official columns, with the number of problems above and the notes below.
+def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
+    """The named scores as rows under their columns, with the number of problems above and the notes below.
 
-    Fits 80 columns with names of up to 16 characters. Print it with a ``rich.console.Console``, which leaves colours
-    out where the output is no terminal or ``NO_COLOR`` is set.
+    ScienceQA's fits 80 columns with names of up to 16 characters. Print it with a ``rich.console.Console``, which
+    leaves colours out where the output is no terminal or ``NO_COLOR`` is set.
     """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title,
-        caption=Text("\n".join(notes(scores))),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
-    for name in COLUMNS:
+    for name in columns_of(scores):
         table.add_column(name, justify="right", no_wrap=True)
-    for label, cells, counts in _rows(scores):
+    for label, cells, counts in rows_of(scores):
         table.add_row(Text(label), *cells, style="dim" if counts else None)
-    return table
+    below = [Text(note, style="dim") for note in notes(scores)]
+    return Group(Text(title, style="italic"), table, *below)  # a table's own title and caption are no wider than it
 
 
 def as_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The named scores as JSON values; accuracies in percent with the two decimals of the table, null for ``–``."""
+    """The named scores as JSON values; figures with the two decimals of the table, null for ``–``."""
     return {
         label: {
-            "columns": {
-                name: {
-                    "accuracy": None if tally.accuracy is None else float(tally.text),
-                    "correct": round(tally.correct, 6),
-                    "total": tally.total,
-                }
-                for name, tally in score.columns.items()
-            },
+            "columns": {name: figure.as_dict() for name, figure in score.columns.items()},
+            "headline": score.main,
             "unparsed": score.unparsed,
             "missing": score.missing,
             "unknown": score.unknown,
@@ -58,15 +47,25 @@ def as_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 def as_markdown(scores: Mapping[str, Score]) -> str:
     """The named scores as a GitHub table, the notes below it; for model cards. Ends with a line break."""
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    lines += [f"| {label.replace('|', chr(92) + '|')} | {' | '.join(cells)} |" for label, cells, _ in _rows(scores)]
+    columns = columns_of(scores)
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {label.replace('|', chr(92) + '|')} | {' | '.join(cells)} |" for label, cells, _ in rows_of(scores)]
     return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in notes(scores))
 
 
 def notes(scores: Mapping[str, Score]) -> list[str]:
-    """What the accuracies alone do not say: unparsed answers of every row that has answers, and uneven coverage."""
+    """What the figures alone do not say: intervals, unparsed answers of every row that has some, uneven coverage."""
+    lines = []
+    intervals = [
+        f"{label} {interval[0]:.1f} to {interval[1]:.1f}"
+        for label, score in scores.items()
+        if (interval := score.columns[score.main].interval)
+    ]
+    if intervals:
+        lines.append(f"95 % interval of {next(iter(scores.values())).main}: {', '.join(intervals)}.")
     unparsed = [f"{label} {score.unparsed:,}" for label, score in scores.items() if score.unparsed is not None]
-    lines = [f"Unparsed answers, counted as wrong: {', '.join(unparsed)}."] if unparsed else []
+    if unparsed:
+        lines.append(f"Unparsed answers, counted as wrong: {', '.join(unparsed)}.")
     for label, score in scores.items():
         if score.missing or score.unknown:
             lines.append(
@@ -76,12 +75,19 @@ def notes(scores: Mapping[str, Score]) -> list[str]:
     return lines
 
 
-def _rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
+def columns_of(scores: Mapping[str, Score]) -> list[str]:
+    """Names of the columns of a table; a row may lack some."""
+    return list(dict.fromkeys(name for score in scores.values() for name in score.columns))
+
+
+def rows_of(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
     """Label, cells, and whether the cells are counts: problems are counted wherever they differ from the row before."""
+    columns = columns_of(scores)
     before: list[str] = []
     for label, score in scores.items():
-        totals = [f"{score.columns[name].total:,}" for name in COLUMNS]
+        shown = [score.columns.get(name) for name in columns]
+        totals = [f"{figure.total:,}" if figure else "" for figure in shown]
         if totals != before:
             yield "problems", totals, True
             before = totals
-        yield label, [score.columns[name].text for name in COLUMNS], False
+        yield label, [figure.text if figure else "" for figure in shown], False

@@ -5,19 +5,18 @@ the reading of an answer is that of LaVIN's ``eval.py``, except that an answer w
 replaced by a random choice.
 """
 
-import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_mm.data.scienceqa import LETTERS, Problem
 from lora_mm.data.scienceqa_layouts import read_json
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.errors import InputError, shortened
+from lora_mm.evaluation.answers import write_whole
+from lora_mm.evaluation.score import Score, Tally
 
 _LOW_GRADES = frozenset(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = frozenset(f"grade{n}" for n in range(7, 13))
@@ -39,38 +38,6 @@ of another subject or grade is in AVG only."""
 # The last dot is any character, in the official scripts as here: "The answer is B" with nothing behind it is no match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
 _UNPARSED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Right answers among the problems of one column."""
-
-    correct: float
-    """Whole, but for the expected number of right guesses."""
-    total: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """In percent, not rounded; None for a column without problems."""
-        return self.correct / self.total * 100 if self.total else None
-
-    @property
-    def text(self) -> str:
-        """As the official table prints it: percent with two decimals; ``–`` for a column without problems."""
-        return "–" if self.accuracy is None else f"{self.accuracy:.2f}"
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One row of the official table, and what did not count as it should."""
-
-    columns: Mapping[str, Tally]
-    unparsed: int | None = None
-    """Answers that name no choice of their problem; they count as wrong. None where no answers were read."""
-    missing: int = 0
-    """Problems without a prediction, left out of every column (``partial`` only)."""
-    unknown: int = 0
-    """Predictions for no problem of the split, left aside (``partial`` only)."""
 
 
 def parse_answer(text: str, choices: Sequence[str]) -> int | None:
@@ -118,13 +85,18 @@ def score(problems: Sequence[Problem], predictions: Mapping[str, int | None], *,
     right = [predictions[problem.id] == problem.answer for problem in scored]
     named = [_names_choice(predictions[problem.id], problem) for problem in scored]
     return Score(
-        columns=_tally(scored, right, sum), unparsed=named.count(False), missing=len(missing), unknown=len(unknown)
+        columns=_tally(scored, right, sum),
+        unparsed=named.count(False),
+        missing=len(missing),
+        unknown=len(unknown),
+        headline="AVG",
     )
 
 
 def random_choice(problems: Sequence[Problem]) -> Score:
     """What uniform guessing scores in expectation: in each column the mean of one over the number of choices."""
-    return Score(columns=_tally(problems, [1 / len(problem.choices) for problem in problems], math.fsum))
+    chances = [1 / len(problem.choices) for problem in problems]
+    return Score(columns=_tally(problems, chances, math.fsum, expected=True), headline="AVG")
 
 
 def read_results(path: Path) -> dict[str, int | None]:
@@ -168,24 +140,16 @@ def write_results(
     }
     if outputs is not None:
         content["outputs"] = dict(outputs)
-    part = path.with_name(f"{path.name}.part")  # a full disk leaves the old file as it was
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise LoraMMError(f"{path}: predictions could not be written ({error.strerror})") from error
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _tally(
-    problems: Sequence[Problem], right: Sequence[float], add: Callable[[list[float]], float]
+    problems: Sequence[Problem], right: Sequence[float], add: Callable[[list[float]], float], *, expected: bool = False
 ) -> dict[str, Tally]:
     tallies = {}
     for name, belongs in COLUMNS.items():
         counted = [value for problem, value in zip(problems, right, strict=True) if belongs(problem)]
-        tallies[name] = Tally(add(counted), len(counted))
+        tallies[name] = Tally(add(counted), len(counted), expected)
     return tallies
 
 

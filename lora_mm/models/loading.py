@@ -172,6 +172,18 @@ def find_config(name: str, revision: str | None = None) -> PretrainedConfig:
         raise _unusable(name, error) from error
 
 
+def find_processor(name: str, config: PretrainedConfig, revision: str | None = None) -> Any:
+    """The processor of a base whose :func:`find_config` is ``config``; raises as that does."""
+    try:
+        return load_processor(_source(name), config, revision)
+    except ImportError as error:
+        raise InputError(
+            f"base.model: '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _unusable(name, error) from error
+
+
 def _unusable(name: str, error: Exception) -> InputError:
     if name == POCKET or Path(name).is_dir():
         return InputError(f"base.model: '{name}' cannot be loaded: {str(error).splitlines()[0]}")

@@ -11,13 +11,14 @@ from lora_mm.hub import kept_here
 
 
 def world_folder(world: str, seed: int, size: int) -> Path:
-    """The folder of a world of this name, seed and size, drawn now if it is not there.
+    """The folder of a world, or of plain rows, of this name, seed and size, drawn now if it is not there.
 
     Kept under ``$HF_HOME/lora-mm`` (by default ``~/.cache/huggingface/lora-mm``), beside the other data sets.
 
     Raises:
         LoraMMError: when it cannot be written.
     """
+    from lora_mm.pocket.plain import PLAIN, make_rows
     from lora_mm.pocket.world import make_world
 
     home = kept_here()
@@ -28,7 +29,10 @@ def world_folder(world: str, seed: int, size: int) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         drawing = Path(tempfile.mkdtemp(prefix=".drawing-", dir=home))
         try:
-            make_world(drawing / "world", world=world, seed=seed, size=size)
+            if world in PLAIN:
+                make_rows(drawing / "world", world, seed=seed, size=size)
+            else:
+                make_world(drawing / "world", world=world, seed=seed, size=size)
             # Two runs at once draw the same world; whichever is first names it, the other uses it.
             if not folder.is_dir():
                 os.replace(drawing / "world", folder)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,30 +22,38 @@ from lora_mm.adapters.card import model_card
 from lora_mm.adapters.files import CARD, RECIPE, SCORES, WEIGHTS
 from lora_mm.adapters.folder import round_adapter, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
-from lora_mm.data import scienceqa as data
+from lora_mm.batching import collator_of
 from lora_mm.data.collate import Collator, Prepared
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.data.example import Example
+from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.evaluation.answers import Answer, load_answers
+from lora_mm.evaluation.compare import Comparison, compare
+from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table
-from lora_mm.evaluation.scienceqa import Score, random_choice, read_results
-from lora_mm.evaluation.scienceqa import score as official_score
+from lora_mm.evaluation.score import Score
 from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
+    Scored,
+    chance_score,
     check_sources,
-    collator_of,
-    examples_of,
-    load_problems,
     load_recipe_base,
+    look_at_routing,
     score_model,
+    score_of,
+    table_title,
     to_json,
     told_when_out_of_memory,
+    way_of_scoring,
 )
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
+from lora_mm.splits import check_apart, load_split
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.trainer import AdapterTrainer
 
-CHECKPOINTS = "checkpoints"
-BASE_RESULTS, ADAPTER_RESULTS = "predictions-base.json", "predictions-adapter.json"
+CHECKPOINTS, REPORT = "checkpoints", "report.html"
+BASE_ANSWERS, ADAPTER_ANSWERS = "predictions-base.jsonl", "predictions-adapter.jsonl"
 
 
 class Interrupted(LoraMMError):
@@ -55,11 +64,13 @@ class Interrupted(LoraMMError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run left behind: the rows of the official table, and figures of the run itself."""
+    """What a run left behind: the rows of the table of scores, and figures of the run itself."""
 
     folder: Path
     scores: dict[str, Score]
     figures: dict[str, Any]
+    title: str
+    comparison: Comparison | None
 
 
 def finetune(
@@ -93,16 +104,19 @@ def finetune(
     _check_logger(recipe.training.report_to)
     display = Display(console)
     check_sources(recipe)
-    train = load_problems(recipe, recipe.data.train_split, recipe.data.train_limit)
-    test = load_problems(recipe, recipe.data.eval_split, recipe.data.eval_limit)
-    _check_apart(train, test)
+    train = load_split(recipe, recipe.data.train_split, recipe.data.train_limit)
+    test = load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit)
+    check_apart(train, test)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
+    questions = test.examples
+    metric, _ = way_of_scoring(recipe, questions, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = collator_of(recipe, base)
-    prepared = collator.prepare(examples_of(recipe, train.problems), recipe.data.overlong)
-    if not prepared.examples:
+    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
         raise InputError(
-            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length."
+            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
+            *shortened(prepared.faults),
         )
     console.print(_tokens_line(prepared), highlight=False)
 
@@ -115,10 +129,16 @@ def finetune(
         return None
 
     _prepare_output(output, recipe, overwrite=overwrite)
-    scores = {"random choice": random_choice(test.problems)}
+
+    def score(name: str) -> Scored:
+        watch = display.watch(name, len(questions))
+        return score_model(model, collator, recipe, questions, watch, problems=test.problems)
+
+    scores = chance_score(metric, questions, test.problems)
+    answers: dict[str, Sequence[Answer]] = {}
     if recipe.evaluation.base:
-        base_scored = _score_base(output / BASE_RESULTS, model, collator, recipe, test, display)
-        scores["frozen base"] = base_scored
+        answers["frozen base"] = _base_answers(output / BASE_ANSWERS, model, questions, score)
+        scores["frozen base"] = score_of(metric, questions, answers["frozen base"], test.problems)
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
     for method, experts in idle_experts(model).items():
         console.print(
@@ -130,20 +150,45 @@ def finetune(
     dtype = getattr(torch, recipe.save_dtype)
     round_adapter(model, dtype)
     _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml(), dtype=dtype), output)
-    scored = score_model(model, collator, recipe, test.problems, display.watch("adapter", len(test.problems)))
-    scored.write(output / ADAPTER_RESULTS)
-    scores["adapter"] = scored.score
+    scored = score("adapter")
+    _write_answers(scored, output / ADAPTER_ANSWERS)
+    scores["adapter"], answers["adapter"] = scored.score, scored.answers
+    comparison = None
+    if "frozen base" in answers:
+        comparison = compare(("adapter", "frozen base"), answers["adapter"], answers["frozen base"])
     figures |= {
         "adapter_bytes": (output / WEIGHTS).stat().st_size,
         "total_seconds": round(time.monotonic() - begun, 1),
         "train_rows": len(prepared.examples),
-        "test_rows": len(test.problems),
+        "test_rows": len(questions),
     }
-    facts = {"recipe": recipe.name, "scores": as_dict(scores), "figures": figures}
+    title = table_title(metric, recipe.data.eval_split)
+    facts = {
+        "recipe": recipe.name,
+        "metric": metric,
+        "scores": as_dict(scores),
+        "comparison": comparison.as_dict() if comparison else None,
+        "figures": figures,
+    }
     _save(lambda: (output / SCORES).write_text(to_json(facts) + "\n", encoding="utf-8"), output)
-    _save(lambda: _write_card(model, base, recipe, output, scores, figures), output)
-    console.print(as_table(scores, title=f"ScienceQA {recipe.data.eval_split}, accuracy in %"))
-    return Outcome(output, scores, figures)
+    _save(lambda: _write_card(model, base, recipe, output, title, scored.written, scores, figures), output)
+    page = Page(
+        title=recipe.name,
+        summary=recipe.summary,
+        facts=_facts(base, figures),
+        table=title,
+        scores=scores,
+        examples=questions,
+        main=Answers("adapter", scored.answers),
+        against=Answers("frozen base", answers["frozen base"]) if "frozen base" in answers else None,
+        comparison=comparison,
+        history=figures["history"],
+        routing=look_at_routing(model, collator, questions),
+        recipe=recipe.to_yaml(),
+    )
+    page.write(output / REPORT)
+    console.print(as_table(scores, title=title))
+    return Outcome(output, scores, figures, title, comparison)
 
 
 def parts_table(model: nn.Module) -> Table:
@@ -211,15 +256,6 @@ def _save(write: Any, output: Path) -> None:
         raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _check_apart(train: data.Split, test: data.Split) -> None:
-    both = {problem.id for problem in train.problems} & {problem.id for problem in test.problems}
-    if both:
-        raise InputError(
-            f"{len(both)} problems are in both data.train_split={train.name} and data.eval_split={test.name}, "
-            f"such as {sorted(both)[0]}; a score on what was trained on says nothing."
-        )
-
-
 def _tokens_line(prepared: Prepared) -> str:
     lengths = sorted(prepared.lengths)
     line = f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
@@ -227,19 +263,30 @@ def _tokens_line(prepared: Prepared) -> str:
         line += f"; {len(prepared.dropped):,} dropped as too long"
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
+    if prepared.faults:
+        line += f"; {len(prepared.faults):,} dropped as faulty, such as {prepared.faults[0]}"
     return line
 
 
-def _score_base(
-    results: Path, model: peft.PeftModel, collator: Collator, recipe: Recipe, test: data.Split, display: Display
-) -> Score:
-    """The frozen base's score, taken before training, so that a fault of scoring shows at once; kept for a resume."""
-    if results.is_file():
-        return official_score(test.problems, read_results(results))
+def _base_answers(
+    file: Path, model: peft.PeftModel, questions: Sequence[Example], score: Callable[[str], Scored]
+) -> Sequence[Answer]:
+    """The frozen base's answers, taken before training, so that a fault of scoring shows at once; kept for a resume."""
+    if file.is_file():
+        kept = load_answers(file)
+        if [answer.id for answer in kept] == [question.id for question in questions]:
+            return kept
     with model.disable_adapter():
-        scored = score_model(model, collator, recipe, test.problems, display.watch("frozen base", len(test.problems)))
-    scored.write(results)
-    return scored.score
+        scored = score("frozen base")
+    _write_answers(scored, file)
+    return scored.answers
+
+
+def _write_answers(scored: Scored, file: Path) -> None:
+    """As JSON lines, and ScienceQA's in its official results format too."""
+    if scored.metric == "scienceqa":
+        scored.write(file.with_suffix(".json"))
+    scored.write(file)
 
 
 def _train(
@@ -254,6 +301,9 @@ def _train(
 ) -> dict[str, Any]:
     settings = recipe.training.model_dump()
     report_to = settings.pop("report_to")
+    apart = settings["train_sampling_strategy"] == "group_by_modality"
+    if apart:  # a grouping by length of ours, which the Trainer does not know
+        settings["train_sampling_strategy"] = "group_by_length"
     checkpoint = last_checkpoint(output) if resume else None
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
@@ -263,6 +313,7 @@ def _train(
         eval_strategy="no",
         data_seed=recipe.training.seed,
         report_to=[] if report_to == "none" else [report_to],
+        run_name=output.name,
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -275,6 +326,7 @@ def _train(
         data_collator=collator,
         train_dataset=prepared.examples,
         lengths=prepared.lengths,
+        pictured=prepared.pictured if apart else None,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
@@ -295,7 +347,7 @@ def _train(
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "samples_per_second": round(result.metrics.get("train_samples_per_second", 0.0), 2),
-        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
@@ -310,12 +362,35 @@ class _Interrupt(Interrupt, TrainerCallback):
             control.should_training_stop = True
 
 
+def _facts(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
+    """The strip of figures on top of the page."""
+    peak = figures["peak_gpu_bytes"]
+    return {
+        "Base": base.name,
+        "Trained on": f"{figures['train_rows']:,} examples",
+        "Asked": f"{figures['test_rows']:,} questions",
+        "Steps": f"{figures['steps']:,}",
+        "Training time": f"{figures['train_seconds']:,.0f} s",
+        "Speed": f"{figures['samples_per_second']:,.1f} samples/s",
+        "Trained parameters": f"{figures['trained_parameters']:,}",
+        "Adapter": f"{figures['adapter_bytes'] / 1000:,.0f} KB",
+        **({"Peak GPU memory": f"{peak / 2**30:.1f} GiB"} if peak else {}),
+    }
+
+
 def _write_card(
-    model: peft.PeftModel, base: Base, recipe: Recipe, output: Path, scores: dict[str, Score], figures: dict[str, Any]
+    model: peft.PeftModel,
+    base: Base,
+    recipe: Recipe,
+    output: Path,
+    title: str,
+    written: bool,
+    scores: dict[str, Score],
+    figures: dict[str, Any],
 ) -> None:
+    answered = "generation" if written else "option likelihood"
     described = (
-        f"ScienceQA `{recipe.data.eval_split}`, {figures['test_rows']:,} problems, accuracy in %, answers by "
-        f"{'option likelihood' if recipe.evaluation.answer == 'likelihood' else 'generation'}; "
+        f"{title}, {figures['test_rows']:,} problems, answers by {answered}; "
         f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
     card = model_card(
@@ -324,7 +399,7 @@ def _write_card(
         base=base.name,
         revision=base.revision,
         version=version("lora-mm"),
-        data=recipe.data.path,
+        data=", ".join(place.path for place in recipe.data.places),
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],

@@ -17,6 +17,7 @@ from lora_mm.adapters.mixture import mixtures
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import part_of
 from lora_mm.training.loss import answer_loss
+from lora_mm.training.meter import Meter
 
 _NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
 
@@ -26,23 +27,30 @@ class AdapterTrainer(Trainer):
 
     Args:
         lengths: tokens of every training example, for ``train_sampling_strategy: group_by_length``.
+        pictured: whether each shows a picture, to keep those apart in ``group_by_modality``; None mixes them.
     """
 
     loss_is_scaled_for_ga = True  # answer_loss divides by the tokens of all accumulated batches
 
-    def __init__(self, *args: Any, lengths: Sequence[int], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, lengths: Sequence[int], pictured: Sequence[int] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.lengths = lengths
+        self.lengths, self.pictured = lengths, pictured
         self.seen_pictures = False
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # so that supervised tokens are counted over accumulated batches
+        self.meter = Meter()
         self.add_callback(GradientGuard(self))
+        self.add_callback(self.meter)
         self.mixtures = mixtures(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer does, with how evenly the experts were used since the last time: shares, and the balance."""
+        """As the Trainer does, with speed and memory, and how evenly the experts were used since the last time."""
+        if "loss" in logs:
+            logs |= self.meter.read(self.state.global_step)
         if self.mixtures and "loss" in logs:
             use = torch.stack([mixture.taken().float() for mixture in self.mixtures])
             shares = use / use.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -100,17 +108,22 @@ class AdapterTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroups(self.lengths, size, self.args.seed)
+        return LengthGroups(self.lengths, size, self.args.seed, self.pictured)
 
 
 class LengthGroups(Sampler[int]):
     """Random order in which neighbours are alike in length. An epoch's order depends on seed and epoch alone.
 
+    With ``pictured``, batches are of one modality (Liu et al. 2024, LLaVA-1.5, who found it a quarter faster).
+
     (Transformers' own sampler draws from a stream that a resumed run enters at another place.)
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, pictured: Sequence[int] | None = None
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.pictured = pictured
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader at the start of every epoch."""
@@ -121,7 +134,26 @@ class LengthGroups(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        if self.pictured is None:
+            return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        return iter(self._apart(generator))
+
+    def _apart(self, generator: torch.Generator) -> list[int]:
+        """Batches of pictures or of text alone, in random order; what fills no batch of its kind comes last."""
+        whole: list[list[int]] = []
+        rest: list[int] = []
+        for kind in (True, False):
+            numbers = [number for number, shown in enumerate(self.pictured or ()) if bool(shown) is kind]
+            if not numbers:
+                continue
+            lengths = [self.lengths[number] for number in numbers]
+            order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+            full = len(order) // self.batch_size * self.batch_size
+            grouped = [numbers[at] for at in order]
+            whole += [grouped[at : at + self.batch_size] for at in range(0, full, self.batch_size)]
+            rest += grouped[full:]
+        order = torch.randperm(len(whole), generator=generator).tolist()
+        return [number for at in order for number in whole[at]] + rest
 
 
 class GradientGuard(TrainerCallback):

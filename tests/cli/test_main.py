@@ -1,6 +1,8 @@
 """The command line as a user meets it: exit codes, messages without tracebacks, JSON alone on standard output."""
 
+import importlib.util
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -190,7 +192,8 @@ def test_a_wrong_call_ends_with_2(cli: Cli, arguments: list[str]) -> None:
 def test_recipes_list_names_each_with_its_summary(cli: Cli) -> None:
     code, out, _ = cli("recipes", "list")
     assert code == 0
-    assert out.splitlines() == [f"{name:16}  {load_recipe(name).summary}" for name in recipe_names()]
+    width = max(map(len, recipe_names()))
+    assert out.splitlines() == [f"{name:{width}}  {load_recipe(name).summary}" for name in recipe_names()]
     code, out, _ = cli("recipes", "list", "--json")
     assert json.loads(out) == {name: load_recipe(name).summary for name in recipe_names()}
 
@@ -306,3 +309,146 @@ def test_answers_that_cannot_be_written_end_with_1(cli: Cli, adapter: Path, tmp_
     code, _, err = cli("evaluate", adapter, "--limit", "2", "--predictions", answers)
     assert code == 1
     assert str(answers) in err
+
+
+# --- two models, and a page -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another run of the same recipe."""
+    from rich.console import Console
+
+    from lora_mm.training.run import finetune
+
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    finetune(load_recipe(str(recipe_file), ["training.seed=9"]), folder, Console(quiet=True))
+    return folder
+
+
+def test_compare_asks_both_the_same_and_tests_the_difference(cli: Cli, adapter: Path, other: Path) -> None:
+    code, out, _ = cli("evaluate", adapter, "--compare", other, "--json")
+    assert code == 0
+    found = one_object(out)
+    for folder in (adapter, other):
+        saved = json.loads((folder / "scores.json").read_text())
+        assert found["scores"][folder.name] == saved["scores"]["adapter"]
+    compared = found["comparison"]
+    assert compared["of"] == ["adapter", "other"]
+    right = compared["right"]
+    assert sum(right.values()) == 12
+    assert compared["difference"] == pytest.approx(100 * (right["only_first"] - right["only_second"]) / 12, abs=1e-3)
+    code, out, _ = cli("evaluate", adapter, "--compare", other)
+    assert "adapter minus other: " in out
+    assert "exact McNemar, p = " in out
+
+
+def test_compare_base_is_the_run_that_scores_the_base_alone(cli: Cli, adapter: Path) -> None:
+    code, out, _ = cli("evaluate", adapter, "--compare", "base", "--json")
+    assert code == 0
+    found, saved = one_object(out), json.loads((adapter / "scores.json").read_text())
+    assert found["scores"] == saved["scores"]
+    assert found["comparison"] == saved["comparison"]
+
+
+def test_what_cannot_be_compared_is_one_line_before_any_model_is_loaded(
+    cli: Cli, adapter: Path, other: Path, tmp_path: Path
+) -> None:
+    from tests.tiny import make_scienceqa
+
+    elsewhere = shutil.copytree(other, tmp_path / "elsewhere")
+    questions = make_scienceqa(tmp_path / "questions", seed=3)
+    recipe = (elsewhere / "recipe.yaml").read_text()
+    path = load_recipe(str(elsewhere / "recipe.yaml")).data.path
+    (elsewhere / "recipe.yaml").write_text(recipe.replace(str(path), str(questions)))
+    for arguments, told in (
+        (["--compare", adapter], "is the same adapter twice"),
+        (["--compare", tmp_path / "none"], "No adapter folder"),
+        (["--compare", "base", "--base-only"], "is one model twice"),
+        (["--compare", elsewhere], "have other questions in their recipes' data"),
+    ):
+        code, out, err = cli("evaluate", adapter, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert told in err
+        assert len(err.splitlines()) == 1
+        assert "scoring" not in err
+
+
+def test_report_writes_one_page(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "report.html"
+    code, _, _ = cli("evaluate", adapter, "--compare", "base", "--report", page)
+    assert code == 0
+    text = page.read_text(encoding="utf-8")
+    for part in ("Routing", "Training", "adapter minus frozen base", "ScienceQA test, accuracy in %"):
+        assert part in text
+    (tmp_path / "file").write_text("mine")
+    code, _, err = cli("evaluate", adapter, "--limit", "2", "--report", tmp_path / "file" / "report.html")
+    assert code == 1
+    assert "cannot be written" in err
+
+
+def test_answers_as_json_lines_or_in_the_official_format(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+    from lora_mm.evaluation.answers import load_answers
+
+    lines = tmp_path / "answers.jsonl"
+    assert cli("evaluate", adapter, "--predictions", lines)[0] == 0
+    assert load_answers(lines) == load_answers(adapter / "predictions-adapter.jsonl")
+    exact = ["--set", "evaluation.metric=exact", "--set", "evaluation.max_new_tokens=2"]
+    code, _, err = cli("evaluate", adapter, "--predictions", tmp_path / "answers.json", *exact)
+    assert code == 2
+    assert "name it answers.jsonl" in err
+    code, out, _ = cli("evaluate", adapter, "--json", *exact)
+    assert code == 0
+    assert list(one_object(out)["scores"]["adapter"]["columns"]) == ["accuracy", "image", "text"]
+
+
+# --- loggers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_logger_that_is_not_installed_says_how_to_get_it(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
+    code, out, err = cli("finetune", "--recipe", recipe_file, "--output", tmp_path / "run", "--report-to", "swanlab")
+    assert (code, out) == (2, "")
+    assert err == "training.report_to: swanlab is not installed; `pip install swanlab`, or set it to none.\n"
+    code, _, err = cli("finetune", "--recipe", recipe_file, "--output", tmp_path / "run", "--report-to", "tensorbord")
+    assert code == 2
+    assert "Did you mean 'tensorboard'?" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(
+    not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")),
+    reason="TensorBoard is not installed",
+)
+def test_what_is_logged_reaches_tensorboard(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli("finetune", "--recipe", recipe_file, "--output", run, "--report-to", "tensorboard")[0] == 0
+    (events,) = run.rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    for tag in (b"train/loss", b"train/learning_rate", b"train/samples_per_second", b"train/memory_bytes"):
+        assert tag in written
+    assert load_recipe(str(run / "recipe.yaml")).training.report_to == "tensorboard"
+
+
+# --- shell completion -----------------------------------------------------------------------------------------------
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers for the last of ``words``, as the installed command itself says."""
+    command = Path(sys.executable).parent / "lora-mm"
+    asked = {"_LORA_MM_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run([str(command)], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "words", [("finetune", "--recipe"), ("finetune", "-r"), ("recipes", "show"), ("recipes", "copy")]
+)
+def test_the_shell_completes_names_of_recipes(words: tuple[str, ...]) -> None:
+    assert completed("lora-mm", *words, "scienceqa-s") == ["scienceqa-smolvlm", "scienceqa-smolvlm-pocket"]
+
+
+def test_the_shell_completes_verbs_families_and_loggers() -> None:
+    assert "finetune" in completed("lora-mm", "f")
+    assert completed("lora-mm", "models", "show", "qwen2_5") == ["qwen2_5_vl"]
+    assert completed("lora-mm", "finetune", "--report-to", "tens") == ["tensorboard"]

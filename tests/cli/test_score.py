@@ -47,14 +47,20 @@ def test_the_table(data: Path) -> None:
     assert lines[0].strip() == "ScienceQA test, accuracy in %"
     assert lines[3].split() == ["random", "choice", "50.00", "–", "–", "–", "50.00", "–", "50.00", "–", "50.00"]
     assert lines[4].split() == ["predictions", "50.00", "–", "–", "–", "50.00", "–", "50.00", "–", "50.00"]
-    assert "predictions 1." in lines[5]
+    assert "95 % interval of AVG: predictions 15.0 to 85.0." in lines[5]
+    assert "predictions 1." in lines[6]
 
 
 def test_json_is_one_object_and_nothing_else(data: Path) -> None:
     done = run("--data", data, "--predictions", write(data, {"1": 1, "2": 1, "3": 1, "4": 0}), "--json")
     told = json.loads(done.stdout)
     assert (told["split"], told["data"]) == ("test", str(data))
-    assert told["scores"]["predictions"]["columns"]["AVG"] == {"accuracy": 75.0, "correct": 3, "total": 4}
+    assert told["scores"]["predictions"]["columns"]["AVG"] == {
+        "accuracy": 75.0,
+        "correct": 3,
+        "total": 4,
+        "interval": [30.06, 95.44],
+    }
     assert told["scores"]["random choice"]["columns"]["AVG"]["accuracy"] == 50.0
 
 

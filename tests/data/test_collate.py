@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from lora_mm.data.collate import Collator, batches
+from lora_mm.data.example import PICTURE as MARK
 from lora_mm.data.example import Example, Turn
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
@@ -161,8 +162,8 @@ LONG = Example("long", "Which?", "The answer is A. BECAUSE: it is the first of a
 
 def test_what_just_fits_is_kept_and_one_token_more_is_not(processor: Any) -> None:
     fits = sized(processor, LONG, 0).prepare([LONG], "error")
-    assert (fits.examples, fits.dropped, fits.truncated) == ([LONG], [], [])
-    assert fits.lengths == [sized(processor, LONG, 0).max_length]
+    assert (list(fits.examples), fits.dropped, fits.truncated) == ([LONG], [], [])
+    assert list(fits.lengths) == [sized(processor, LONG, 0).max_length]
     with pytest.raises(InputError, match=r"long: (\d+) tokens, more than data.max_length") as error:
         sized(processor, LONG, -1).prepare([LONG], "error")
     assert error.value.faults[0].endswith("raise it, or set data.overlong to drop or truncate")
@@ -179,7 +180,7 @@ def test_all_overlong_examples_are_named_up_to_ten(processor: Any) -> None:
 def test_dropped_examples_are_counted_by_id(processor: Any) -> None:
     short = Example("short", "Which?", "A")
     found = sized(processor, LONG, -1).prepare([short, LONG], "drop")
-    assert (found.examples, found.dropped, found.truncated) == ([short], ["long"], [])
+    assert (list(found.examples), found.dropped, found.truncated) == ([short], ["long"], [])
     assert len(found.lengths) == 1
 
 
@@ -187,7 +188,7 @@ def test_truncation_cuts_the_answers_end_only(processor: Any, picture: Path) -> 
     item = Example("long", LONG.prompt, LONG.target, (picture,))
     collator = sized(processor, item, -3)
     found = collator.prepare([item], "truncate")
-    assert (found.examples, found.truncated, found.lengths) == ([item], ["long"], [collator.max_length])
+    assert (list(found.examples), found.truncated, list(found.lengths)) == ([item], ["long"], [collator.max_length])
     whole = Collator(processor, max_length=1000)([item])
     cut = collator([item, Example("short", "a", "b")])
     assert cut["input_ids"].shape[1] == cut["labels"].shape[1] == cut["attention_mask"].shape[1] == collator.max_length
@@ -253,6 +254,109 @@ def test_a_text_that_holds_a_special_token_is_refused_by_name(collator: Collator
             use(spoilt)
         assert "7: " in str(error.value)
         assert token in str(error.value)
+
+
+# --- conversations -------------------------------------------------------------------------------------------------
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+NUMBERED = CHATML.replace("'<|im_start|>'", "loop.index ~ '. '").replace(
+    "'<|im_start|>assistant", "(messages | length + 1) ~ '. assistant"
+)
+THINKING = CHATML.replace("else part['text'] }}", "else part['text'].split('##')[-1] | trim }}")
+TEMPLATES = {
+    "no ends": (TEMPLATE, ["", "", "</s>"]),
+    "ends of turns": (CHATML, ["<|im_end|>", "<|im_end|>", "<|im_end|></s>"]),
+    "ends of sequences": (WITH_END, [" </s>", " </s>", " </s>"]),
+    "numbers": (NUMBERED, ["<|im_end|>", "<|im_end|>", "<|im_end|></s>"]),
+    "thoughts left out": (THINKING, ["<|im_end|>", "<|im_end|>", "<|im_end|></s>"]),
+}
+
+
+def conversation(*later: Path, first: tuple[Path, ...] = (), thought: str = "") -> Example:
+    history = (
+        Turn("system", "Be short."),
+        Turn("user", "Is it red? yes", first),
+        Turn("assistant", f"{thought}yes"),
+        Turn("user", "yes or no?"),
+        Turn("assistant", "yes, it\nis"),
+    )
+    return Example("talk", "yes?", "no", later, history=history)
+
+
+def runs(collator: Collator, batch: dict[str, torch.Tensor]) -> list[str]:
+    """What is learnt, in runs that are not broken by anything else."""
+    [labels] = batch["labels"].tolist()
+    texts: list[list[int]] = [[]]
+    for label in labels:
+        if label == IGNORED and texts[-1]:
+            texts.append([])
+        elif label != IGNORED:
+            texts[-1].append(label)
+    return [collator.tokenizer.decode(ids) for ids in texts if ids]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("shown", ["nothing", "first", "last", "both"])
+def test_every_turn_of_the_assistant_is_learnt_by_any_template_and_nothing_else(
+    templated: Any, picture: Path, name: str, shown: str
+) -> None:
+    templated.chat_template, ends = TEMPLATES[name]
+    item = conversation(
+        *[picture] * (shown in ("last", "both")),
+        first=(picture,) * (shown in ("first", "both")),
+        thought="hm ##" if name == "thoughts left out" else "",
+    )
+    collator = Collator(templated, max_length=1000)
+    batch = collator([item])
+    told = [text.lstrip() for text in runs(collator, batch)]
+    assert told == [said + end for said, end in zip(["yes", "yes, it\nis", "no"], ends, strict=True)]
+    assert sum(collator.length(item)) == batch["input_ids"].shape[1]
+    assert int((batch["input_ids"] == 3).sum()) == PICTURE * len(item.pictures)
+
+
+def test_a_picture_stands_where_its_turn_has_it(templated: Any, picture: Path) -> None:
+    templated.chat_template = CHATML
+    collator = Collator(templated, max_length=1000)
+    for text, written in (
+        (f"Is {MARK} like {MARK}?", "Is <image> like <image>?"),
+        (f"See {MARK}{MARK}", "See <image><image>"),
+        ("Alike?", "<image><image>Alike?"),
+    ):
+        assert written in collator.render(Example("1", text, "no", (picture, picture)))[0]
+
+
+def test_a_cut_conversation_loses_its_last_turns_but_no_picture(processor: Any, picture: Path) -> None:
+    item = conversation(first=(picture,))
+    whole = Collator(processor, max_length=1000)
+    needed, _ = whole.length(item)
+    assert needed < sum(whole.length(item)) - 30, "up to the first answer behind the picture"
+    shorter = Collator(processor, max_length=needed + 3)
+    assert shorter.prepare([item], "truncate").truncated == ["talk"]
+    cut, batch = shorter([item]), whole([item])
+    assert torch.equal(cut["labels"], batch["labels"][:, : needed + 3])
+    assert (cut["labels"] != IGNORED).any()
+    late = conversation(picture)
+    needed, _ = whole.length(late)
+    with pytest.raises(InputError, match=f"talk: {needed} tokens before the answer leave no room"):
+        Collator(processor, max_length=needed).prepare([late], "truncate")
+
+
+def test_a_template_that_refuses_a_conversation_is_told(templated: Any) -> None:
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system, please') }}{% endif %}"
+    templated.chat_template = refusal + TEMPLATE
+    with pytest.raises(InputError, match="talk: the base's chat template refuses the conversation: no system, please"):
+        Collator(templated, max_length=1000).rendered(conversation())
+
+
+def test_faulty_examples_are_left_out_and_named_where_that_is_asked_for(collator: Collator) -> None:
+    spoilt = Example("7", "What is </s> for?", "A")
+    found = collator.prepare([spoilt, LONG], "error", "drop")
+    assert list(found.examples) == [LONG]
+    assert [fault.split(":")[0] for fault in found.faults] == ["7"]
 
 
 # --- any text ------------------------------------------------------------------------------------------------------

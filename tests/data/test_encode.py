@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 
 from lora_mm.data.collate import Collator
 from lora_mm.data.encode import Row, encode
-from lora_mm.data.example import Example
+from lora_mm.data.example import Example, Turn
+from lora_mm.data.mask import decoded
 from lora_mm.evaluation.predict import write_answers
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import IGNORED
@@ -104,6 +105,24 @@ def test_a_row_of_a_mixed_batch_is_the_row_alone(family: str, bases: dict[str, B
 def test_both_pictures_of_an_example_are_there(family: str, bases: dict[str, Base], examples: list[Example]) -> None:
     made = collator(bases[family])
     item = Example("two", "Alike?", "yes", (*examples[1].images, *examples[2].images))
+    batch = made([item])
+    assert sum(made.length(item)) == batch["input_ids"].shape[1]
+    with torch.no_grad():
+        logits = bases[family].model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    assert logits.isfinite().all()
+
+
+@every_family
+@pytest.mark.parametrize("again", [False, True])
+def test_of_a_conversation_every_answer_is_learnt(
+    family: str, again: bool, bases: dict[str, Base], examples: list[Example]
+) -> None:
+    """Also where a later turn has a picture too, so that tokens before it are not counted from the row's end."""
+    made = collator(bases[family])
+    history = (Turn("user", "Is it no?", examples[1].images), Turn("assistant", "yes it is"))
+    item = Example("talk", "And is this no, yes it is?", "no", examples[2].images if again else (), history=history)
+    learnt = [piece.text.strip() for piece in decoded(made, item) if piece.learnt]
+    assert [text.removesuffix("</s>").strip() for text in learnt] == ["yes it is", "no"]
     batch = made([item])
     assert sum(made.length(item)) == batch["input_ids"].shape[1]
     with torch.no_grad():

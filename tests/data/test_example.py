@@ -148,5 +148,5 @@ def test_damage_is_never_more_than_an_input_error(whole: bytes, place: float, va
 
 def test_an_example_is_a_value() -> None:
     assert Example("1", "prompt", "target") == Example(
-        id="1", prompt="prompt", target="target", images=(), candidates=()
+        id="1", prompt="prompt", target="target", images=(), candidates=(), references=(), answer=None
     )

@@ -7,16 +7,17 @@ from typing import Any
 from rich.console import Console
 
 from lora_mm.evaluation.report import as_dict, as_markdown, as_table, notes
-from lora_mm.evaluation.scienceqa import COLUMNS, Score, Tally
+from lora_mm.evaluation.scienceqa import COLUMNS
+from lora_mm.evaluation.score import Score, Tally
 
 
-def score(correct: float, total: int, *, images: int | None = None, **counts: Any) -> Score:
-    columns = {name: Tally(correct, total) for name in COLUMNS}
+def score(correct: float, total: int, *, images: int | None = None, expected: bool = False, **counts: Any) -> Score:
+    columns = {name: Tally(correct, total, expected) for name in COLUMNS}
     return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
 
 
 SCORES = {
-    "random choice": score(400.5, 1000),
+    "random choice": score(400.5, 1000, expected=True),
     "frozen base": score(421, 1000, unparsed=37),
     "adapter": score(1000, 1000, unparsed=0),
 }
@@ -43,7 +44,8 @@ def test_an_empty_column_shows_a_dash_and_null() -> None:
     scores = {"adapter": score(3, 4, images=0)}
     assert "–" in printed(scores)
     assert as_markdown(scores).splitlines()[3].split(" | ")[5] == "–"
-    assert as_dict(scores)["adapter"]["columns"]["IMG"] == {"accuracy": None, "correct": 0, "total": 0}
+    empty = {"accuracy": None, "correct": 0, "total": 0, "interval": None}
+    assert as_dict(scores)["adapter"]["columns"]["IMG"] == empty
 
 
 def test_counts_are_shown_again_where_they_differ() -> None:
@@ -52,18 +54,19 @@ def test_counts_are_shown_again_where_they_differ() -> None:
 
 
 def test_uneven_coverage_is_said() -> None:
-    [unparsed, coverage] = notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
+    [_, unparsed, coverage] = notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
     assert "mine 0" in unparsed
     assert coverage == (
         "mine: not the official score. Problems without a prediction, not counted: 12; "
         "predictions for no problem of the split: 3."
     )
-    assert notes({"random choice": score(1, 2)}) == []
+    assert notes({"random choice": score(1, 2, expected=True)}) == []
 
 
 def test_json_holds_the_tables_own_digits() -> None:
     told = json.loads(json.dumps(as_dict(SCORES)))
-    assert told["frozen base"]["columns"]["AVG"] == {"accuracy": 42.1, "correct": 421, "total": 1000}
+    average = told["frozen base"]["columns"]["AVG"]
+    assert average == {"accuracy": 42.1, "correct": 421, "total": 1000, "interval": [39.08, 45.18]}
     assert told["frozen base"]["unparsed"] == 37
     assert told["random choice"]["unparsed"] is None
 
@@ -73,7 +76,8 @@ def test_markdown_is_a_github_table() -> None:
     assert lines[0] == "| | NAT | SOC | LAN | TXT | IMG | NO | G1-6 | G7-12 | AVG |"
     assert lines[1] == "|---|" + "---:|" * 9
     assert lines[3] == "| a\\|b |" + " 100.00 |" * 9
-    assert lines[5] == "Unparsed answers, counted as wrong: a|b 0."
+    assert lines[5] == "95 % interval of NAT: a|b 99.6 to 100.0."
+    assert lines[7] == "Unparsed answers, counted as wrong: a|b 0."
 
 
 def test_no_escape_codes_where_there_is_no_terminal() -> None:

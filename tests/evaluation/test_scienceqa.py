@@ -12,7 +12,6 @@ from lora_mm.data.scienceqa import Problem, answer_text, load, to_example
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.scienceqa import (
     COLUMNS,
-    Score,
     parse_answer,
     parse_choice,
     random_choice,
@@ -20,6 +19,7 @@ from lora_mm.evaluation.scienceqa import (
     score,
     write_results,
 )
+from lora_mm.evaluation.score import Score
 
 SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "scienceqa-sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample is not here")
@@ -273,7 +273,7 @@ def test_files_of_another_shape_are_told(tmp_path: Path, content: str, message: 
 
 def test_a_file_that_cannot_be_written_fails_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LoraMMError, match="could not be written") as caught:
+    with pytest.raises(LoraMMError, match="cannot be written") as caught:
         write_results(tmp_path / "file" / "results.json", {"1": 0})
     assert caught.value.exit_code == 1
 

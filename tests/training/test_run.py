@@ -19,9 +19,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lora_mm.errors import InputError, LoraMMError
+from lora_mm.evaluate import Evaluation, contenders_of, evaluate
+from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
-from lora_mm.job import evaluate, load_problems, unwatched
+from lora_mm.job import unwatched
 from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import load_split
 from lora_mm.training.run import Outcome, finetune, scores_of
 from tests.tiny import make_recipe
 
@@ -52,6 +55,11 @@ def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, outcome, printed(out)
 
 
+def asked(folder: Path, **how: Any) -> Evaluation:
+    """The adapter in ``folder`` evaluated on its recipe's own questions."""
+    return evaluate(contenders_of(folder, [], **how), split=None, limit=None, watch=unwatched)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
@@ -69,6 +77,9 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, Outcome, s
         "preprocessing.json",
         "predictions-base.json",
         "predictions-adapter.json",
+        "predictions-base.jsonl",
+        "predictions-adapter.jsonl",
+        "report.html",
         "scores.json",
         "checkpoints",
     }
@@ -94,7 +105,8 @@ def test_recipe_saved_with_it_is_the_one_that_ran(finished: tuple[Path, Outcome,
 def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
     folder, outcome, _ = finished
     assert list(outcome.scores) == ["random choice", "frozen base", "adapter"]
-    problems = load_problems(load_recipe(str(recipe_file)), "test", None).problems
+    problems = load_split(load_recipe(str(recipe_file)), "test").problems
+    assert problems is not None
     facts = scores_of(folder)
     for name, file in (("frozen base", "predictions-base.json"), ("adapter", "predictions-adapter.json")):
         answers = read_results(folder / file)
@@ -105,7 +117,10 @@ def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, Outc
     assert facts["figures"]["train_rows"] == 24
     assert facts["figures"]["test_rows"] == 12
     assert facts["figures"]["adapter_bytes"] == (folder / WEIGHTS).stat().st_size
-    assert len(facts["figures"]["loss"]) == 6
+    history = facts["figures"]["history"]
+    assert [entry["step"] for entry in history] == [1, 2, 3, 4, 5, 6]
+    assert all({"loss", "learning_rate", "grad_norm", "epoch"} <= set(entry) for entry in history)
+    assert all(entry["samples_per_second"] > 0 and entry["memory_bytes"] > 2**20 for entry in history)
 
 
 def test_trains_every_tensor_it_saves(finished: tuple[Path, Outcome, str], tmp_path: Path, recipe_file: Path) -> None:
@@ -139,11 +154,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 
 def test_evaluate_gives_the_answers_of_the_run(finished: tuple[Path, Outcome, str]) -> None:
     folder, outcome, _ = finished
-    recipe = load_recipe(str(folder / "recipe.yaml"))
     for base_only, name, file in ((False, "adapter", "adapter"), (True, "frozen base", "base")):
-        found = evaluate(folder, recipe, split="test", limit=None, base_only=base_only, watch=unwatched)
+        found = asked(folder, base_only=base_only)
         assert found.scores[name] == outcome.scores[name]
-        assert found.scored.predictions == read_results(folder / f"predictions-{file}.json")
+        assert found.scored[name].predictions == read_results(folder / f"predictions-{file}.json")
+        assert list(found.scored[name].answers) == load_answers(folder / f"predictions-{file}.jsonl")
 
 
 def test_runs_with_the_settings_of_the_real_recipe(base_folder: Path, scienceqa_folder: Path, tmp_path: Path) -> None:
@@ -168,9 +183,9 @@ def test_runs_with_the_settings_of_the_real_recipe(base_folder: Path, scienceqa_
     outcome = finetune(recipe, tmp_path / "run", console())
     assert outcome is not None
     assert {tensor.dtype for tensor in load_file(tmp_path / "run" / WEIGHTS).values()} == {torch.float32}
-    found = evaluate(tmp_path / "run", recipe, split="test", limit=None, base_only=False, watch=unwatched)
+    found = asked(tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "predictions-adapter.json").read_text())
-    assert found.scored.outputs == saved["outputs"]
+    assert found.scored["adapter"].outputs == saved["outputs"]
     assert found.scores["adapter"] == outcome.scores["adapter"]
 
 
@@ -211,7 +226,8 @@ def test_resumed_it_ends_bit_equal(finished: tuple[Path, Outcome, str], recipe_f
     assert "training: 3/3 steps" in printed(out)
     assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert resumed is not None
-    assert resumed.figures["loss"] == outcome.figures["loss"]
+    losses = [[entry["loss"] for entry in run.figures["history"]] for run in (resumed, outcome)]
+    assert losses[0] == losses[1]
     assert resumed.scores == outcome.scores
     assert (folder / "predictions-adapter.json").read_bytes() == (whole / "predictions-adapter.json").read_bytes()
 
@@ -355,7 +371,7 @@ def test_resume_and_overwrite_together_are_refused(
 
 def test_problems_in_both_splits_are_refused(recipe_file: Path, tmp_path: Path) -> None:
     message = refused(load_recipe(str(recipe_file), ["data.eval_split=train"]), tmp_path / "run")
-    assert "24 problems are in both data.train_split=train and data.eval_split=train" in message
+    assert "24 examples are in both data.train_split=train and data.eval_split=train" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -436,15 +452,8 @@ def test_crops_and_experts_in_one_run(base_folder: Path, scienceqa_folder: Path,
         assert 0.9 < entry["expert_balance"] < 4
     weights = load_file(tmp_path / "run" / WEIGHTS)
     assert all(value.any() for name, value in weights.items() if "routed_B" in name), "every expert moved"
-    again = evaluate(
-        tmp_path / "run",
-        load_recipe(str(tmp_path / "run" / "recipe.yaml")),
-        split="test",
-        limit=None,
-        base_only=False,
-        watch=unwatched,
-    )
-    assert again.scored.predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+    again = asked(tmp_path / "run")
+    assert again.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
 
 
 def test_a_lora_for_each_crop_of_pictures_left_whole_is_refused(

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoProcessor, TrainingArguments
 
@@ -13,7 +15,7 @@ import lora_mm
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.training.trainer import AdapterTrainer
+from lora_mm.training.trainer import AdapterTrainer, LengthGroups
 from tests.tiny import perturb, tiny_model
 
 ADAPTERS = [{"method": "mma", "dropout": 0}, {"method": "mma", "part": "vision", "dropout": 0}]
@@ -174,6 +176,20 @@ def test_grouped_by_length_every_example_comes_once_and_alike_come_together(
     sampler.set_epoch(1)
     assert sorted(sampler) == sorted(order)
     assert list(sampler) != order, "and another in every epoch"
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=90), st.integers(1, 8))
+def test_grouped_by_modality_every_example_comes_once_and_batches_are_of_one(
+    rows: list[tuple[int, bool]], size: int
+) -> None:
+    lengths, pictured = [length for length, _ in rows], [shown for _, shown in rows]
+    sampler = LengthGroups(lengths, size, 0, pictured)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(rows)))
+    assert list(sampler) == order
+    whole = sum(sum(shown is kind for shown in pictured) // size for kind in (True, False))
+    for start in range(0, whole * size, size):
+        assert len({pictured[number] for number in order[start : start + size]}) == 1
 
 
 def test_a_batch_without_pictures_passes_over_a_connector_that_trains_alone(

@@ -1,0 +1,247 @@
+"""The verb ``evaluate``: one adapter or its frozen base scored, or two on the same questions with a paired test.
+
+Knows the order of things; each thing is done elsewhere.
+"""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_mm.adapters.files import SCORES
+from lora_mm.adapters.folder import Mismatch, load_adapter
+from lora_mm.adapters.routing_map import RoutingMap
+from lora_mm.adapters.sharing import locate
+from lora_mm.batching import collator_of
+from lora_mm.data.example import Example
+from lora_mm.errors import InputError
+from lora_mm.evaluation.compare import Comparison, compare
+from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.page import Page
+from lora_mm.evaluation.metrics import references_of
+from lora_mm.evaluation.score import Score
+from lora_mm.job import (
+    Scored,
+    Watch,
+    adapter_recipe,
+    chance_score,
+    load_recipe_base,
+    look_at_routing,
+    score_model,
+    table_title,
+    way_of_scoring,
+)
+from lora_mm.models.loading import check_quantization, memory_line
+from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.splits import Split, load_split
+
+BASE = "base"
+"""What the frozen base is called where an adapter folder could stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What ``evaluate`` found.
+
+    Attributes:
+        title: of the table of scores.
+        scores: its rows.
+        scored: the answers of each model, by the name of its row; the first is the one that was asked for.
+        comparison: the first against the second, where there are two.
+        account: one line: what of the split was asked.
+        examples: the questions.
+        routing: where the first model's samples are routed; empty unless asked for.
+    """
+
+    title: str
+    scores: dict[str, Score]
+    scored: dict[str, Scored]
+    comparison: Comparison | None
+    account: str
+    examples: Sequence[Example]
+    routing: list[RoutingMap]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model to ask: an adapter with its recipe, or with None the frozen base of that recipe.
+
+    Attributes:
+        origin, commit: where on the Hub the adapter is from.
+    """
+
+    name: str
+    recipe: Recipe
+    adapter: Path | None
+    origin: str | None = None
+    commit: str | None = None
+
+
+def evaluate(
+    contenders: Sequence[Contender],
+    *,
+    split: str | None,
+    limit: int | None,
+    watch: Watch,
+    routing: bool = False,
+    predictions: Path | None = None,
+    accept: Collection[Mismatch] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Score one model; or two on the same questions, with a paired test.
+
+    Args:
+        contenders: one or two. Each is asked its own recipe's questions in its own recipe's form.
+        split: what to ask; the recipe's ``data.eval_split`` by default.
+        limit: ask the first so many questions only; the recipe's ``data.eval_limit`` by default.
+        routing: whether to look at the first model's routing too.
+        predictions: where to write the first model's answers: as JSON lines; with a name that ends in ``.json`` in
+            ScienceQA's official format.
+        accept: mismatches of base or inputs that are warned of, not refused.
+        say: told what was loaded.
+
+    Raises:
+        InputError: two that are asked other questions, or scored by other metrics; told before any model is loaded.
+    """
+    for contender in contenders:
+        check_quantization(contender.recipe.base.quantization)
+    asked = [
+        load_split(one.recipe, split or one.recipe.data.eval_split, limit or one.recipe.data.eval_limit)
+        for one in contenders
+    ]
+    metrics = [
+        way_of_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
+        for one, own in zip(contenders, asked, strict=True)
+    ]
+    _check_comparable(contenders, asked, metrics)
+    if predictions and predictions.suffix == ".json" and metrics[0] != "scienceqa":
+        raise InputError(
+            f"--predictions {predictions}: .json is ScienceQA's official format, and these answers are none of its; "
+            f"name it {predictions.stem}.jsonl."
+        )
+    loaded = asked[0]
+    scores = chance_score(metrics[0], loaded.examples, loaded.problems)
+    scored: dict[str, Scored] = {}
+    maps: list[RoutingMap] = []
+    base = collator = model = None
+    for contender, own in zip(contenders, asked, strict=True):
+        alike = model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe
+        if not alike:
+            base = collator = model = None  # before the next is loaded: two bases may not fit
+            base = load_recipe_base(contender.recipe)
+            collator = collator_of(contender.recipe, base)
+            model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
+            if contender.origin:
+                say(f"Adapter {contender.origin}.")
+            say(f"Base {base.name}: {memory_line(model)}.")
+        assert collator is not None
+        assert model is not None
+        advance = watch(contender.name, len(own.examples))
+        with model.disable_adapter() if alike else nullcontext():
+            found = score_model(model, collator, contender.recipe, own.examples, advance, problems=own.problems)
+        scored[contender.name], scores[contender.name] = found, found.score
+        if routing and contender is contenders[0] and contender.adapter is not None:
+            maps = look_at_routing(model, collator, own.examples)
+    if predictions:
+        scored[contenders[0].name].write(predictions)
+    comparison = None
+    if len(scored) > 1:
+        (one, first), (other, second) = scored.items()
+        comparison = compare((one, other), first.answers, second.answers)
+    title = table_title(metrics[0], loaded.name)
+    return Evaluation(title, scores, scored, comparison, loaded.account(), loaded.examples, maps)
+
+
+def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], metrics: Sequence[str]) -> None:
+    """Raise InputError unless a paired test of the two says something."""
+    if len(contenders) < 2:
+        return
+    (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
+    unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
+    if unlike:
+        count, first = len({id for id, _ in unlike}), min(id for id, _ in unlike)
+        raise InputError(
+            f"{one.name} and {other.name} have other questions in their recipes' data: {count:,} of {len(mine):,} and "
+            f"{len(theirs):,} differ, such as {first}. Give both the same, such as "
+            f"--set data.path={one.recipe.data.path}."
+        )
+    if metrics[0] != metrics[1]:
+        raise InputError(
+            f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "
+            f"--set evaluation.metric={metrics[0]} scores both alike."
+        )
+
+
+def _asks(example: Example) -> tuple[str, object]:
+    """What makes a question the same for two models, in whatever form each is asked."""
+    return example.id, references_of(example) if example.answer is None else example.answer
+
+
+def contenders_of(
+    adapter: str, overrides: Sequence[str], *, base_only: bool = False, other: str | None = None
+) -> list[Contender]:
+    """Who is asked: the adapter or its frozen base, and another adapter or with ``base`` the frozen base.
+
+    Args:
+        adapter, other: as for :func:`~lora_mm.adapters.sharing.locate`.
+
+    Raises:
+        InputError: for what is no adapter, recipes that do not fit, or one model twice.
+    """
+    first = _contender(adapter, overrides)
+    frozen = Contender("frozen base", first.recipe, None)
+    if other == BASE and base_only:
+        raise InputError("--base-only --compare base: is one model twice; leave one of them out.")
+    if other is None or other == BASE:
+        asked = frozen if base_only else replace(first, name="adapter")
+        return [asked] if other is None else [asked, frozen]
+    second = _contender(other, overrides)
+    if base_only:
+        return [frozen, second]
+    assert first.adapter is not None
+    assert second.adapter is not None
+    if first.adapter.resolve() == second.adapter.resolve():
+        raise InputError(f"--compare {other}: is the same adapter twice.")
+    if first.name == second.name:
+        return [replace(first, name=adapter), replace(second, name=other)]
+    return [first, second]
+
+
+def _contender(text: str, overrides: Sequence[str]) -> Contender:
+    found = locate(text)
+    recipe = load_recipe(adapter_recipe(found.folder), overrides)
+    return Contender(found.name, recipe, found.folder, found.origin, found.commit)
+
+
+def page_of(found: Evaluation, contenders: Sequence[Contender]) -> Page:
+    """The evaluation as a page; with the history of training, where the adapter's run left one."""
+    asked, adapter = contenders[0], contenders[0].adapter
+    names = list(found.scored)
+    return Page(
+        title=asked.recipe.name,
+        summary=asked.recipe.summary,
+        facts={
+            "Base": asked.recipe.base.model,
+            **{one.name[0].upper() + one.name[1:]: one.adapter.resolve().name for one in contenders if one.adapter},
+            "Asked": found.account,
+        },
+        table=found.title,
+        scores=found.scores,
+        examples=found.examples,
+        main=Answers(names[0], found.scored[names[0]].answers),
+        against=Answers(names[1], found.scored[names[1]].answers) if len(names) > 1 else None,
+        comparison=found.comparison,
+        history=_history(adapter) if adapter else [],
+        routing=found.routing,
+        recipe=asked.recipe.to_yaml(),
+    )
+
+
+def _history(adapter: Path) -> list[dict[str, float]]:
+    """What training logged; nothing of an adapter that came without its run's figures."""
+    try:
+        history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]

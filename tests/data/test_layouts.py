@@ -1,0 +1,280 @@
+"""Rows of every layout as examples; what is recognised, what is asked back, and what is wrong with a row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lora_mm.data.columns import COLUMNS
+from lora_mm.data.example import PICTURE, Example, Turn
+from lora_mm.data.layouts import LAYOUTS, RESPONSES, Reader, recognise
+from lora_mm.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("root")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4), "red").save(folder / name)
+    return folder
+
+
+def read(root: Path, row: dict[str, Any], layout: str | None = None, **more: Any) -> Example:
+    columns = more.pop("columns", {})
+    return Reader(layout or recognise(list(row), columns), columns, root, **more)(row, "rows:1")
+
+
+def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        read(root, row, layout, **more)
+    return caught.value.faults
+
+
+# --- recognising ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "layout"),
+    [
+        (["messages", "images"], "messages"),
+        (["id", "image", "conversations"], "conversations"),
+        (["question", "choices", "answer", "image"], "multiple_choice"),
+        (["index", "question", "hint", "A", "B", "C", "D", "answer"], "multiple_choice"),
+        (["image", "query", "response"], "question_answer"),
+        (["question_id", "question", "answers"], "question_answer"),
+        (["file_name", "text"], "caption"),
+    ],
+)
+def test_layouts_are_recognised_by_their_columns(columns: list[str], layout: str) -> None:
+    assert recognise(columns, {}) == layout
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "said"),
+    [
+        (
+            ["messages", "conversations"],
+            {},
+            "fits messages and conversations. Columns seen: messages, conversations.",
+        ),
+        (["foo", "bar"], {}, "none fits. Columns seen: foo, bar. Say which column is what"),
+        (
+            ["question", "answer", "answers"],
+            {},
+            "data.columns.answer: answer and answers could be it. Say which",
+        ),
+        (["question", "answer"], {"question": "qustion"}, "no column 'qustion'. Did you mean 'question'?"),
+    ],
+)
+def test_what_is_ambiguous_or_unknown_says_what_was_seen_and_how_to_say_it(
+    columns: list[str], named: dict[str, str], said: str
+) -> None:
+    with pytest.raises(InputError, match=said.replace("(", "\\(").replace("?", "\\?")):
+        recognise(columns, named)
+
+
+def test_columns_and_layout_can_be_said(root: Path) -> None:
+    named = {"question": "frage", "answer": "text"}
+    assert recognise(["frage", "text", "caption"], named) == "question_answer"
+    assert read(root, {"frage": "Wer?", "text": "ich", "caption": "nix"}, columns=named).target == "ich"
+    assert recognise(["messages", "conversations"], {}, "messages") == "messages"
+
+
+def test_every_layout_needs_what_can_be_read() -> None:
+    for layout in LAYOUTS.values():
+        assert {*layout.needs, *layout.lacks} <= set(COLUMNS)
+
+
+# --- conversations -------------------------------------------------------------------------------------------------
+
+
+def test_llava_conversations(root: Path) -> None:
+    row = {
+        "id": "7",
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhich?"},
+            {"from": "gpt", "value": "This."},
+            {"from": "human", "value": "Sure?"},
+            {"from": "gpt", "value": "Yes."},
+        ],
+    }
+    example = read(root, row)
+    assert example.turns == (
+        Turn("user", "Which?", (root / "a.png",)),
+        Turn("assistant", "This."),
+        Turn("user", "Sure?"),
+        Turn("assistant", "Yes."),
+    )
+    assert (example.id, example.prompt, example.target, example.images) == ("7", "Sure?", "Yes.", ())
+    assert example.pictures == (root / "a.png",)
+
+
+def test_messages_with_parts_and_a_system_turn(root: Path) -> None:
+    row = {
+        "messages": [
+            {"role": "system", "content": "Be short."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Is"},
+                    {"type": "image"},
+                    {"type": "text", "text": "like"},
+                    {"type": "image", "image": "b.png"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "No."}]},
+        ],
+        "images": [{"bytes": b"encoded", "path": "x.png"}],
+    }
+    example = read(root, row)
+    assert example.history == (Turn("system", "Be short."),)
+    assert example.prompt == f"Is\n{PICTURE}\nlike\n{PICTURE}"
+    assert example.images == (b"encoded", root / "b.png")
+    assert example.id == "rows:1", "called by its row where it has no id"
+
+
+def test_null_parts_of_tables_are_no_parts(root: Path) -> None:
+    """A table gives every part all keys."""
+    content = [{"type": "image", "text": None}, {"type": "text", "text": "Which?"}]
+    row = {
+        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "This."}],
+        "images": ["a.png"],
+    }
+    assert read(root, row).turns[0] == Turn("user", "Which?", (root / "a.png",))
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("said", "image", "fault"),
+    [
+        (turns("<image> Which?", "This."), None, "1 <image> mark for 0 pictures"),
+        (turns("Which?", "This."), "a.png", "0 <image> marks for 1 pictures"),
+        (turns("<image><image> Which?", "This."), ["a.png"], "2 <image> marks for 1 pictures"),
+        (turns("Which?"), None, "ends with the user's turn: no answer to learn"),
+        (turns("Which?", " "), None, "turn 1: content: empty"),
+        (turns("Which?", "<image>"), "a.png", "turn 1: a picture in the assistant's turn"),
+        (turns("Which?", "This.")[::-1], None, "turn 0: is the assistant's, where user or system should speak"),
+        ([{"from": "robot", "value": "x"}], None, 'turn 0: role: "robot" is none of user, human'),
+        ([{"from": "human", "value": 3}], None, "turn 0: content: 3 is neither text nor a list"),
+        (["hello"], None, 'turn 0: "hello" is not an object'),
+        ([{"role": "user", "content": [{"type": "video"}]}], None, "is no part of type text or image"),
+        ([], None, r"\[\] is not a list of turns"),
+        ("hello", None, '"hello" is not a list of turns'),
+    ],
+)
+def test_what_is_wrong_with_a_conversation(root: Path, said: Any, image: Any, fault: str) -> None:
+    import re
+
+    told = faults(root, {"conversations": said, "image": image}, "conversations")
+    assert re.search(fault, " ".join(told)), told
+
+
+# --- questions -----------------------------------------------------------------------------------------------------
+
+
+def test_questions_and_captions(root: Path) -> None:
+    example = read(root, {"id": 3, "question": "Which?", "answer": " this ", "image": "a.png"})
+    assert example == Example("3", "Which?", "this", (root / "a.png",))
+    assert read(root, {"question": "Which?", "answer": "this", "image": ""}).images == ()
+    assert read(root, {"question": "Which?", "hint": "Look.", "answer": "this"}).prompt == "Look.\nWhich?"
+    caption = read(root, {"file_name": "a.png", "text": "Red."}, question="What is there?")
+    assert (caption.prompt, caption.target) == ("What is there?", "Red.")
+    assert faults(root, {"file_name": "a.png", "text": "Red."}, "caption") == (
+        "question: none in the row, and data.question says none for all",
+    )
+
+
+def test_several_peoples_answers_are_all_right_and_the_most_frequent_is_learnt(root: Path) -> None:
+    for answers in (["red", "blue", "blue"], [{"answer": "red"}, {"answer": "blue"}, {"answer": "blue"}]):
+        example = read(root, {"question": "Which?", "answers": answers})
+        assert (example.target, example.references) == ("blue", ("red", "blue", "blue"))
+
+
+@pytest.mark.parametrize("answer", [1, "B", "(B)", "B.", "two", "1"])
+def test_choices_by_index_letter_or_words(root: Path, answer: Any) -> None:
+    row = {"question": "Which?", "choices": ["one", "two", "three"], "answer": answer}
+    example = read(root, row)
+    assert example.prompt == "Which?\n(A) one\n(B) two\n(C) three"
+    assert (example.target, example.candidates, example.answer) == ("two", ("one", "two", "three"), 1)
+    lettered = read(root, row, response="letter")
+    assert (lettered.target, lettered.candidates, lettered.references) == ("B", ("A", "B", "C"), ("B",))
+    assert lettered.prompt.endswith("\n" + RESPONSES["letter"])
+
+
+def test_choices_in_cells_of_text(root: Path) -> None:
+    assert read(root, {"question": "Q", "choices": '["x", "y"]', "answer": "y"}).answer == 1
+    row = {"question": "Q", "A": "x", "B": "y", "C": "", "D": None, "answer": "B"}
+    assert read(root, row).candidates == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "fault"),
+    [
+        (["a", "b"], 2, "2 is out of range"),
+        (["a", "b"], "c", '"c" is no index, letter or text of the 2 choices'),
+        (["B", "A"], "A", "letter of one choice and the words of another"),
+        (["a", "b"], True, "true is not text"),
+        (["a", "a"], 0, "'a' is there twice"),
+        (["a"], 0, "1, must be 2 to 26"),
+        (["a", 3], 0, "number 1: 3 is not text"),
+        ("a, b", 0, "is no list"),
+        (["a", ""], 0, "number 1: empty"),
+    ],
+)
+def test_what_is_wrong_with_choices(root: Path, choices: Any, answer: Any, fault: str) -> None:
+    assert fault in faults(root, {"question": "Q", "choices": choices, "answer": answer}, "multiple_choice")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"answer": ""}, "answer: empty"),
+        ({"answer": None}, "answer: null is not text"),
+        ({"answer": 3}, "answer: 3 is not text"),
+        ({"answer": []}, "answer: an empty list"),
+        ({"question": ["a"]}, 'question: ["a"] is not text'),
+        ({"question": "a\x07b"}, "holds the control character U+0007, at character 2"),
+        ({"answer": "a\x85"}, "answer: holds the control character U+0085"),
+        ({"answer": "\ud800"}, "U+D800"),
+        ({"question": "a \ufffc"}, "U+FFFC"),
+        ({"image": "nix.png"}, "no file 'nix.png'"),
+        ({"image": "../x.png"}, "'../x.png' leads out of"),
+        ({"image": "/etc/passwd"}, "'/etc/passwd' leads out of"),
+        ({"image": "a/../../x.png"}, "leads out of"),
+        ({"image": "https://example.org/a.png"}, "is no file; bring the picture here"),
+        ({"image": "a\0.png"}, "is no path"),
+        ({"image": 5}, "5 is neither a path nor a picture's bytes"),
+        ({"image": {"bytes": None, "path": None}}, "is neither a path"),
+        ({"id": 1.5}, "id: 1.5 is neither text nor a whole number"),
+        ({"images": ["b.png"], "image": "a.png"}, "image: in image and images; say which"),
+        ({"question": "<image> or <image>?", "image": "a.png"}, "2 <image> marks for 1 pictures"),
+    ],
+)
+def test_what_is_wrong_with_a_row(root: Path, change: dict[str, Any], fault: str) -> None:
+    row = {"id": 1, "question": "Which?", "answer": "this"} | change
+    assert fault in " ".join(faults(root, row, "question_answer"))
+
+
+def test_missing_fields_are_told_together(root: Path) -> None:
+    assert faults(root, {"id": 1}, "question_answer") == (
+        "question: the field is missing",
+        "answer: the field is missing",
+    )
+
+
+def test_a_root_of_their_own_and_links_in_it(root: Path, tmp_path: Path) -> None:
+    row = {"question": "Which?", "answer": "this", "image": str(root / "a.png")}
+    assert read(root, row).images == (root / "a.png",), "an absolute path inside the root"
+    (tmp_path / "pictures").symlink_to(root)
+    assert read(tmp_path, row | {"image": "pictures/a.png"}).images == (tmp_path / "pictures" / "a.png",)
+
+
+def test_every_question_asks_for_the_response(root: Path) -> None:
+    row = {"conversations": turns("Which?", "this", "Sure?", "yes")}
+    asked = [turn.text for turn in read(root, row, response="short").turns if turn.role == "user"]
+    assert asked == [f"Which?\n{RESPONSES['short']}", f"Sure?\n{RESPONSES['short']}"]

@@ -1,0 +1,108 @@
+"""What a mixture takes of its sources: shares that add up, rows that come equally often, the same for a seed."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_mm.data.example import Example
+from lora_mm.data.mixture import Share, as_lines, capped, counts, drawn, held_out
+from lora_mm.data.selection import Selection
+
+sizes = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
+samplings = st.sampled_from(["proportional", "sqrt", "weights"])
+
+
+@given(sizes, samplings, st.data())
+def test_shares_add_up_to_an_epoch(sizes: list[int], sampling: str, data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(sizes), max_size=len(sizes)))
+    taken = counts(sizes, weights, sampling)  # type: ignore[arg-type]
+    assert sum(taken) == sum(sizes)
+    assert all(take >= 0 and (size or not take) for take, size in zip(taken, sizes, strict=True))
+
+
+def test_shares_are_instructblips() -> None:
+    assert counts([100, 400], [1, 1], "proportional") == [100, 400]
+    assert counts([100, 400], [1, 1], "sqrt") == [167, 333]
+    assert counts([100, 400], [2, 1], "sqrt") == [250, 250]
+    assert counts([100, 400], [1, 3], "weights") == [125, 375]
+    assert counts([100, 400], [0, 1], "weights") == [0, 500]
+
+
+@given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 9))
+def test_every_row_comes_as_often_as_another(size: int, count: int, seed: int) -> None:
+    rows = np.arange(size) * 3
+    taken = drawn(rows, count, seed)
+    assert len(taken) == count
+    times = np.array([(taken == row).sum() for row in rows])
+    assert times.max() - times.min() <= 1
+    assert (drawn(rows, count, seed) == taken).all()
+
+
+@given(st.integers(0, 50), st.integers(1, 60), st.integers(0, 9))
+def test_a_cap_takes_some_in_their_order(size: int, cap: int, seed: int) -> None:
+    taken = capped(np.arange(size), cap, seed)
+    assert len(taken) == min(size, cap)
+    assert (np.diff(taken) > 0).all()
+    assert (capped(np.arange(size), cap, seed) == taken).all()
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 9))
+def test_what_is_held_out_is_never_trained_on(marks: list[int], share: float, seed: int) -> None:
+    content = np.array(marks, dtype=np.uint64)
+    train, test = held_out(content, share, seed)
+    assert sorted([*train, *test]) == list(range(len(marks)))
+    assert not set(content[train]) & set(content[test])
+    assert 0 not in content[test], "what cannot be read is not asked"
+    if content.any():
+        assert len(test) >= min(max(1, round(share * len(marks))), (content > 0).sum())
+    again = held_out(content, share, seed)
+    assert (again[0] == train).all()
+
+
+def test_shares_are_a_table() -> None:
+    lines = as_lines([Share("a.jsonl", "caption", 1000, 3, 997, 500, 600), Share("b", "messages", 10, 0, 10, 10, 200)])
+    assert lines[0].split() == ["source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "of", "all"]
+    assert lines[1].split() == ["a.jsonl", "caption", "1,000", "3", "997", "500", "600", "75.0%"]
+    assert lines[3].split() == ["all", "1,010", "3", "1,007", "510", "800"]
+
+
+# --- core sets -----------------------------------------------------------------------------------------------------
+
+
+def chosen(answers: list[str], **how: object) -> list[int]:
+    selection = Selection(**({"concepts": [], "keep": None, "yes_no": False, "seed": 0} | how))  # type: ignore[arg-type]
+    for number, answer in enumerate(answers):
+        selection.see(Example(str(number), "Is it?", answer))
+    return [int(number) for number in selection.chosen()]
+
+
+def test_the_most_telling_examples_are_kept() -> None:
+    answers = ["nothing", "A red bus.", "A red bus on a street", "a busy redhead", "Street."]
+    assert chosen(answers, concepts=["red", "bus", "street"], keep=2) == [1, 2]
+    assert chosen(answers, concepts=["red", "bus", "street"], keep=3) == [1, 2, 4], "whole words only"
+    assert chosen(answers, concepts=["On a street"], keep=1) == [2]
+
+
+@given(
+    st.lists(st.sampled_from(["Yes.", "yes, so", "No", "no!", "maybe", "Nobody"]), max_size=30),
+    st.none() | st.integers(1, 30),
+    st.integers(0, 5),
+)
+def test_yes_and_no_are_equally_many(answers: list[str], keep: int | None, seed: int) -> None:
+    numbers = chosen(answers, yes_no=True, keep=keep, seed=seed)
+    left = [answers[number].lower() for number in numbers]
+    sides = [sum(answer.rstrip(".!").split(",")[0] == side for answer in left) for side in ("yes", "no")]
+    assert sides[0] == sides[1]
+    assert len(numbers) <= (keep or 30)
+    assert numbers == sorted(set(numbers))
+    if keep is None:
+        every = [answer.lower() for answer in answers]
+        fewer = min(sum(a.startswith("yes") for a in every), sum(a in ("no", "no!") for a in every))
+        assert sides[0] == fewer
+        assert sum(answer in ("maybe", "nobody") for answer in left) == sum(a in ("maybe", "nobody") for a in every)
+
+
+def test_another_seed_chooses_others_among_equals() -> None:
+    answers = ["yes"] * 20 + ["no"] * 5
+    assert chosen(answers, yes_no=True) == chosen(answers, yes_no=True)
+    assert chosen(answers, yes_no=True) != chosen(answers, yes_no=True, seed=1)

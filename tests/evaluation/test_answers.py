@@ -1,0 +1,56 @@
+"""Saved answers come back as they were; a file that is none of ours is named by its line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_mm.errors import InputError, LoraMMError
+from lora_mm.evaluation.answers import Answer, load_answers, save_answers, write_whole
+
+words = st.text(st.characters(exclude_categories=["Cs"]))
+answer = st.builds(
+    Answer,
+    words,
+    words,
+    st.lists(words, max_size=3).map(tuple),
+    st.none() | st.floats(0, 1),
+    st.none() | st.integers(0, 25),
+)
+
+
+@given(st.lists(answer, max_size=5))
+def test_saved_answers_come_back(tmp_path_factory: pytest.TempPathFactory, answers: list[Answer]) -> None:
+    file = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    save_answers(file, answers)
+    assert load_answers(file) == answers
+
+
+def test_lines_say_right_or_wrong_or_that_nothing_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    save_answers(file, [Answer(str(n), "é", ("x",), worth) for n, worth in enumerate((1.0, 0.0, 0.3, None))])
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == '{"id": "0", "prediction": "é", "references": ["x"], "right": true, "choice": null}'
+    assert ['"right": false' in lines[1], '"right": 0.3' in lines[2], '"right": null' in lines[3]] == [True] * 3
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"id": "2"}', '{"id": "2", "prediction": "", "references": 3}'])
+def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "answers.jsonl"
+    save_answers(file, [Answer("1", "x", ("x",), 1.0)])
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(InputError, match=r"answers.jsonl, line 2: is no saved answer"):
+        load_answers(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_answers(tmp_path / "none.jsonl")
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(LoraMMError, match="cannot be written"):
+        write_whole(tmp_path / "taken", "new")
+    write_whole(tmp_path / "new" / "file", "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken", "new", "file"] or {
+        path.name for path in tmp_path.rglob("*")
+    } == {"taken", "new", "file"}

@@ -1,0 +1,110 @@
+"""What written answers say, and that nothing is read into them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_mm.evaluation.reading import choice_in, plain, vqa_plain, yes_or_no
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Red\n  Ball. ", "red ball"),
+        ('"Red"', "red"),
+        ("“Rot”.", "rot"),
+        ("ＡＢ①", "ab1"),
+        ("Straße", "strasse"),
+        ("3.5", "3.5"),
+        ("...", ""),
+    ],
+)
+def test_plain(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+@given(st.text())
+def test_plain_is_in_one_spelling(text: str) -> None:
+    assert plain(text) == plain(f' "{text}". ')
+    assert "  " not in plain(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The two dogs", "2 dogs"),
+        ("A  red ball.", "red ball"),
+        ("1,000", "1000"),
+        ("3.5", "3.5"),
+        ("u.s.", "us"),
+        ("red/blue", "red blue"),
+        ("red , blue", "red blue"),
+        ("isnt", "isn't"),
+        ("it's", "it's"),
+        ("NONE", "0"),
+        ("well", "well"),
+        ("ill", "ill"),
+        ("t-shirt", "t shirt"),
+        ("", ""),
+    ],
+)
+def test_vqas_own_spelling(text: str, expected: str) -> None:
+    assert vqa_plain(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Yes", True),
+        ("yes, there is no doubt", True),
+        ("No.", False),
+        ("NO, yes is what you want", False),
+        ("I think yes", True),
+        ("There is no dog", False),
+        ("yes or no", True),
+        ("Could be yes, could be no", None),
+        ("There is a dog", None),
+        ("not", None),
+        ("nothing", None),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_yes_and_no(text: str, said: bool | None) -> None:
+    assert yes_or_no(text) is said
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("the red ball", 0),
+        ("The Red Ball.", 0),
+        ("the red ball, since it rolls", 0),
+        ("the red", None),
+        ("10", 2),
+        ("10 m", 3),
+        ("1", 1),
+        ("100", None),
+        ("", None),
+        ("it is the red ball", None),
+    ],
+)
+def test_a_choice_is_what_the_answer_begins_with(text: str, index: int | None) -> None:
+    assert choice_in(text, ("the red ball", "1", "10", "10 m")) == index
+
+
+def test_letters_and_doubles() -> None:
+    letters = tuple(f"The answer is {letter}." for letter in "ABC")
+    assert choice_in("The answer is B. BECAUSE: so.", letters) == 1
+    assert choice_in("The answer is D.", letters) is None
+    assert choice_in("B", ("A", "B")) == 1
+    assert choice_in("Both", ("A", "B")) is None
+    assert choice_in("red", ("red", "Red.")) is None, "which of the two?"
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_a_candidate_itself_is_read_back_unless_another_is_spelt_alike(candidates: list[str]) -> None:
+    for index, text in enumerate(candidates):
+        alike = [n for n, other in enumerate(candidates) if plain(other) == plain(text)]
+        expected = index if plain(text) and len(alike) == 1 else None
+        assert choice_in(text, candidates) == expected
