@@ -20,8 +20,8 @@ FASTER: Mapping[tuple[str, int], frozenset[str]] = {}
 """(operation, compute capability × 10) → dtypes for which ``auto`` takes Triton. Filled in from the tables that
 ``benchmarks/gpu.sh`` prints; it is empty because no GPU was at hand yet, so ``auto`` is PyTorch everywhere."""
 
-MAX_COLUMNS = 128
-"""Columns in rank space (experts × rank, and their biases) beyond which the kernels' tiles would spill."""
+MAX_COLUMNS = 64
+"""Columns in rank space (experts × rank, and their biases) that the kernels have tiles for; at 128 they spill."""
 
 _choice: Kernels = "auto"
 _said: set[str] = set()
@@ -67,8 +67,9 @@ def _obstacle(x: Tensor, columns: int) -> str | None:
     """What stands in the way of Triton, and the way out."""
     if not x.is_cuda and not interpreted():
         return f"Triton needs a CUDA or ROCm device, and this is {x.device.type}."
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"its kernels take float32, bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}."
+    if x.dtype not in (torch.bfloat16, torch.float16) and not interpreted():
+        # exact fp32 products leave the tensor cores, and their tiles spill (336 to 1,544 bytes, sm_89)
+        return f"its kernels take bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}."
     if columns > MAX_COLUMNS:
         return f"experts × rank is {columns}, and its kernels take up to {MAX_COLUMNS}."
     if importlib.util.find_spec("triton") is None:

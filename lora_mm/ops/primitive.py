@@ -266,6 +266,7 @@ def _residual_bwd(
     rstd: Tensor,
     norm: Tensor | None,
     down: Tensor,
+    down_bias: Tensor | None,
     columns: Tensor,
     weights: Tensor | None,
     keep: Tensor | None,
@@ -277,7 +278,7 @@ def _residual_bwd(
     z = route(h, weights, keep, scale, experts, rank, columns.shape[1] > experts * rank)
     triton = use_triton("residual", x, columns.shape[1])
     if triton:
-        dx, dz = _triton().residual_bwd(dy, x, h, rstd, norm, down, columns, weights, keep, scale, experts, rank)
+        dx, dz = _triton().residual_bwd(dy, x, h, rstd, norm, down, down_bias, columns, weights, keep, scale, experts, rank)
         dcolumns = _triton().outer(dy, z, None, None)
     else:
         dz = (_rows(dy) @ columns).view(z.shape)
@@ -304,7 +305,7 @@ def _normed_bwd(dn: Tensor, x: Tensor, rstd: Tensor, norm: Tensor) -> Tensor:
 
 
 def _residual_bwd_fake(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, down, columns, weights, *_ = rest
+    _, _, _, down, _, columns, weights, *_ = rest
     dx = _like(x)
     dweights = dy.new_empty(0) if weights is None else _like(weights)
     return dx, _like(down), down.new_empty(down.shape[0]), _like(columns), dweights
@@ -313,7 +314,7 @@ def _residual_bwd_fake(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _residual_keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, norm, _, down, down_bias, columns, weights, keep, *numbers = inputs
     _, h, rstd = output
-    ctx.save_for_backward(x, h, rstd, norm, down, columns, weights, keep)
+    ctx.save_for_backward(x, h, rstd, norm, down, down_bias, columns, weights, keep)
     ctx.numbers, ctx.biased, ctx.weighted = numbers, down_bias is not None, weights is not None
     ctx.mark_non_differentiable(h, rstd)
     ctx.set_materialize_grads(False)
