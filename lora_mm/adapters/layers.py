@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lora_mm.adapters.mixture import Mixture
 from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.routing import Signal
+from lora_mm.adapters.stock import frozen
 from lora_mm.errors import InputError
+from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import grouped_update, routed_update
 
 
@@ -145,6 +147,8 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         if names and self.placements[names[0]].row.reads == "output" and (norm := self._norm(x)) is not None:
             first, *names = names
             output = self._routed(first, x, x, norm=norm[0], eps=norm[1])
+        elif (beside := self._uniform(names, x)) is not None and not (args or kwargs):
+            return adapted_linears(x, [beside])[0]
         else:
             output = self.base_layer(x, *args, **kwargs)
         for name in names:
@@ -167,6 +171,16 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         if kind not in _FOLDS:
             _FOLDS[kind] = _folds(base, eps)
         return (base.weight, eps) if _FOLDS[kind] else None
+
+    def _uniform(self, names: list[str], x: Tensor) -> Frozen | None:
+        """The linear layer with the one update that all tokens alike get; None for any other."""
+        if len(names) != 1:
+            return None
+        placement, tensors = self.placements[names[0]], self._tensors(names[0])
+        row = placement.row
+        if row.router or row.reads != "input" or placement.bias or tensors["dropout"] or placement.learned_scale:
+            return None
+        return frozen(self.base_layer, x, tensors["down"], tensors["up"][0], placement.factor)
 
     def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """``output`` with the update of adapter ``name``."""
