@@ -24,6 +24,7 @@ from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.hub import Unreachable
 from lora_mm.models.anatomy import anatomy_of
 from lora_mm.models.loading import Base, default_device, find_config, load_base
+from lora_mm.ops import kernels
 from lora_mm.pocket.cache import world_folder
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe import Recipe
@@ -104,8 +105,9 @@ def load_problems(recipe: Recipe, split: str, limit: int | None) -> data.Split:
 
 
 def load_recipe_base(recipe: Recipe) -> Base:
-    """The recipe's base, on the GPU if there is one."""
+    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels."""
     section = recipe.base
+    kernels.choose(section.kernels)
     base = load_base(
         section.model,
         revision=section.revision,

@@ -5,6 +5,7 @@ saved: whoever loads the adapter, with or without lora-mm, gets PEFT's layers. K
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import peft
@@ -96,6 +97,12 @@ class TrainedLinear(_Trained, LoraLinear):
     """PEFT's LoRA beside an ``nn.Linear``."""
 
 
+@cache
+def _trained(layer: type[LoraLayer]) -> type[LoraLayer]:
+    """``layer``, which cannot be imported everywhere, with our forward."""
+    return type(f"Trained{layer.__name__}", (_Trained, layer), {})
+
+
 def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | None:
     """Our subclass of PEFT's layer for ``target``; None leaves it to PEFT."""
     base = target.get_base_layer() if isinstance(target, LoraLayer) else target
@@ -108,7 +115,7 @@ def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | N
         stock = dispatch_bnb_4bit(target, adapter_name, **kwargs)
         if type(stock) is Linear4bit:
             made = stock
-            made.__class__ = type("TrainedLinear4bit", (_Trained, Linear4bit), {})
+            made.__class__ = _trained(Linear4bit)
     if made is not None:
         made.siblings = Siblings()
         made.siblings.members.append(made)

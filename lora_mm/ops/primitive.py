@@ -88,7 +88,8 @@ def _shrink_bwd(g: Tensor, x: Tensor, down: Tensor, index: Tensor | None) -> tup
     """dx [..., Din] and dĀ of g [..., K]."""
     if index is not None:
         if use_triton("grouped", x, down.shape[1]):
-            return _triton().expand(None, g, down.transpose(1, 2), index), _triton().outer(g, x, len(down), index)
+            ddown = _triton().outer(x, g, len(down), index).transpose(1, 2).contiguous()
+            return _triton().expand(None, g, down.transpose(1, 2), index), ddown
         g = g * _chosen(index, g)
         dx = torch.bmm(g, down[index.clamp(min=0)])
         return dx, _by_expert(torch.bmm(g.transpose(1, 2), x), index, len(down))

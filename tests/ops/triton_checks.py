@@ -1,10 +1,10 @@
 """Every Triton kernel in Triton's interpreter against the PyTorch form in float64: run as a program, prints JSON.
 
-    TRITON_INTERPRET=1 python -m tests.ops.triton_checks [OLD NEW]
+    TRITON_INTERPRET=1 python -m tests.ops.triton_checks [--planted] [--large]
 
 prints case → dtype → quantity → error, as a ratio of norms. A process of its own, because a kernel that writes where it
-should not corrupts the heap. With OLD and NEW the kernels' source is changed first: a planted bug. On a CUDA machine
-it runs without the interpreter, on shapes of real size (``--large``).
+should not corrupts the heap. With ``--planted`` it runs each case of :data:`PLANTED` on kernels whose source was changed:
+bug → quantity → error. On a CUDA machine it runs without the interpreter, and ``--large`` takes shapes of real size.
 """
 
 import importlib.util
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_mm.ops import kernels, lowrank, primitive, triton_launch
+from lora_mm.ops import kernels, lowrank, nf4, primitive, triton_launch
+from tests.ops.drawn import decoded, drawn_nf4
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = {"rows": 3, "tokens": 23, "width": 76, "out": 44}
@@ -29,9 +30,33 @@ def poisoned(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Ten
     return torch.full(shape, float("nan"), dtype=dtype or like.dtype, device=like.device)
 
 
+PLANTED = {
+    "the last block of the width is left out": (
+        "residual", "for start in range(0, width, BD):", "for start in range(0, width - BD, BD):"),
+    "experts take each other's weights": (
+        "residual", "expert = tl.where(j < core, j // rank", "expert = tl.where(j < core, 1 - j // rank"),
+    "every token takes the first row's weights": (
+        "residual", "(t // tokens)[:, None] * s_row", "(t // total)[:, None] * s_row"),
+    "the norm's backward forgets the mean": (
+        "residual behind a norm", "read * share[:, None]", "read * 0.0 * share[:, None]"),
+    "the mean forgets the adapter's part": (
+        "residual behind a norm", "(share * root + tl.sum(g * own, axis=1))", "(share * root)"),
+    "dropped units come back": (
+        "residual behind a norm, with dropout", "factors *= kept.to(tl.float32)", "factors *= 1.0"),
+    "a crop reads its neighbour's expert": (
+        "crops", "e = tl.load(index + row).to(tl.int64) if INDEXED", "e = tl.load(index).to(tl.int64) if INDEXED"),
+    "a sum over tokens stops short": ("expand", "real = t < end", "real = t < end - 1"),
+    "the last token is not written": (
+        "expand", "inside = (t < tokens)[:, None]", "inside = (t < tokens - 1)[:, None]"),
+    "nibbles are swapped": ("nf4", "place % 2 == 0", "place % 2 == 1"),
+    "the second absmax is the first block's": ("nf4, double quantisation", "absmax2 + block // BLOCK2", "absmax2 + block * 0"),
+}  # fmt: skip
+"""Bug → the case that it concerns, a piece of the kernels' source, and what is put in its place."""
+
+
 def plant(old: str, new: str) -> None:
-    """Put another text in place of ``old`` in the kernels' source, and run that."""
-    source = Path(triton_launch.kernels.__file__).read_text(encoding="utf-8")
+    """Run kernels whose source has ``new`` in place of ``old``."""
+    source = Path(kernels_file()).read_text(encoding="utf-8")
     assert old in source, f"nothing to change: {old}"
     file = Path(tempfile.mkdtemp()) / "planted.py"
     file.write_text(source.replace(old, new), encoding="utf-8")
@@ -41,6 +66,10 @@ def plant(old: str, new: str) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     triton_launch.kernels = module
+
+
+def kernels_file() -> str:
+    return str(Path(triton_launch.__file__).with_name("triton_kernels.py"))
 
 
 def mma(size: dict[str, int], *, norm: bool, stacked: bool = False, by: str = "row", rank: int = 8, keep: bool = False):  # type: ignore[no-untyped-def]
@@ -97,6 +126,30 @@ def crops(size: dict[str, int], rank: int = 5):  # type: ignore[no-untyped-def]
     )
 
 
+def to(weight: nf4.Packed, device: str) -> nf4.Packed:
+    nested = weight.nested and (*(t.to(device) for t in weight.nested[:3]), weight.nested[3])
+    tensors = (t.to(device) for t in (weight.data, weight.absmax))
+    return nf4.Packed(*tensors, nested, weight.code.to(device), weight.blocksize, weight.shape)
+
+
+def nf4_errors(size: dict[str, int], device: str) -> dict[str, dict[str, dict[str, float]]]:
+    """The merged weight; its rounding apart, which fp32 output shows, down to changes of 1e-6."""
+    rows, width, rank = 64 * (size["out"] // 40), size["width"], 21
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for nested in (True, False):
+        torch.manual_seed(0)
+        weight = drawn_nf4(rows, width, nested=nested)
+        up, down = torch.randn(rows, rank), torch.randn(rank, width)
+        exact = decoded(weight) + 0.5 * up.double() @ down.double()
+        case = "nf4, double quantisation" if nested else "nf4"
+        for dtype in DTYPES if kernels.interpreted() else DTYPES[1:]:
+            kernels.choose("triton")
+            ours = nf4.merged(to(weight, device), up.to(device), down.to(device), 0.5, dtype).cpu().double()
+            name = str(dtype).removeprefix("torch.")
+            found.setdefault(case, {})[name] = {"w": float((ours - exact).norm() / exact.norm())}
+    return found
+
+
 def cases(size: dict[str, int]) -> dict[str, Any]:
     return {
         "residual": mma(size, norm=False),
@@ -123,9 +176,13 @@ def gradients(tensors: dict[str, Any], run: Any, dtype: torch.dtype, device: str
     return {"y": y.detach(), **{f"d{name}": grad for name, grad in zip(trained, grads, strict=True)}}
 
 
-def errors(size: dict[str, int], device: str, dtypes: list[torch.dtype]) -> dict[str, dict[str, dict[str, float]]]:
+def errors(
+    size: dict[str, int], device: str, dtypes: list[torch.dtype], only: str | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for number, case in enumerate(cases(size)):
+        if only not in (None, case):
+            continue
         for dtype in dtypes:
             torch.manual_seed(number)
             tensors, run = cases(size)[case]
@@ -142,16 +199,23 @@ def errors(size: dict[str, int], device: str, dtypes: list[torch.dtype]) -> dict
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    words = [word for word in sys.argv[1:] if word != "--large"]
-    if words:
-        plant(*words)
+    size = LARGE if "--large" in sys.argv else SMALL
+    dtypes = DTYPES if kernels.interpreted() else DTYPES[1:]
     triton_launch._new = poisoned
+    if "--planted" in sys.argv:
+        found: dict[str, Any] = {}
+        for bug, (case, old, new) in PLANTED.items():
+            plant(old, new)
+            cases_found = nf4_errors(size, device) if "nf4" in case else errors(size, device, dtypes[:1], only=case)
+            found[bug] = next(iter(cases_found[case].values()))
+        print(json.dumps(found))
+        return
     launched: list[str] = []
-    for name in ("expand", "shrink", "outer", "residual", "residual_bwd"):
+    for name in ("expand", "shrink", "outer", "residual", "residual_bwd", "nf4_merged"):
         launch = getattr(triton_launch, name)
         setattr(triton_launch, name, lambda *a, _l=launch, _n=name: (launched.append(_n), _l(*a))[1])
-    found = errors(LARGE if "--large" in sys.argv else SMALL, device, DTYPES[:1] if words else DTYPES)
-    print(json.dumps({"errors": found, "launched": sorted(set(launched))}))
+    every = errors(size, device, dtypes) | nf4_errors(size, device)
+    print(json.dumps({"errors": every, "launched": sorted(set(launched))}))
 
 
 if __name__ == "__main__":
