@@ -26,6 +26,7 @@ from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.evaluation.score import Score
 from lora_mm.hub import Unreachable
 from lora_mm.models.loading import Base, check_quantization, default_device, find_config, load_base
+from lora_mm.ops import kernels
 from lora_mm.recipe import Recipe
 from lora_mm.splits import check_place
 
@@ -105,8 +106,9 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def load_recipe_base(recipe: Recipe) -> Base:
-    """The recipe's base, on the GPU if there is one."""
+    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels."""
     section = recipe.base
+    kernels.choose(section.kernels)
     base = load_base(
         section.model,
         revision=section.revision,

@@ -62,6 +62,8 @@ class BaseSection(_Section):
         quantization: ``nf4`` (4 bits, double quantisation), ``int8`` or ``none``.
         full_precision: parts left out of quantisation.
         attention: transformers' ``attn_implementation``.
+        kernels: which form of the adapters' operations runs: ``torch``, ``triton`` where it can, or ``auto``: Triton
+            where it was measured to be faster.
         anatomy: where the model's parts are, for a type that ``lora-mm models list`` does not name.
     """
 
@@ -71,6 +73,7 @@ class BaseSection(_Section):
     quantization: Literal["none", "nf4", "int8"] = "none"
     full_precision: list[Part] = ["vision", "connector", "head"]
     attention: str | None = None
+    kernels: Literal["auto", "triton", "torch"] = "auto"
     anatomy: AnatomySection | None = None
 
 

@@ -1,5 +1,6 @@
 """The one adapter layer: a module of the base with routed low-rank updates on it. Knows no model and no method."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from lora_mm.adapters.mixture import Mixture
 from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.routing import Signal
+from lora_mm.adapters.stock import frozen
 from lora_mm.errors import InputError
+from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import grouped_update, routed_update
 
 
@@ -135,17 +138,51 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the base layer, with the active adapters' updates added."""
-        # bitsandbytes' int8 product takes no more than three dimensions; experts side by side are a fourth.
+        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.placements]
+        if names and self.placements[names[0]].row.reads == "output" and (norm := self._norm(x)) is not None:
+            first, *names = names
+            output = self._routed(first, x, x, norm=norm[0], eps=norm[1])
+        elif (beside := self._uniform(names, x)) is not None and not (args or kwargs):
+            return adapted_linears(x, [beside])[0]
+        else:
+            output = self._base(x, *args, **kwargs)
+        for name in names:
+            output = self._updated(name, x, output)
+        return output
+
+    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer; bitsandbytes' int8 product takes no more than three dimensions, and experts side by side are a
+        fourth."""
         folded = x.flatten(0, -3) if x.dim() > 3 else x
         output: Tensor = self.base_layer(folded, *args, **kwargs)
-        if x.dim() > 3:
-            output = output.unflatten(0, x.shape[:-2])
-        if self.disable_adapters:
-            return output
-        for name in self.active_adapters:
-            if name in self.placements:
-                output = self._updated(name, x, output)
-        return output
+        return output.unflatten(0, x.shape[:-2]) if x.dim() > 3 else output
+
+    def _norm(self, x: Tensor) -> tuple[Tensor, float] | None:
+        """Weight and ε of a base layer that is an RMSNorm to be run together with its update; None for others.
+
+        Together they keep one [tokens, D] for the backward, in the activations' dtype; alone Llama's norm keeps
+        another in fp32. Taken where the norm's own code runs, unhooked, and our formula gives the same bits.
+        """
+        base = self.base_layer
+        eps = getattr(base, "variance_epsilon", None)
+        if eps is None or base.weight.requires_grad or base._forward_hooks or base._forward_pre_hooks:
+            return None
+        if "forward" in base.__dict__ or x.dtype != base.weight.dtype or x.is_meta:
+            return None
+        kind = type(base)
+        if kind not in _FOLDS:
+            _FOLDS[kind] = _folds(base, eps)
+        return (base.weight, eps) if _FOLDS[kind] else None
+
+    def _uniform(self, names: list[str], x: Tensor) -> Frozen | None:
+        """The linear layer with the one update that all tokens alike get; None for any other."""
+        if len(names) != 1:
+            return None
+        placement, tensors = self.placements[names[0]], self._tensors(names[0])
+        row = placement.row
+        if row.router or row.reads != "input" or placement.bias or tensors["dropout"] or placement.learned_scale:
+            return None
+        return frozen(self.base_layer, x, tensors["down"], tensors["up"][0], placement.factor)
 
     def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """``output`` with the update of adapter ``name``."""
@@ -159,7 +196,11 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             return grouped_update(output, read, index=index, scales=self._scales(name), **self._tensors(name))
         if row.router == "token":
             return self._mixed(name, read, output)
-        return routed_update(output, read, weights=self._weights(name, read), **self._tensors(name))
+        return self._routed(name, read, output)
+
+    def _routed(self, name: str, read: Tensor, output: Tensor, **norm: Any) -> Tensor:
+        """``output`` with an update whose experts are weighed by row, by token, or not at all."""
+        return routed_update(output, read, weights=self._weights(name, read), **self._tensors(name), **norm)
 
     def _tensors(self, name: str) -> dict[str, Any]:
         """What every form of the update needs of adapter ``name``."""
@@ -233,6 +274,22 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "routed." + super().__repr__()
+
+
+_FOLDS: dict[type[nn.Module], bool] = {}
+"""Class of norm → whether ``routed_update`` computes it bitwise."""
+
+
+@torch.no_grad()
+def _folds(norm: nn.Module, eps: float) -> bool:
+    """Whether ``norm`` is Llama's RMSNorm to the bit (Gemma's 1 + w, say, is not)."""
+    weight = torch.linspace(-2, 2, 64, dtype=torch.float16).to(torch.bfloat16)
+    twin = copy.deepcopy(norm).to("cpu")
+    twin.weight = nn.Parameter(weight, requires_grad=False)
+    x = torch.linspace(-3, 7, 64).square().sin().to(weight.dtype).view(1, 64)
+    zero = weight.new_zeros(1, 64)
+    ours = routed_update(x, x, zero, zero.view(1, 64, 1), norm=weight, eps=eps)
+    return torch.equal(twin(x), ours)
 
 
 class Residual:

@@ -18,6 +18,7 @@ from lora_mm.adapters.layers import RoutedLayer, Site, features
 from lora_mm.adapters.placement import Placement, placement
 from lora_mm.adapters.reach import applies, methods_of
 from lora_mm.adapters.routing import Signal
+from lora_mm.adapters.stock import share_inputs, train_by_our_operations
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import anatomy_of, layer_modules, layer_paths, modalities, part_modules
 
@@ -223,10 +224,28 @@ def attach(
         raise InputError("Nothing to train: name at least one adapter or one part to train whole.")
     if placements and all(item.method == "lora" for item in placements):
         config: peft.PeftConfig = _stock_lora(model, placements, whole)
+        train_by_our_operations(config)
     else:
         config = RoutedConfig(placements=placements, modules_to_save=whole)
     config.base_model_name_or_path = getattr(model.config, "name_or_path", None)
-    return peft.get_peft_model(model, config, adapter_name=adapter_name)
+    together = _readers(resolve(model, placements)) if isinstance(config, peft.LoraConfig) else {}
+    adapted = peft.get_peft_model(model, config, adapter_name=adapter_name)
+    share_inputs(model, together)
+    return adapted
+
+
+_READ_TOGETHER = {"q": "norm", "k": "norm", "v": "norm", "gate": "ffn", "up": "ffn"}
+"""Role of a linear layer → what it reads, where others of its block read the same."""
+
+
+def _readers(targets: Mapping[str, Target]) -> dict[tuple[str, str], list[str]]:
+    """Paths of the linear layers that read one tensor, by block."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path, target in targets.items():
+        if target.role in _READ_TOGETHER:
+            parent = path.rpartition(".")[0]  # a cross-attention beside the attention reads on its own
+            found.setdefault((parent, _READ_TOGETHER[target.role]), []).append(path)
+    return found
 
 
 def hold_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:

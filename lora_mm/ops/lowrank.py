@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_mm.ops.primitive import expand_add, residual, route, shrink
+
 
 def stack_up(up: Tensor, groups: int = 1) -> Tensor:
     """The experts' up-projections side by side, as one matrix for one product.
@@ -47,11 +49,13 @@ def routed_update(
     groups: int = 1,
     scale: float = 1.0,
     dropout: float = 0.0,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> Tensor:
     """Add the routed low-rank update of ``x`` to ``base``.
 
     Args:
-        base: ``[..., Dout]``.
+        base: ``[..., Dout]``; ``x`` itself where an input is adapted before it is read, which takes one pass less.
         x: ``[..., Din]``, the same leading shape as ``base``.
         down: Ā, ``[r, Din]`` (shared by the experts) or ``[E·r, Din]``.
         up: ``[E, Dout, r / groups]``.
@@ -61,31 +65,38 @@ def routed_update(
         groups: see :func:`stack_up`.
         scale: s.
         dropout: probability with which a hidden unit is dropped; 0 outside training.
+        norm, eps: γ [Din] and ε of an RMSNorm: ``base`` (which is ``x``) then is that norm's input, and what is
+            updated and returned is its output. γ gets no gradient.
 
     Returns:
         ``[..., Dout]`` in the dtype of ``base``. Parameters are cast to the dtype of ``x`` (masters stay fp32).
     """
     experts, _, r_group = up.shape
-    rank = r_group * groups
-    h = F.linear(x, down.to(x.dtype), None if down_bias is None else down_bias.to(x.dtype))
-    if dropout:
-        h = F.dropout(h, dropout)
-    z = h.unflatten(-1, (-1, rank))  # [..., 1 or E, r]
+    rank, dtype = r_group * groups, x.dtype
+    down, columns = down.to(dtype), _columns(up, up_bias, groups).to(base.dtype)
+    weights = None if weights is None else weights.to(dtype)
+    keep = _keep(x, len(down), dropout)
+    if base is x:
+        bias = None if down_bias is None else down_bias.to(dtype)
+        y: Tensor = residual(x, norm, eps, down, bias, columns, weights, keep, scale, experts, rank)[0]
+        return y
+    assert norm is None
+    h = shrink(x, down, None)
+    if down_bias is not None:
+        h = h + down_bias.to(dtype)
+    z = route(h, weights, keep, scale, experts, rank, up_bias is not None)
+    updated: Tensor = expand_add(base, z.to(base.dtype), columns, None)
+    return updated
+
+
+def _columns(up: Tensor, up_bias: Tensor | None, groups: int) -> Tensor:
     columns = stack_up(up, groups)
-    if weights is None:
-        z = z.expand(*z.shape[:-2], experts, rank)
-        weights = z.new_ones(experts)
-    else:
-        weights = weights.to(x.dtype)
-        z = z * weights.unsqueeze(-1)
-    z = z.flatten(-2)
-    if up_bias is not None:
-        z = torch.cat([z, weights.expand(*z.shape[:-1], experts)], dim=-1)
-        columns = torch.cat([columns, up_bias.t()], dim=-1)
-    if scale != 1.0:
-        z = z * scale
-    update = torch.addmm(base.flatten(0, -2), z.flatten(0, -2).to(base.dtype), columns.to(base.dtype).t())
-    return update.view_as(base)
+    return columns if up_bias is None else torch.cat([columns, up_bias.t()], dim=-1)
+
+
+def _keep(x: Tensor, width: int, dropout: float) -> Tensor | None:
+    """What rank dropout multiplies h by: 0, or 1 / (1 - dropout)."""
+    return F.dropout(x.new_ones(*x.shape[:-1], width), dropout) if dropout else None
 
 
 def grouped_update(
@@ -118,19 +129,18 @@ def grouped_update(
     """
     experts, d_out, r_group = up.shape
     rank = r_group * groups
-    chosen = index >= 0
-    expert = index.clamp(min=0)
     columns = stack_up(up, groups).view(d_out, experts, rank).transpose(0, 1)  # [E, Dout, r]
-    factor = scale * chosen.to(torch.float32)
+    expert = index.clamp(min=0)
+    factor = (index >= 0).to(torch.float32) * scale
     if scales is not None:
         factor = factor * scales[expert]
-    h = torch.bmm(x, down.view(experts, rank, -1)[expert].to(x.dtype).transpose(1, 2))
+    h = shrink(x, down.view(experts, rank, -1).to(x.dtype), index)
     if down_bias is not None:
         h = h + down_bias.view(experts, 1, rank)[expert].to(h.dtype)
     if dropout:
         h = F.dropout(h, dropout)
-    h = h * factor[:, None, None].to(h.dtype)
-    update = torch.baddbmm(base, h.to(base.dtype), columns[expert].to(base.dtype).transpose(1, 2))
+    z = h * factor[:, None, None].to(h.dtype)
+    update: Tensor = expand_add(base, z.to(base.dtype), columns.to(base.dtype), index)
     if up_bias is not None:
         update = update + (factor[:, None] * up_bias[expert]).to(base.dtype).unsqueeze(1)
     return update

@@ -1,0 +1,85 @@
+"""Timing forms of one computation against each other, and appending the table to a file. Knows no adapters."""
+
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: str) -> dict[str, float]:
+    """Median milliseconds of each form. Rounds are interleaved, so that whatever else the machine does meets all alike;
+    every form runs once before, and on a GPU a buffer larger than the L2 is written between runs."""
+    flush = torch.empty(2**28, dtype=torch.uint8, device=device) if device == "cuda" else None
+    for form in forms.values():
+        form()
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            if flush is None:
+                begun = time.perf_counter()
+                form()
+                times[name].append(1e3 * (time.perf_counter() - begun))
+                continue
+            flush.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            form()
+            end.record()
+            torch.cuda.synchronize()
+            times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second of a copy, read and written, of a tensor far larger than the caches."""
+    source = torch.empty(2**29 if device == "cuda" else 2**27, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    took = medians({"copy": lambda: target.copy_(source)}, rounds=7, device=device)["copy"]
+    return 2 * source.numel() / (took / 1e3)
+
+
+def machine() -> str:
+    """The device and the versions that a figure holds for."""
+    packages = ("torch", "triton", "transformers", "peft", "bitsandbytes")
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} not installed")
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{_processor()}, {torch.get_num_threads()} threads"
+    )
+    return f"{device}; Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _processor() -> str:
+    names = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """In Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def append(name: str, title: str, command: str, text: str) -> None:
+    """Print a table, and put it at the end of ``results/NAME.md``, under what it was measured on."""
+    print(f"\n{title}\n\n{text}")
+    file = RESULTS / f"{name}.md"
+    before = file.read_text(encoding="utf-8") if file.is_file() else f"# {name}\n"
+    stamp = time.strftime("%Y-%m-%d")
+    file.write_text(f"{before}\n## {title}\n\n{stamp}, `{command}`, {machine()}.\n\n{text}\n", encoding="utf-8")

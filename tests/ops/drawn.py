@@ -1,0 +1,27 @@
+"""NF4 weights drawn bit by bit, and what they stand for, computed without bitsandbytes."""
+
+import torch
+from torch import Tensor
+
+from lora_mm.ops import nf4
+
+
+def drawn_nf4(rows: int, width: int, *, nested: bool) -> nf4.Packed:
+    """A weight in NF4, drawn bit by bit; blocks of 64 run across rows where ``width`` is no multiple of it."""
+    blocks = rows * width // 64
+    absmax: Tensor = torch.randint(0, 256, (blocks,), dtype=torch.uint8) if nested else torch.rand(blocks) + 0.5
+    outer = (torch.rand(256).sort().values, torch.rand(-(-blocks // 16)) + 0.5, torch.tensor(0.75), 16)
+    data = torch.randint(0, 256, (rows * width // 2, 1), dtype=torch.uint8)
+    return nf4.Packed(data, absmax, outer if nested else None, torch.linspace(-1, 1, 16) ** 3, 64, (rows, width))
+
+
+def decoded(weight: nf4.Packed) -> Tensor:
+    """The weight in float64, value by value."""
+    data = weight.data.flatten()
+    values = weight.code.double()[torch.stack([data >> 4, data & 15], dim=1).flatten().long()]
+    absmax = weight.absmax.double()
+    if weight.nested is not None:
+        code, largest, offset, block = weight.nested
+        spread = largest.double().repeat_interleave(block)[: len(absmax)]
+        absmax = code.double()[weight.absmax.long()] * spread + offset.double()
+    return (values * absmax.repeat_interleave(weight.blocksize)).view(weight.shape)

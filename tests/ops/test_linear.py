@@ -1,0 +1,98 @@
+"""Frozen linear layers with updates, as one function: against autograd's own way, and what is kept."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lora_mm.ops.linear import Frozen, adapted_linears
+
+
+def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Frozen]]:
+    """An input and q, k, v of different widths; k has a bias."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
+    layers = [
+        Frozen(
+            torch.randn(out, 6, dtype=dtype),
+            torch.randn(out, dtype=dtype) if out == 4 else None,
+            torch.randn(rank, 6, dtype=dtype, requires_grad=True),
+            torch.randn(out, rank, dtype=dtype, requires_grad=True),
+            scale,
+        )
+        for out, rank, scale in ((8, 3, 0.5), (4, 2, 1.0), (4, 2, -2.0))
+    ]
+    return x, layers
+
+
+def trained(x: Tensor, layers: list[Frozen]) -> list[Tensor]:
+    return [x, *(tensor for layer in layers for tensor in (layer.down, layer.up))]
+
+
+def separately(x: Tensor, layers: list[Frozen]) -> list[Tensor]:
+    return [
+        F.linear(x, layer.weight, layer.bias) + layer.scale * F.linear(F.linear(x, layer.down), layer.up)  # type: ignore[arg-type]
+        for layer in layers
+    ]
+
+
+def gradients(outputs: list[Tensor], tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(sum((y.float().square() * (n + 1)).sum() for n, y in enumerate(outputs)), tensors)
+
+
+def test_results_and_gradients_are_those_of_the_layers_one_by_one() -> None:
+    x, layers = drawn()
+    ours, theirs = adapted_linears(x, layers), separately(x, layers)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(gradients([*ours], trained(x, layers)), gradients(theirs, trained(x, layers)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    x, layers = drawn()
+
+    def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        pairs = zip(layers, tensors[::2], tensors[1::2], strict=True)
+        return adapted_linears(x, [Frozen(layer.weight, layer.bias, a, b, layer.scale) for layer, a, b in pairs])
+
+    assert torch.autograd.gradcheck(run, trained(x, layers))
+
+
+def test_an_output_that_is_not_used_is_no_matter() -> None:
+    x, layers = drawn()
+    q, _, v = adapted_linears(x, layers)
+    ours = torch.autograd.grad(q.sum() + v.sum(), [x, layers[0].up, layers[2].down])
+    q, _, v = separately(x, layers)
+    for one, other in zip(ours, torch.autograd.grad(q.sum() + v.sum(), [x, layers[0].up, layers[2].down]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_checkpointing_changes_nothing() -> None:
+    x, layers = drawn(torch.float32)
+    plain = gradients([*adapted_linears(x, layers)], trained(x, layers))
+    again = checkpoint(lambda x: adapted_linears(x, layers), x, use_reentrant=False)
+    assert all(torch.equal(a, b) for a, b in zip(gradients([*again], trained(x, layers)), plain, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masters_stay_fp32_and_an_update_of_zero_changes_no_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 16, dtype=dtype), torch.randn(12, 16, dtype=dtype)
+    down, up = torch.randn(4, 16, requires_grad=True), torch.zeros(12, 4, requires_grad=True)
+    (y,) = adapted_linears(x, [Frozen(weight, None, down, up, 2.0)])
+    assert torch.equal(y, F.linear(x, weight))
+    y.float().sum().backward()
+    assert up.grad is not None
+    assert up.grad.dtype == torch.float32
+    assert up.grad.abs().max() > 0
+
+
+def test_of_all_tokens_times_width_only_x_is_kept_and_once() -> None:
+    x, layers = drawn(torch.float32)
+    x = torch.randn(64, 6, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        adapted_linears(x, layers)
+    assert [t.data_ptr() for t in kept if t.numel() >= x.numel()] == [x.data_ptr()]
