@@ -477,8 +477,13 @@ FAMILY: dict[str, Family] = {
 
 @functools.cache
 def _built(family: str) -> nn.Module:
-    torch.manual_seed(0)
-    model = hf.AutoModelForImageTextToText.from_config(FAMILY[family].config(), dtype=torch.float32).eval()
+    with torch.random.fork_rng():  # whoever asks first must find the same numbers after it as who asks later
+        torch.manual_seed(0)
+        return _drawn(FAMILY[family].config())
+
+
+def _drawn(config: Any) -> nn.Module:
+    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():  # the usual 0.02 leaves logits so flat that nothing would show
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
