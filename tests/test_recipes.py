@@ -10,9 +10,12 @@ import yaml
 from rich.console import Console
 
 from lora_mm.adapters.methods import METHODS
+from lora_mm.adapters.tuner import attach
 from lora_mm.evaluation.answers import load_answers
+from lora_mm.models.anatomy import part_of
 from lora_mm.recipe import file_schema, load_recipe, recipe_file, recipe_names
 from lora_mm.training.run import finetune, scores_of
+from tests.families import family_model
 
 REAL = [name for name in recipe_names() if not name.endswith("-pocket")]
 TWINS = {f"{name}-pocket": name for name in REAL}
@@ -122,3 +125,20 @@ def test_a_twin_runs(twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert recipe.summary in page
     assert "data:image/jpeg;base64" in page
+
+
+FAMILY = {
+    "llava-hf/llava-1.5-7b-hf": "llava",
+    "llava-hf/llava-v1.6-vicuna-7b-hf": "llava_next",
+    "Qwen/Qwen3-VL-4B-Instruct": "qwen3_vl",
+    "HuggingFaceTB/SmolVLM-Instruct": "idefics3",
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_recipes_adapters_fit_a_tiny_model_of_its_bases_family(name: str) -> None:
+    recipe = load_recipe(name)
+    model = attach(family_model(FAMILY[recipe.base.model]), recipe.adapters, train=recipe.train)
+    found = {item.part for item in recipe.adapters}
+    adapted = {part_of(model.get_base_model(), path) for path in model.peft_config["default"].resolved}
+    assert adapted == found

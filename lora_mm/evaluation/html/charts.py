@@ -71,18 +71,22 @@ def line_chart(line: Line) -> Html:
     return tag("figure", tag("figcaption", line.title, last), svg, class_="chart")
 
 
-def interval_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, scale: float = 100) -> Html:
-    """Named figures as bars on a scale from 0, each with its interval; the last is the one that matters.
+def interval_bars(
+    rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, main: str, scale: float = 100
+) -> Html:
+    """Named figures as bars on a scale from 0, each with its interval.
 
     Args:
         rows: name, figure, and its interval where it has one.
+        main: name of the one that matters.
+        scale: the figure that a whole bar stands for.
     """
     width, left, right, step, bar = 400, 0, 58, 46, 14
     parts = []
     for n, (name, value, interval) in enumerate(rows):
         y, full = n * step + 20, width - left - right
         at = [left + full * min(1, max(0, x / scale)) for x in (value, *(interval or ()))]
-        style = "bar main" if n == len(rows) - 1 else "bar"
+        style = "bar main" if name == main else "bar"
         parts.append(tag("text", name, class_="label", x=left, y=y - 6))
         parts.append(tag("rect", class_="track", x=left, y=y, width=full, height=bar, rx=3))
         parts.append(tag("rect", class_=style, x=left, y=y, width=max(1.0, at[0] - left), height=bar, rx=3))

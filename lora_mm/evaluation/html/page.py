@@ -108,7 +108,7 @@ class Page:
         return tag(
             "section",
             tag("h2", self.table),
-            tag("div", interval_bars(bars, scale=scale), class_="headline") if bars else None,
+            tag("div", interval_bars(bars, main=self.main.name, scale=scale), class_="headline") if bars else None,
             tag("div", table, class_="wide"),
             [tag("p", line, class_="note") for line in said],
         )

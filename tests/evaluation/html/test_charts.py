@@ -44,8 +44,9 @@ def test_a_chart_says_in_words_where_it_began_and_ended() -> None:
 
 
 def test_bars_are_as_long_as_their_figures() -> None:
-    svg = ElementTree.fromstring(interval_bars([("base", 25.0, None), ("adapter", 50.0, (40.0, 60.0))]))
+    svg = ElementTree.fromstring(interval_bars([("base", 25.0, None), ("adapter", 50.0, (40.0, 60.0))], main="base"))
     bars = [float(bar.get("width", 0)) for bar in svg.iter("rect") if bar.get("class") != "track"]
+    assert [bar.get("class") for bar in svg.iter("rect")][1::2] == ["bar main", "bar"]
     assert bars[1] == pytest.approx(2 * bars[0], abs=0.1)
     assert [text.text for text in svg.iter("text")] == ["base", "25.00", "adapter", "50.00"]
     assert len(list(svg.iter("path"))) == 1, "one has an interval"

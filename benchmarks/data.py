@@ -1,0 +1,186 @@
+"""How fast examples become batches: ours against the same rows through TRL's collator for vision and language.
+
+    python benchmarks/data.py [--rows 512] [--rounds 5] [--base pocket] [--output benchmarks/results/data.md]
+    python benchmarks/data.py --check 1000000 [--output …]
+
+Both read the same files by the same processor, in one worker of torch's data loader, in turns; TRL is an extra of this
+benchmark (`pip install trl`), and its row is left out where it is missing. ``--check`` writes so many rows instead,
+and measures `lora-mm data check` on them and on a hundredth of them.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lora_mm.batching import collator_alone
+from lora_mm.data.collate import Collator
+from lora_mm.models.forward import IGNORED
+from lora_mm.recipe import Recipe
+from lora_mm.splits import load_split
+
+BATCH = 8
+WORDS = ("red", "blue", "square", "disc", "near", "far", "under", "above", "left", "right", "one", "two", "three")
+
+
+def make_rows(folder: Path, count: int, seed: int = 0) -> Path:
+    """Questions with answers of some 30 words, each about a JPEG of 640 × 480, of COCO's size and about its weight."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with (folder / "rows.jsonl").open("w") as stream:
+        for number in range(count):
+            blobs = torch.randint(256, (30, 40, 3), generator=generator, dtype=torch.uint8)
+            picture = Image.fromarray(blobs.numpy()).resize((640, 480), Image.Resampling.BICUBIC)
+            picture.save(folder / f"{number}.jpg", quality=90)
+            question, answer = (" ".join(rng.choices(WORDS, k=k)) for k in (12, rng.randint(15, 45)))
+            row = {"id": number, "image": f"{number}.jpg", "question": f"{question}?", "answer": answer}
+            stream.write(json.dumps(row) + "\n")
+    return folder / "rows.jsonl"
+
+
+def ours(file: Path, collator: Collator, recipe: Recipe) -> tuple[Any, Callable[..., Any]]:
+    """Examples, read when they are asked for, and what makes batches of them."""
+    data = recipe.data.model_copy(update={"path": str(file)})
+    return load_split(recipe.model_copy(update={"data": data}), "train").examples, collator
+
+
+def trls(file: Path, collator: Collator) -> tuple[Any, Callable[..., Any]]:
+    """The same rows as TRL wants them: a table with decoded pictures, prompts and completions."""
+    import datasets
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    table = datasets.Dataset.from_list(
+        [
+            {
+                "images": [str(file.parent / row["image"])],
+                "prompt": [{"role": "user", "content": row["question"]}],
+                "completion": [{"role": "assistant", "content": row["answer"]}],
+            }
+            for row in rows
+        ]
+    ).cast_column("images", datasets.List(datasets.Image()))
+    return table, DataCollatorForVisionLanguageModeling(
+        collator.processor, max_length=collator.max_length, completion_only_loss=True
+    )
+
+
+def samples_a_second(data: Any, collate: Callable[..., Any]) -> tuple[float, int]:
+    """Through one worker, after its first batch; and how many tokens are learnt in all."""
+    loader: Any = DataLoader(data, batch_size=BATCH, num_workers=1, collate_fn=collate)
+    begun, learnt, samples = 0.0, 0, 0
+    for number, batch in enumerate(loader):
+        learnt += int((batch["labels"] != IGNORED).sum())
+        if number == 0:
+            begun = time.perf_counter()
+        else:
+            samples += len(batch["labels"])
+    return samples / (time.perf_counter() - begun), learnt
+
+
+def compare(arguments: argparse.Namespace) -> list[str]:
+    """The table of both."""
+    recipe = Recipe.model_validate(
+        {"name": "data", "base": {"model": arguments.base}, "train": ["connector"], "data": {"path": "rows.jsonl"}}
+    )
+    collator = collator_alone(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        file = make_rows(Path(folder), arguments.rows)
+        ways = {"lora-mm": ours(file, collator, recipe)}
+        if importlib.util.find_spec("trl"):
+            import trl
+
+            ways[f"TRL {trl.__version__}"] = trls(file, collator)
+        speeds: dict[str, list[float]] = {name: [] for name in ways}
+        learnt: dict[str, int] = {}
+        for _ in range(arguments.rounds):
+            for name, (data, collate) in ways.items():
+                speed, learnt[name] = samples_a_second(data, collate)
+                speeds[name].append(speed)
+    lines = [
+        f"## Batches of {BATCH} pictures of 640 × 480 with question and answer, base `{arguments.base}`",
+        "",
+        f"{arguments.rows} rows, {arguments.rounds} rounds in turns, one worker; medians. {_machine()}",
+        "",
+        "| collator | samples/s a worker | slowest to fastest round | tokens learnt |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in speeds.items():
+        spread = f"{min(found):.0f} to {max(found):.0f}"
+        lines.append(f"| {name} | {statistics.median(found):.0f} | {spread} | {learnt[name]:,} |")
+    if len(ways) == 1:
+        lines += ["", "TRL is not installed here: `pip install trl` to compare."]
+    else:
+        one, other = (statistics.median(found) for found in speeds.values())
+        lines += ["", f"Ratio of medians: {one / other:.2f}."]
+    return lines
+
+
+def check(arguments: argparse.Namespace) -> list[str]:
+    """The table of `lora-mm data check`."""
+    lines = [
+        f"## `lora-mm data check` on text rows, {_machine()}",
+        "",
+        "| rows | file | seconds | peak memory |",
+        "|---:|---:|---:|---:|",
+    ]
+    for count in (arguments.check // 100, arguments.check):
+        with tempfile.TemporaryDirectory() as folder:
+            file, rng = Path(folder) / "rows.jsonl", random.Random(0)
+            with file.open("w") as stream:
+                for number in range(count):
+                    question, answer = (" ".join(rng.choices(WORDS, k=k)) for k in (25, rng.randint(3, 30)))
+                    stream.write(
+                        json.dumps({"id": number, "question": f"{question} {number}?", "answer": answer}) + "\n"
+                    )
+            begun = time.perf_counter()
+            child = subprocess.Popen([sys.executable, "-m", "lora_mm", "data", "check", str(file)])
+            _, status, usage = os.wait4(child.pid, 0)
+            if status:
+                raise SystemExit(f"data check ended with {os.waitstatus_to_exitcode(status)}")
+            seconds, size = time.perf_counter() - begun, file.stat().st_size / 1e6
+            lines.append(f"| {count:,} | {size:,.0f} MB | {seconds:.0f} | {_mebibytes(usage):,.0f} MiB |")
+    return lines
+
+
+def _mebibytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--base", default="pocket")
+    parser.add_argument("--check", type=int, help="rows to check, instead of the comparison")
+    parser.add_argument("--output", type=Path, help="file that the table is added to")
+    arguments = parser.parse_args()
+    text = "\n".join(check(arguments) if arguments.check else compare(arguments)) + "\n"
+    print(text)
+    if arguments.output:
+        before = arguments.output.read_text(encoding="utf-8") + "\n" if arguments.output.exists() else "# Data\n\n"
+        arguments.output.write_text(before + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
