@@ -1,7 +1,7 @@
 """What the pocket base learns from which adapter, at equal steps: the README's tables.
 
     python benchmarks/variants.py [--recipe scienceqa-pocket] [--seeds 0 1] [--output benchmarks/results/variants.md]
-    python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/crops.md
+    python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/monkey-pocket.md
 
 Each row is one run a seed of the real command, ``lora-mm finetune --recipe … --set …``.
 """

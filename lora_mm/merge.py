@@ -19,6 +19,7 @@ from peft.utils.warning import PeftWarning
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from lora_mm.adapters.card import metadata, one_line
 from lora_mm.adapters.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json, whole_folder
 from lora_mm.adapters.folder import load_adapter, peft_config_of
 from lora_mm.adapters.layers import RoutedLayer
@@ -262,13 +263,7 @@ def _too_far(beyond: list[str], dtype: Dtype, *, exact: bool) -> str:
 
 _CARD = """\
 ---
-base_model: {base}
-library_name: {library}
-license: other
-pipeline_tag: image-text-to-text
-tags:
-- lora-mm
----
+{metadata}---
 
 # {name}
 
@@ -292,13 +287,14 @@ def _card(
     lines: Sequence[str],
 ) -> str:
     """The README of what was written."""
+    library = "transformers" if form == "model" else "peft"
     what = f"merged into the weights, in {dtype}" if form == "model" else "as a stock PEFT LoRA"
     return _CARD.format(
-        base=recipe.base.model,
-        library="transformers" if form == "model" else "peft",
-        name=output.name,
+        metadata=metadata(recipe.base.model, recipe.base.revision, recipe.license, library),
+        base=one_line(recipe.base.model),
+        name=one_line(output.name),
         revision=f" at revision `{recipe.base.revision}`" if recipe.base.revision else "",
-        adapters=" and ".join(f"`{folder.name}`" for folder in adapters),
+        adapters=" and ".join(f"`{one_line(folder.name)}`" for folder in adapters),
         modality=f" for samples of {modality}" if modality else "",
         what=what,
         version=version("lora-mm"),

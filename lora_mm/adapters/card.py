@@ -98,32 +98,38 @@ def model_card(
     """
     rows = "\n".join(f"| {part} | {total:,} | {count:,} |" for part, (total, count, _) in parts.items())
     return _CARD.format(
-        metadata=_metadata(base, revision, methods, licence),
-        name=_line(name),
-        summary=_line(summary),
-        base=_line(base),
+        metadata=metadata(base, revision, licence, "peft", ["multimodal", *(dict.fromkeys(methods) or ["connector"])]),
+        name=one_line(name),
+        summary=one_line(summary),
+        base=one_line(base),
         revision=f" at revision `{revision}`" if revision else "",
         version=version,
-        data=f"`{_line(data)}`",
+        data=f"`{one_line(data)}`",
         trained=trained,
         size=size,
         scores=scores.strip(),
-        load=(_LOAD_STOCK if stock else _LOAD_ROUTED).format(folder=_line(folder)),
-        merge=_merging(methods, _line(folder)),
+        load=(_LOAD_STOCK if stock else _LOAD_ROUTED).format(folder=one_line(folder)),
+        merge=_merging(methods, one_line(folder)),
         parts=f"| part | parameters | trained |\n|---|---:|---:|\n{rows}",
-        folder=_line(folder),
+        folder=one_line(folder),
         licence=_licence(licence),
     )
 
 
-def _metadata(base: str, revision: str | None, methods: Sequence[str], licence: str) -> str:
+def metadata(base: str, revision: str | None, licence: str, library: str, tags: Sequence[str] = ()) -> str:
+    """What the Hub reads on top of a card, as YAML.
+
+    Args:
+        revision: the commit on the Hub of ``base``; None for a folder.
+        library: that loads it, ``peft`` or ``transformers``.
+    """
     fields: dict[str, Any] = {
         # The Hub refuses cards whose base is none of its own: a folder's name stays in the text.
         **({"base_model": base} if revision else {}),
-        "library_name": "peft",
+        "library_name": library,
         "license": licence,
         "pipeline_tag": "image-text-to-text",
-        "tags": ["lora-mm", "multimodal", *(dict.fromkeys(methods) or ["connector"])],
+        "tags": ["lora-mm", *tags],
     }
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
@@ -150,9 +156,9 @@ def _merging(methods: Sequence[str], folder: str) -> str:
 def _licence(licence: str) -> str:
     if licence == OTHER:
         return "Whoever trained it named none; what its base and its data are licensed under holds for it."
-    return f"{_line(licence)}; what its base and its data are licensed under holds beside it."
+    return f"{one_line(licence)}; what its base and its data are licensed under holds beside it."
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """``text`` on one line, and no end of code in it."""
     return " ".join(text.split()).replace("`", "'")

@@ -151,7 +151,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         return output
 
     def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer. bitsandbytes' int8 product takes three dimensions at most; experts side by side are a fourth."""
+        """The base layer; bitsandbytes' int8 product takes three dimensions, and experts side by side are a fourth."""
         folded = x.flatten(0, -3) if x.dim() > 3 else x
         output: Tensor = self.base_layer(folded, *args, **kwargs)
         return output.unflatten(0, x.shape[:-2]) if x.dim() > 3 else output

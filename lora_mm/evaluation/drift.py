@@ -94,9 +94,9 @@ def _root_mean_square(tensors: Sequence[Tensor]) -> float:
 def as_lines(drifts: Mapping[str, Drift], *, exact: bool) -> Iterable[str]:
     """One line a modality: the figures, and the tolerances that they were held against."""
     for modality, one in drifts.items():
-        finer = f" (tolerance {one.fine:.1e})" if exact else ""
+        finer = f" ({one.fine:.1e} is accepted)" if exact else ""
         yield (
-            f"{modality}: max |Δlogit| {one.largest:.1e}{finer}, root mean square {one.typical:.1e} (tolerance "
-            f"{one.coarse:.1e}; the adapter itself makes {one.effect:.1e}); {one.agreed} of {one.tokens} likeliest "
-            "tokens equal"
+            f"{modality}: max |Δlogit| {one.largest:.1e}{finer}; root mean square {one.typical:.1e} ({one.coarse:.1e} "
+            f"is accepted, the adapter itself makes {one.effect:.1e}); {one.agreed} of {one.tokens} likeliest tokens "
+            "equal"
         )
