@@ -71,7 +71,9 @@ def step(update: Update, x: Tensor, p: dict[str, Tensor], dy: Tensor, *, backwar
     return run
 
 
-def drawn(width: int, tokens: int, experts: int, rank: int, dtype: torch.dtype, device: str) -> tuple[Tensor, dict[str, Tensor]]:
+def drawn(
+    width: int, tokens: int, experts: int, rank: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(0)
     p = {
         "down": torch.randn(rank, width) / width**0.5,
@@ -108,8 +110,12 @@ def main() -> None:
         x, p = drawn(width, tokens, experts, rank, dtype, device)
         dy = torch.randn_like(x)
         one_pass = x.numel() * x.element_size() / copied * 1e3
-        forward = medians({f: step(u, x, p, dy, backward=False) for f, u in forms.items()}, rounds=options.rounds, device=device)
-        both = medians({f: step(u, x, p, dy, backward=True) for f, u in forms.items()}, rounds=options.rounds, device=device)
+        forward = medians(
+            {f: step(u, x, p, dy, backward=False) for f, u in forms.items()}, rounds=options.rounds, device=device
+        )
+        both = medians(
+            {f: step(u, x, p, dy, backward=True) for f, u in forms.items()}, rounds=options.rounds, device=device
+        )
         for form in forms:
             back = both[form] - forward[form]
             rows.append((

@@ -78,7 +78,9 @@ def test_with_dropout_in_training_peft_computes_and_in_evaluation_we_do(calls: l
     step(model)
     assert calls == []
     model.eval()
-    torch.testing.assert_close(model(**tiny_batch()).logits, by_peft(model).eval()(**tiny_batch()).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model(**tiny_batch()).logits, by_peft(model).eval()(**tiny_batch()).logits, rtol=1e-4, atol=1e-4
+    )
     assert calls
 
 
@@ -114,7 +116,9 @@ def test_on_an_nf4_base_it_trains_by_the_merged_weight_and_pefts_gradients_follo
     base_folder: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    base = load_base(str(base_folder), quantization="nf4", dtype="float32", full_precision=("vision", "connector", "head"))
+    base = load_base(
+        str(base_folder), quantization="nf4", dtype="float32", full_precision=("vision", "connector", "head")
+    )
     model = lora_mm.attach(base.model, [FIELDS])
     perturb(model, size=0.05)
     model.train()

@@ -62,7 +62,9 @@ def compiled(kernel: str, architecture: int, dtype: str, columns: int, tile: Til
     names = list(signature)
     for wide in {"width", "s_e"} & set(names):
         aligned[(names.index(wide),)] = [["tt.divisibility", 16]]
-    source = ASTSource(function, signature, constexprs={(names.index(n),): v for n, v in constants.items()}, attrs=aligned)
+    source = ASTSource(
+        function, signature, constexprs={(names.index(n),): v for n, v in constants.items()}, attrs=aligned
+    )
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=tile.options)
 
 
@@ -73,11 +75,32 @@ def _type(kernel: str, parameter: str, dtype: str, constants: dict[str, Any]) ->
         return "*i64"
     if parameter in ("packed", "absmax"):
         return "*u8"
-    if parameter in _FP32 or (kernel == "nf4" and parameter in ("up", "down")) or (kernel, parameter) == ("outer", "out"):
+    if (
+        parameter in _FP32
+        or (kernel == "nf4" and parameter in ("up", "down"))
+        or (kernel, parameter) == ("outer", "out")
+    ):
         return "*fp32"
     if parameter in _FLOATS:
         return "fp32"
-    pointers = {"base", "z", "w", "y", "x", "h", "norm", "down", "bias", "up", "weights", "keep", "dy", "dx", "dz", "out"}
+    pointers = {
+        "base",
+        "z",
+        "w",
+        "y",
+        "x",
+        "h",
+        "norm",
+        "down",
+        "bias",
+        "up",
+        "weights",
+        "keep",
+        "dy",
+        "dx",
+        "dz",
+        "out",
+    }
     return f"*{dtype}" if parameter in pointers else "i32"
 
 
@@ -116,7 +139,9 @@ def faults(usage: Usage, architecture: int) -> list[str]:
 
 def main() -> int:
     """Compile the whole matrix and print it as a table; 1 if something may not ship."""
-    print(f"| Triton {triton.__version__} | card | dtype | columns | registers | stack | spills | shared | instructions |")
+    print(
+        f"| Triton {triton.__version__} | card | dtype | columns | registers | stack | spills | shared | instructions |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     bad = 0
     for kernel in TILES:

@@ -37,7 +37,9 @@ def test_it_agrees_with_a_decoder_that_goes_value_by_value(nested: bool) -> None
         assert form.nested is not None
         form = Packed(form.data, form.absmax, (*form.nested[:3], 256), form.code, form.blocksize, form.shape)
     form = Packed(form.data, form.absmax, form.nested, quantised()[0].code, form.blocksize, form.shape)
-    torch.testing.assert_close(merged(form, None, None, 1.0, torch.float32).double(), decoded(form), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        merged(form, None, None, 1.0, torch.float32).double(), decoded(form), rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-5, 1e-4, 1e-3])
@@ -59,10 +61,14 @@ def test_a_change_adds_no_error_to_the_bf16_product_however_small_it_is(size: fl
     assert error(ddown, (dy.double() @ b).t() @ x64) < 8e-3
     assert error(dup, dy.double().t() @ (x64 @ a.t())) < 8e-3
     # averaged over all tokens and weights, the change has the size that it should have; rounding noise averages out
-    assert gain(merged(form, up, down, 1.0, torch.bfloat16), wide, b @ a) == pytest.approx(1.0, abs=0.35 if size < 1e-5 else 0.1)
+    assert gain(merged(form, up, down, 1.0, torch.bfloat16), wide, b @ a) == pytest.approx(
+        1.0, abs=0.35 if size < 1e-5 else 0.1
+    )
     late = (wide.bfloat16() + (b @ a).bfloat16()).double()
     if size == 1e-6:
-        assert gain(late, wide, b @ a) < 0.5, "merged after the rounding a small change must drown, or this says nothing"
+        assert gain(late, wide, b @ a) < 0.5, (
+            "merged after the rounding a small change must drown, or this says nothing"
+        )
 
 
 def error(ours: Tensor, exact: Tensor) -> float:
