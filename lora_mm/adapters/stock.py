@@ -90,7 +90,7 @@ class _Trained:
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = None if args or kwargs else self.siblings.forward(self, x)
-        return super().forward(x, *args, **kwargs) if result is None else result  # type: ignore[misc,no-any-return]
+        return super().forward(x, *args, **kwargs) if result is None else result  # type: ignore[misc]
 
 
 class TrainedLinear(_Trained, LoraLinear):
@@ -98,7 +98,7 @@ class TrainedLinear(_Trained, LoraLinear):
 
 
 @cache
-def _trained(layer: type[LoraLayer]) -> type[LoraLayer]:
+def _trained(layer: Any) -> Any:
     """``layer``, which cannot be imported everywhere, with our forward."""
     return type(f"Trained{layer.__name__}", (_Trained, layer), {})
 
@@ -115,7 +115,8 @@ def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | N
         stock = dispatch_bnb_4bit(target, adapter_name, **kwargs)
         if type(stock) is Linear4bit:
             made = stock
-            made.__class__ = _trained(Linear4bit)
+            kind: Any = Linear4bit
+            made.__class__ = _trained(kind)
     if made is not None:
         made.siblings = Siblings()
         made.siblings.members.append(made)

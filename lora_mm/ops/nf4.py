@@ -21,7 +21,7 @@ class Packed:
     Attributes:
         data: uint8, two values a byte, the first in the high half.
         absmax: largest of each block; uint8, of ``nested``'s code, where it is quantised itself.
-        nested: of double quantisation: code [256], absmax of blocks of blocks, offset, and how many a block of those is.
+        nested: of double quantisation: code [256], the blocks' own absmax, offset, and blocks that share one.
         code: [16], what the 4-bit values stand for.
         blocksize: values a block.
     """

@@ -1,4 +1,4 @@
-"""The primitive's Triton kernels. Knows pointers and strides; which tiles they get and when they run is decided elsewhere.
+"""The primitive's Triton kernels. Knows pointers and strides; tiles, and when they run, are decided elsewhere.
 
 Letters: t tokens, d width, c (or j) columns of rank space, e experts. Products take 16-bit (or fp32, exactly) operands
 and add up in fp32. No atomics: every sum has one order. ``UPCAST`` multiplies in fp32, for Triton's interpreter, whose
@@ -22,7 +22,7 @@ def expand_kernel(
     HAS_BASE: tl.constexpr, INDEXED: tl.constexpr,
     BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """y[row, t, d] = base[row, t, d] + Σ_c z[row, t, c] · w[e(row), d, c]; a row of negative index only has its base."""
+    """y[row, t, d] = base[row, t, d] + Σ_c z[row, t, c] · w[e(row), d, c]; of a negative index, base alone."""
     row = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BD)
     t = (tl.program_id(0) // blocks) * BT + tl.arange(0, BT)

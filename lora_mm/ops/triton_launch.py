@@ -38,7 +38,7 @@ TILES: dict[str, dict[int, Tile]] = {
     "residual_bwd": {16: Tile(32, 128), 32: Tile(32, 64), 64: Tile(32, 64)},
     "nf4": {16: Tile(32, 128)},
 }
-"""Kernel → columns of rank space, padded → tile. The NF4 kernel takes rows of the weight for tokens, and the rank in turns of 16."""
+"""Kernel → columns of rank space, padded → tile. NF4: rows of the weight for tokens, the rank in turns of 16."""
 
 PROGRAMS = 256
 """Programs that a sum over tokens is cut into at least, where there are tokens enough: some two a multiprocessor."""
@@ -139,7 +139,7 @@ def _routing(
         spread = weights.expand(*x.shape[:-1], experts)
         if x.dim() > 3:
             spread = spread.reshape(-1, row, experts)
-        strides = tuple(spread.stride())  # type: ignore[assignment]
+        strides = tuple(spread.stride())
         strides = strides if len(strides) == 3 else (strides[0], 0, strides[-1])
     optional = (norm, down.contiguous(), bias, columns.contiguous(), spread, keep)
     pointers = tuple(x if tensor is None else tensor for tensor in optional)

@@ -3,8 +3,9 @@
     TRITON_INTERPRET=1 python -m tests.ops.triton_checks [--planted] [--large]
 
 prints case → dtype → quantity → error, as a ratio of norms. A process of its own, because a kernel that writes where it
-should not corrupts the heap. With ``--planted`` it runs each case of :data:`PLANTED` on kernels whose source was changed:
-bug → quantity → error. On a CUDA machine it runs without the interpreter, and ``--large`` takes shapes of real size.
+should not corrupts the heap. With ``--planted`` it runs each case of :data:`PLANTED` on kernels whose source was
+changed: bug → quantity → error. On a CUDA machine it runs without the interpreter; ``--large`` takes
+shapes of real size.
 """
 
 import importlib.util
@@ -49,7 +50,8 @@ PLANTED = {
     "the last token is not written": (
         "expand", "inside = (t < tokens)[:, None]", "inside = (t < tokens - 1)[:, None]"),
     "nibbles are swapped": ("nf4", "place % 2 == 0", "place % 2 == 1"),
-    "the second absmax is the first block's": ("nf4, double quantisation", "absmax2 + block // BLOCK2", "absmax2 + block * 0"),
+    "the second absmax is the first block's": (
+        "nf4, double quantisation", "absmax2 + block // BLOCK2", "absmax2 + block * 0"),
 }  # fmt: skip
 """Bug → the case that it concerns, a piece of the kernels' source, and what is put in its place."""
 

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# All checks and benchmarks that need a CUDA card, in under 8 minutes, from the source tree; a short table comes last.
+#
+#   benchmarks/gpu.sh [PYTHON]
+#
+# Checks: every Triton kernel against float64 at small and at real sizes, outputs poisoned with NaN, bugs planted. What a
+# benchmark needs and the machine lacks (bitsandbytes, pydantic) is said in a line; the rest goes on. Tables are
+# appended to benchmarks/results/. Exit code 1 if a check failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${1:-python3}
+export PYTHONPATH="$PWD:$PWD/benchmarks" PYTHONWARNINGS=ignore
+LOG=$(mktemp -d)
+failed=0
+
+has() { "$PYTHON" -c "import $1" 2>/dev/null; }
+
+run() { # name, seconds, command…
+  local name=$1 limit=$2; shift 2
+  if timeout "$limit" "$@" >"$LOG/$name.txt" 2>"$LOG/$name.err"; then
+    echo "ok      $name"
+  else
+    echo "FAILED  $name (exit $?)"; tail -n 5 "$LOG/$name.err" | sed 's/^/        /'; failed=1
+  fi
+}
+
+"$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || { echo "No CUDA device: nothing to do here."; exit 2; }
+has triton || { echo "Triton is not installed: nothing to check."; exit 2; }
+
+run kernels-small 120 "$PYTHON" -m tests.ops.triton_checks
+run kernels-large 120 "$PYTHON" -m tests.ops.triton_checks --large
+run kernels-planted 150 "$PYTHON" -m tests.ops.triton_checks --planted
+run primitive 100 "$PYTHON" benchmarks/primitive.py --width 1024 4096 8192 --tokens 2048 8192 --dtype bfloat16 --rounds 15
+run crops 30 "$PYTHON" benchmarks/crops.py --dtype bfloat16
+run nf4 30 "$PYTHON" benchmarks/nf4.py
+if has pydantic && has peft && has transformers; then
+  run layer 60 "$PYTHON" benchmarks/layer.py --tokens 4096 --rounds 9
+  run step 60 "$PYTHON" benchmarks/step.py --base 100m --batch 16 --tokens 512
+  if has bitsandbytes; then
+    run layer-nf4 60 "$PYTHON" benchmarks/layer.py --tokens 4096 --rank 16 --rounds 9 --nf4
+  else
+    echo "left out: layer-nf4 (bitsandbytes is not installed)"
+  fi
+else
+  echo "left out: layer, step (they need pydantic, peft and transformers)"
+fi
+
+"$PYTHON" benchmarks/gpu_summary.py "$LOG" || failed=1
+exit $failed
