@@ -14,6 +14,7 @@ from lora_mm.data.scienceqa_layouts import is_scienceqa
 from lora_mm.data.selection import Selection
 from lora_mm.data.source import Examples, Source, Survey, mark, marks_of, open_source, survey
 from lora_mm.errors import InputError, shortened
+from lora_mm.hub import Unreachable
 from lora_mm.pocket.cache import world_folder
 from lora_mm.pocket.plain import PLAIN
 from lora_mm.pocket.world import WORLDS
@@ -75,9 +76,10 @@ def is_own(section: DataSection) -> bool:
     """
     if section.path is None:
         return True
-    if section.layout == "auto" and section.path not in WORLDS and not is_scienceqa(section.path):
-        return True
     if section.layout not in ("auto", "scienceqa"):
+        return True
+    unsaid = section.layout == "auto" and section.path not in WORLDS
+    if unsaid and (section.streaming or not is_scienceqa(section.path, section.train_split)):
         return True
     fields = type(section).model_fields
     vain = [name for name in (*_OF_OWN, "eval_share") if getattr(section, name) != fields[name].default]
@@ -98,6 +100,29 @@ def located(section: DataSection, path: str) -> str:
     """Where a path's rows are: pocket data is drawn now, if it was not before; all else is where it says."""
     drawn = path in WORLDS or path in PLAIN
     return str(world_folder(path, section.pocket.seed, section.pocket.size)) if drawn else path
+
+
+def load_both(recipe: Recipe) -> tuple[Split, Split]:
+    """The examples to train on and those to be asked, none of which is in both.
+
+    Raises:
+        InputError: what is wrong with either, at once.
+    """
+    section = recipe.data
+    found: list[Split] = []
+    faults: list[str] = []
+    for split, limit in ((section.train_split, section.train_limit), (section.eval_split, section.eval_limit)):
+        try:
+            found.append(load_split(recipe, split, limit))
+        except Unreachable:
+            raise
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(*dict.fromkeys(faults))
+    train, test = found
+    check_apart(train, test)
+    return train, test
 
 
 def check_apart(train: Split, test: Split) -> None:

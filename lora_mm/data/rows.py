@@ -358,6 +358,7 @@ def hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.D
     """A split of a data set on the Hub as a memory-mapped table.
 
     Args:
+        split: by any of its :data:`SPLIT_NAMES`.
         limit: stream the first so many rows, and keep those only.
 
     Raises:
@@ -368,9 +369,13 @@ def hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.D
     silent = trouble()
     try:
         with _offline(silent is not None):
+            known = datasets.get_dataset_split_names(name)
+            there = next((other for other in SPLIT_NAMES.get(split, (split,)) if other in known), None)
+            if there is None:
+                raise InputError(f"{name}: no split '{split}'.{nearest(split, known)} It has: {', '.join(known)}.")
             if limit is None:
-                return datasets.load_dataset(name, split=split)
-            stream = datasets.load_dataset(name, split=split, streaming=True).take(limit)
+                return datasets.load_dataset(name, split=there)
+            stream = datasets.load_dataset(name, split=there, streaming=True).take(limit)
             return datasets.Dataset.from_generator(lambda: iter(stream), features=stream.features)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise InputError(

@@ -37,7 +37,6 @@ COMPOSITION: Mapping[str, tuple[str, ...]] = {
 HUB_SPLITS = ("train", "val", "test", "trainval")
 """The Hub's copy has no mini splits: which problems they hold stands in pid_splits.json only."""
 
-_HUB_NAMES = {"train": "train", "val": "validation", "test": "test"}
 _OWN_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
 
@@ -105,8 +104,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def is_scienceqa(source: str) -> bool:
+def is_scienceqa(source: str, split: str) -> bool:
     """Whether ``source`` is ScienceQA: the official folder, or a table with its columns.
+
+    Args:
+        split: to look at, of a data set on the Hub.
 
     Raises:
         Unreachable: for a data set on the Hub that cannot be had.
@@ -118,7 +120,7 @@ def is_scienceqa(source: str) -> bool:
     if files:
         columns = parquet_columns(files[0])
     elif not path.exists() and is_hub_id(source):
-        columns = hub_table(source, "train").column_names
+        columns = hub_table(source, COMPOSITION.get(split, (split,))[0]).column_names
     else:
         return False
     return {*TEXT_FIELDS, "choices", "answer"} <= set(columns)
@@ -269,7 +271,7 @@ def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool)
 
 
 def _from_hub(name: str, split: str, pictures: bool) -> Table:
-    tables = {part: hub_table(name, _HUB_NAMES[part]) for part in _parts(split, name)}
+    tables = {part: hub_table(name, part) for part in _parts(split, name)}
     return _from_columns(tables, name, pictures)
 
 

@@ -39,7 +39,7 @@ from lora_mm.job import (
 )
 from lora_mm.models.loading import memory_by_part
 from lora_mm.recipe import Recipe
-from lora_mm.splits import check_apart, load_split
+from lora_mm.splits import load_both
 from lora_mm.training.progress import Display, TrainingProgress
 from lora_mm.training.results import ADAPTER, BASE, Outcome, leave
 from lora_mm.training.trainer import AdapterTrainer
@@ -85,9 +85,7 @@ def finetune(
     _check_logger(recipe.training.report_to)
     display = Display(console)
     check_sources(recipe)
-    train = load_split(recipe, recipe.data.train_split, recipe.data.train_limit)
-    test = load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit)
-    check_apart(train, test)
+    train, test = load_both(recipe)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
     questions = test.examples
     metric, _ = way_of_scoring(recipe, questions, scienceqa=test.problems is not None)
@@ -217,7 +215,9 @@ def _save(write: Any, output: Path) -> None:
 
 def _tokens_line(prepared: Prepared) -> str:
     lengths = sorted(prepared.lengths)
-    line = f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
+    pictured = sum(prepared.pictured)
+    line = f"{pictured:,} examples with pictures, {len(lengths) - pictured:,} without; "
+    line += f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
     if prepared.dropped:
         line += f"; {len(prepared.dropped):,} dropped as too long"
     if prepared.truncated:

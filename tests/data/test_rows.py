@@ -218,6 +218,8 @@ def test_streaming_brings_the_first_rows_only(tmp_path: Path) -> None:
     write(tmp_path, "parquet").rename(tmp_path / "train.parquet")
     table = hub_table(str(tmp_path), "train", limit=2)
     assert table.to_list() == ROWS[:2]
+    with pytest.raises(InputError, match=r"no split 'tran'\. Did you mean 'train'\? It has: train"):
+        hub_table(str(tmp_path), "tran")
 
 
 def test_indices_are_twelve_bytes_a_row(tmp_path: Path) -> None:

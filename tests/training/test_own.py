@@ -1,0 +1,74 @@
+"""Whole runs on people's own data, on a tiny base."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lora_mm.errors import InputError
+from lora_mm.recipe import load_recipe
+from lora_mm.training.run import Outcome, finetune
+from tests.own import Broken, sound_row, write_rows
+from tests.tiny import make_recipe
+
+
+def run(folder: Path, base: Path, data: dict[str, Any], **training: Any) -> tuple[Outcome, str]:
+    file = make_recipe(folder / "own.yaml", base, folder, data={"path": None, "format": "QCM-A", **data})
+    console = Console(file=io.StringIO(), width=200)
+    settings = {"max_steps": 2, "save_steps": 2, **training}
+    overrides = [f"training.{name}={value}" for name, value in settings.items()]
+    outcome = finetune(load_recipe(str(file), overrides), folder / "run", console)
+    assert outcome is not None
+    assert isinstance(console.file, io.StringIO)
+    return outcome, console.file.getvalue()
+
+
+def test_a_run_on_rows_of_ones_own(base_folder: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(20)])
+    outcome, told = run(tmp_path, base_folder, {"path": str(file), "eval_share": 0.2}, dataloader_num_workers=1)
+    assert "train: 16 of 16 rows used (question_answer)" in told
+    assert "test: 4 of 4 rows used (question_answer)" in told
+    assert outcome.figures["train_rows"] == 16
+    assert outcome.figures["test_rows"] == 4
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+
+def test_a_mixture_of_conversations_choices_and_questions(base_folder: Path, tmp_path: Path) -> None:
+    rows = [sound_row(tmp_path, number) for number in range(1, 13)]
+    talk = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Yes."}]
+    files = {
+        "plain": rows,
+        "talks": [{"conversations": [talk[0] | {"value": f"{n}?"}, talk[1], *talk]} for n in range(6)],
+        "choices": [{"question": f"Which is {n}?", "choices": ["a", "b"], "answer": "b"} for n in range(6)],
+    }
+    sources: list[dict[str, Any]] = [
+        {"path": str(write_rows(tmp_path, made, f"{name}.jsonl"))} for name, made in files.items()
+    ]
+    sources[0] |= {"cap": 6, "response": "short"}
+    data = {"sources": sources, "sampling": "sqrt", "eval_share": 0.2}
+    _, told = run(tmp_path, base_folder, data, train_sampling_strategy="group_by_modality")
+    assert "question_answer" in told
+    assert "conversations" in told
+    assert "multiple_choice" in told
+    lines = [line.split() for line in told.splitlines()]
+    assert ["all", "20", "0", "20", "16", "16"] in lines
+
+
+def test_faulty_rows_end_a_run_or_are_counted(base_folder: Path, tmp_path: Path) -> None:
+    made = Broken.of(tmp_path, ["sound", "empty answer", *["sound"] * 9, "truncated picture", "control character"])
+    other = write_rows(tmp_path, [sound_row(tmp_path, 50), {"id": 1, "question": "?", "answer": 3}], "other.jsonl")
+    data = {"path": str(made.file), "eval_path": str(other)}
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, base_folder, data)
+    named = {fault.split(": ")[0] for fault in caught.value.faults}
+    assert {*made.broken, "other.jsonl:2"} <= named, "of both splits at once"
+    assert not (tmp_path / "run").exists()
+    spoilt = json.loads(made.file.read_text().splitlines()[0]) | {"id": "spoilt", "answer": "a </s> b"}
+    made.file.write_text(made.file.read_text() + json.dumps(spoilt) + "\n")
+    outcome, told = run(tmp_path, base_folder, data | {"faulty_rows": "drop"})
+    assert outcome.figures["train_rows"] == len(made.sound)
+    assert "train: 11 of 14 rows used (question_answer); 3 faulty rows left out" in told
+    assert "1 dropped as faulty, such as spoilt: the text holds '</s>'" in told
