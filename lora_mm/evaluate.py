@@ -4,16 +4,18 @@ Knows the order of things; each thing is done elsewhere.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import nn
 
 from lora_mm.adapters.files import SCORES
 from lora_mm.adapters.folder import Mismatch, load_adapter
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.adapters.sharing import locate
 from lora_mm.batching import collator_of
+from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.compare import Comparison, compare
@@ -110,53 +112,69 @@ def evaluate(
         load_split(one.recipe, split or one.recipe.data.eval_split, limit or one.recipe.data.eval_limit)
         for one in contenders
     ]
-    metrics = [
-        way_of_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
-        for one, own in zip(contenders, asked, strict=True)
-    ]
-    _check_comparable(contenders, asked, metrics)
-    if predictions and predictions.suffix == ".json" and metrics[0] != "scienceqa":
+    metric = _metric_of_all(contenders, asked)
+    if predictions and predictions.suffix == ".json" and metric != "scienceqa":
         raise InputError(
             f"--predictions {predictions}: .json is ScienceQA's official format, and these answers are none of its; "
             f"name it {predictions.stem}.jsonl."
         )
-    loaded = asked[0]
-    scores = chance_score(metrics[0], loaded.examples, loaded.problems)
     scored: dict[str, Scored] = {}
     maps: list[RoutingMap] = []
-    base = collator = model = None
-    for contender, own in zip(contenders, asked, strict=True):
-        alike = model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe
-        if not alike:
-            base = collator = model = None  # before the next is loaded: two bases may not fit
-            base = load_recipe_base(contender.recipe)
-            collator = collator_of(contender.recipe, base)
-            model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
-            if contender.origin:
-                say(f"Adapter {contender.origin}.")
-            say(f"Base {base.name}: {memory_line(model)}.")
-        assert collator is not None
-        assert model is not None
+    for contender, own, (model, collator) in zip(contenders, asked, _models(contenders, accept, say), strict=True):
         advance = watch(contender.name, len(own.examples))
-        with model.disable_adapter() if alike else nullcontext():
-            found = score_model(model, collator, contender.recipe, own.examples, advance, problems=own.problems)
-        scored[contender.name], scores[contender.name] = found, found.score
+        scored[contender.name] = score_model(
+            model, collator, contender.recipe, own.examples, advance, problems=own.problems
+        )
         if routing and contender is contenders[0] and contender.adapter is not None:
             maps = look_at_routing(model, collator, own.examples)
+        del model, collator  # before the next is loaded: two bases may not fit
     if predictions:
         scored[contenders[0].name].write(predictions)
     comparison = None
     if len(scored) > 1:
         (one, first), (other, second) = scored.items()
         comparison = compare((one, other), first.answers, second.answers)
-    title = table_title(metrics[0], loaded.name)
+    loaded = asked[0]
+    scores = chance_score(metric, loaded.examples, loaded.problems)
+    scores |= {name: found.score for name, found in scored.items()}
+    title = table_title(metric, loaded.name)
     return Evaluation(title, scores, scored, comparison, loaded.account(), loaded.examples, maps)
 
 
+def _models(
+    contenders: Sequence[Contender], accept: Collection[Mismatch], say: Callable[[str], None]
+) -> Iterator[tuple[nn.Module, Collator]]:
+    """Each contender's model and collator, one after the other; a base that is loaded already is not loaded anew."""
+    base = collator = model = None
+    for contender in contenders:
+        if model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe:
+            assert collator is not None
+            with model.disable_adapter():
+                yield model, collator
+            continue
+        base = collator = model = None
+        base = load_recipe_base(contender.recipe)
+        collator = collator_of(contender.recipe, base)
+        model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
+        if contender.origin:
+            say(f"Adapter {contender.origin}.")
+        say(f"Base {base.name}: {memory_line(model)}.")
+        yield model, collator
+
+
+def _metric_of_all(contenders: Sequence[Contender], asked: Sequence[Split]) -> str:
+    """The metric; raises InputError for questions it does not fit, and unless a paired test of two says something."""
+    metrics = [
+        way_of_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
+        for one, own in zip(contenders, asked, strict=True)
+    ]
+    if len(contenders) > 1:
+        _check_comparable(contenders, asked, metrics)
+    return metrics[0]
+
+
 def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], metrics: Sequence[str]) -> None:
-    """Raise InputError unless a paired test of the two says something."""
-    if len(contenders) < 2:
-        return
+    """Raise InputError unless the two are asked the same and scored alike."""
     (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
     unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
     if unlike:

@@ -187,3 +187,12 @@ def test_every_broken_row_is_named_or_counted_and_no_other_is_touched(
     assert f"{len(made.broken)} faulty rows left out" in split.account()
     assert {line.split(": ")[0] for line in split.faults} == set(made.broken)
     assert np.unique(split.marks).size == len(made.sound)
+
+
+def test_captions_are_asked_something(tmp_path: Path) -> None:
+    row = sound_row(tmp_path, 1)
+    file = write_rows(tmp_path, [{"file_name": row["image"], "text": "A colour."}])
+    with pytest.raises(InputError, match=r"say what is asked of each by data\.question"):
+        load_split(recipe(path=str(file)), "train")
+    [example] = load_split(recipe(path=str(file), question="What is there?"), "train").examples
+    assert (example.prompt, example.target) == ("What is there?", "A colour.")

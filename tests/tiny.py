@@ -191,7 +191,7 @@ def make_recipe(file: Path, base: Path, data: Path, /, **sections: object) -> Pa
             "logging_steps": 1,
             "save_steps": 3,
         },
-        "evaluation": {"answer": "likelihood", "per_device_eval_batch_size": 12},
+        "evaluation": {"per_device_eval_batch_size": 12},
     }
     for name, value in sections.items():
         old = recipe.get(name)

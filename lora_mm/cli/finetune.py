@@ -36,7 +36,7 @@ def finetune(
 
     from lora_mm.evaluation.report import as_dict
     from lora_mm.job import to_json
-    from lora_mm.training.run import REPORT
+    from lora_mm.training.results import REPORT
     from lora_mm.training.run import finetune as run
 
     console = Console(stderr=as_json)

@@ -42,7 +42,7 @@ def schema() -> None:
     """JSON schema of recipe files, for editors that complete and check YAML."""
     import json
 
-    from lora_mm.recipe import file_schema
+    from lora_mm.recipe_schema import file_schema
 
     print(json.dumps(file_schema(), indent=1, ensure_ascii=False))
 

@@ -87,6 +87,8 @@ def open_source(
         known = recognise(_columns(found.rows), named, layout)
     except InputError as error:
         raise InputError(*(f"{path}: {fault}" for fault in error.faults)) from error
+    if known == "caption" and not question:
+        raise InputError(f"{path}: rows of pictures and texts; say what is asked of each by data.question.")
     reader = Reader(known, named, image_root or found.root, question, response)
     return Source(found.rows, reader, found.split, prefix)
 

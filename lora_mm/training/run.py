@@ -1,11 +1,8 @@
 """One fine-tuning run, from recipe to adapter folder. Knows the order of things; each thing is done elsewhere."""
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
-from lora_mm.adapters.card import model_card
-from lora_mm.adapters.files import CARD, RECIPE, SCORES, WEIGHTS
+from lora_mm.adapters.files import RECIPE, WEIGHTS
 from lora_mm.adapters.folder import round_adapter, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
 from lora_mm.batching import collator_of
@@ -27,11 +23,8 @@ from lora_mm.data.collate import Collator, Prepared
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation.answers import Answer, load_answers
-from lora_mm.evaluation.compare import Comparison, compare
-from lora_mm.evaluation.html.gallery import Answers
-from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import as_dict, as_markdown, as_table
-from lora_mm.evaluation.score import Score
+from lora_mm.evaluation.compare import compare
+from lora_mm.evaluation.report import as_table
 from lora_mm.interrupt import Interrupt
 from lora_mm.job import (
     Scored,
@@ -42,17 +35,17 @@ from lora_mm.job import (
     score_model,
     score_of,
     table_title,
-    to_json,
     told_when_out_of_memory,
     way_of_scoring,
 )
-from lora_mm.models.loading import Base, memory_by_part
+from lora_mm.models.loading import memory_by_part
 from lora_mm.recipe import Recipe
 from lora_mm.splits import load_both
 from lora_mm.training.progress import Display, TrainingProgress
+from lora_mm.training.results import ADAPTER, BASE, Outcome, leave
 from lora_mm.training.trainer import AdapterTrainer
 
-CHECKPOINTS, REPORT = "checkpoints", "report.html"
+CHECKPOINTS = "checkpoints"
 BASE_ANSWERS, ADAPTER_ANSWERS = "predictions-base.jsonl", "predictions-adapter.jsonl"
 
 
@@ -60,17 +53,6 @@ class Interrupted(LoraMMError):
     """Ctrl-C during training, after everything was saved."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run left behind: the rows of the table of scores, and figures of the run itself."""
-
-    folder: Path
-    scores: dict[str, Score]
-    figures: dict[str, Any]
-    title: str
-    comparison: Comparison | None
 
 
 def finetune(
@@ -135,8 +117,8 @@ def finetune(
     scores = chance_score(metric, questions, test.problems)
     answers: dict[str, Sequence[Answer]] = {}
     if recipe.evaluation.base:
-        answers["frozen base"] = _base_answers(output / BASE_ANSWERS, model, questions, score)
-        scores["frozen base"] = score_of(metric, questions, answers["frozen base"], test.problems)
+        answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
+        scores[BASE] = score_of(metric, questions, answers[BASE], test.problems)
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
     for method, experts in idle_experts(model).items():
         console.print(
@@ -148,45 +130,31 @@ def finetune(
     dtype = getattr(torch, recipe.save_dtype)
     round_adapter(model, dtype)
     _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml(), dtype=dtype), output)
-    scored = score("adapter")
+    scored = score(ADAPTER)
     _write_answers(scored, output / ADAPTER_ANSWERS)
-    scores["adapter"], answers["adapter"] = scored.score, scored.answers
+    scores[ADAPTER], answers[ADAPTER] = scored.score, scored.answers
     comparison = None
-    if "frozen base" in answers:
-        comparison = compare(("adapter", "frozen base"), answers["adapter"], answers["frozen base"])
+    if BASE in answers:
+        comparison = compare((ADAPTER, BASE), answers[ADAPTER], answers[BASE])
     figures |= {
         "adapter_bytes": (output / WEIGHTS).stat().st_size,
         "total_seconds": round(time.monotonic() - begun, 1),
         "train_rows": len(prepared.examples),
         "test_rows": len(questions),
     }
-    title = table_title(metric, recipe.data.eval_split)
-    facts = {
-        "recipe": recipe.name,
-        "metric": metric,
-        "scores": as_dict(scores),
-        "comparison": comparison.as_dict() if comparison else None,
-        "figures": figures,
-    }
-    _save(lambda: (output / SCORES).write_text(to_json(facts) + "\n", encoding="utf-8"), output)
-    _save(lambda: _write_card(model, base, recipe, output, title, scored.written, scores, figures), output)
-    page = Page(
-        title=recipe.name,
-        summary=recipe.summary,
-        facts=_facts(base, figures),
-        table=title,
+    outcome = Outcome(
+        folder=output,
+        title=table_title(metric, recipe.data.eval_split),
+        metric=metric,
         scores=scores,
-        examples=questions,
-        main=Answers("adapter", scored.answers),
-        against=Answers("frozen base", answers["frozen base"]) if "frozen base" in answers else None,
+        figures=figures,
         comparison=comparison,
-        history=figures["history"],
-        routing=look_at_routing(model, collator, questions),
-        recipe=recipe.to_yaml(),
+        answers=answers,
+        written=scored.written,
     )
-    page.write(output / REPORT)
-    console.print(as_table(scores, title=title))
-    return Outcome(output, scores, figures, title, comparison)
+    leave(outcome, recipe, model, base, questions, look_at_routing(model, collator, questions))
+    console.print(as_table(scores, title=outcome.title))
+    return outcome
 
 
 def parts_table(model: nn.Module) -> Table:
@@ -277,7 +245,7 @@ def _base_answers(
         if [answer.id for answer in kept] == [question.id for question in questions]:
             return kept
     with model.disable_adapter():
-        scored = score("frozen base")
+        scored = score(BASE)
     _write_answers(scored, file)
     return scored.answers
 
@@ -360,59 +328,3 @@ class _Interrupt(Interrupt, TrainerCallback):
         if self.asked:
             control.should_save = True
             control.should_training_stop = True
-
-
-def _facts(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The strip of figures on top of the page."""
-    peak = figures["peak_gpu_bytes"]
-    return {
-        "Base": base.name,
-        "Trained on": f"{figures['train_rows']:,} examples",
-        "Asked": f"{figures['test_rows']:,} questions",
-        "Steps": f"{figures['steps']:,}",
-        "Training time": f"{figures['train_seconds']:,.0f} s",
-        "Speed": f"{figures['samples_per_second']:,.1f} samples/s",
-        "Trained parameters": f"{figures['trained_parameters']:,}",
-        "Adapter": f"{figures['adapter_bytes'] / 1000:,.0f} KB",
-        **({"Peak GPU memory": f"{peak / 2**30:.1f} GiB"} if peak else {}),
-    }
-
-
-def _write_card(
-    model: peft.PeftModel,
-    base: Base,
-    recipe: Recipe,
-    output: Path,
-    title: str,
-    written: bool,
-    scores: dict[str, Score],
-    figures: dict[str, Any],
-) -> None:
-    answered = "generation" if written else "option likelihood"
-    described = (
-        f"{title}, {figures['test_rows']:,} problems, answers by {answered}; "
-        f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
-    )
-    card = model_card(
-        name=output.name,
-        summary=recipe.summary,
-        base=base.name,
-        revision=base.revision,
-        version=version("lora-mm"),
-        data=", ".join(place.path for place in recipe.data.places),
-        methods=[item.method for item in recipe.adapters],
-        stock=isinstance(model.peft_config["default"], peft.LoraConfig),
-        trained=figures["trained_parameters"],
-        size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=f"{described}\n\n{as_markdown(scores)}",
-        parts=memory_by_part(model),
-        folder=output.name,
-        licence=recipe.license,
-    )
-    (output / CARD).write_text(card, encoding="utf-8")
-
-
-def scores_of(folder: Path) -> dict[str, Any]:
-    """What a finished run measured, as saved beside its adapter."""
-    facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    return facts

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from lora_mm.cli.data import app
 from lora_mm.errors import InputError
 from lora_mm.pocket.plain import PLAIN, make_rows
 from lora_mm.recipe import load_recipe
@@ -55,3 +57,12 @@ def test_what_is_there_and_sizes_out_of_range_are_refused(tmp_path: Path) -> Non
         with pytest.raises(InputError, match="has 100 to 15000 rows"):
             make_rows(tmp_path / "new", "pocket-labels", size=size)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "file"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_command_writes_what_the_function_writes(tmp_path: Path, name: str) -> None:
+    done = CliRunner().invoke(app, ["make", name, "--output", str(tmp_path / "made"), "--size", "100", "--seed", "3"])
+    assert done.exit_code == 0
+    assert done.stdout == f"Wrote {tmp_path / 'made'}: 80 rows to train on, 20 to be asked, seed 3.\n"
+    make_rows(tmp_path / "same", name, seed=3, size=100)
+    assert mark(tmp_path / "made") == mark(tmp_path / "same")

@@ -25,7 +25,8 @@ from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.job import unwatched
 from lora_mm.recipe import Recipe, load_recipe
 from lora_mm.splits import load_split
-from lora_mm.training.run import Outcome, finetune, scores_of
+from lora_mm.training.results import Outcome, scores_of
+from lora_mm.training.run import finetune
 from tests.tiny import make_recipe
 
 WEIGHTS = "adapter_model.safetensors"

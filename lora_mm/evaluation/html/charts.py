@@ -34,8 +34,10 @@ def line_chart(line: Line) -> Html:
         return Html()
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = (min(0.0, min(ys)) if line.from_zero else min(ys)), max(ys)
-    if high == low:
-        low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * max(size, 1e-30):  # as good as level
+        half = size / 2 if size > 1e-30 else 0.5
+        low, high = low - half, high + half
     rows = _ticks(low, high, 4)
     low, high = min(low, rows[0]), max(high, rows[-1])
     x_ticks = [x for x in _ticks(min(xs), max(xs), 5) if min(xs) <= x <= max(xs)] if len(points) > 1 else xs
