@@ -203,7 +203,9 @@ class DataSection(_PlaceSection):
     @field_validator("sources")
     @classmethod
     def _path_or_sources(cls, sources: list[SourceSection], info: ValidationInfo) -> list[SourceSection]:
-        path = info.data.get("path")
+        if "path" not in info.data:  # it is no path, which is told already
+            return sources
+        path = info.data["path"]
         if path is None and not sources:
             raise ValueError("neither data.path nor data.sources says where the rows are")
         if path is not None and sources:

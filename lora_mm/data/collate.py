@@ -171,6 +171,9 @@ class Collator:
             InputError: when the template writes the conversation otherwise once the answer is there.
         """
         self._check_plain(example.id, "\n".join(turn.text for turn in example.turns))
+        for turn in example.turns:
+            if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
+                raise InputError(f"{example.id}: {marks} places for {len(turn.images)} pictures in one turn.")
         messages = [_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
         try:
             prompt = self.processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
