@@ -357,6 +357,12 @@ def test_a_template_that_refuses_a_conversation_is_told(templated: Any) -> None:
         Collator(templated, max_length=1000).rendered(conversation())
 
 
+def test_a_turn_that_the_template_leaves_out_is_a_fault(templated: Any) -> None:
+    templated.chat_template = THINKING.replace("<|im_end|>", "").replace("##", "yes")
+    with pytest.raises(InputError, match="talk: the base's chat template leaves one of the assistant's turns out"):
+        Collator(templated, max_length=1000).rendered(conversation())
+
+
 def test_faulty_examples_are_left_out_and_named_where_that_is_asked_for(collator: Collator) -> None:
     spoilt = Example("7", "What is </s> for?", "A")
     found = collator.prepare([spoilt, LONG], "error", "drop")
