@@ -200,9 +200,9 @@ def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
     saved, exact = load_file(tmp_path / "run" / WEIGHTS), load_file(finished[0] / WEIGHTS)
     assert {tensor.dtype for tensor in saved.values()} == {getattr(torch, dtype)}
     assert all(torch.equal(saved[name], tensor.to(saved[name].dtype)) for name, tensor in exact.items())
-    found = evaluate(tmp_path / "run", recipe, split="test", limit=None, base_only=False, watch=unwatched)
+    found = asked(tmp_path / "run")
     assert found.scores["adapter"] == outcome.scores["adapter"]
-    assert found.scored.predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+    assert found.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
