@@ -38,7 +38,7 @@ def main() -> None:
     up, down = torch.randn(rows, rank, device=device), torch.randn(rank, width, device=device)
     forms: dict[str, Callable[[], object]] = {}
     if device == "cuda":
-        forms |= {"Triton, alone": form("triton", weight), "Triton, merged": form("triton", weight, up, down)}
+        forms["Triton, merged"] = form("triton", weight, up, down)
     if importlib.util.find_spec("bitsandbytes"):
         forms |= {"bitsandbytes, alone": bitsandbytes_alone(weight), "PyTorch, merged": form("torch", weight, up, down)}
     else:
@@ -53,9 +53,7 @@ def main() -> None:
     append("nf4", title, command, table(("form", "ms", "GB/s, of bytes in and out"), cells))
 
 
-def form(choice: kernels.Kernels, weight: Packed, *change: torch.Tensor) -> Callable[[], object]:
-    up, down = change or (None, None)
-
+def form(choice: kernels.Kernels, weight: Packed, up: torch.Tensor, down: torch.Tensor) -> Callable[[], object]:
     def run() -> object:
         kernels.choose(choice)
         return merged(weight, up, down, 0.5, torch.bfloat16)

@@ -5,10 +5,12 @@ beat the compiled PyTorch form by 15 %, as :data:`FASTER` says.
 """
 
 import importlib.util
+import os
 import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -86,14 +88,10 @@ def interpreted() -> bool:
 
 
 def _compiler() -> str | None:
-    import os
-
     return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def _headers() -> bool:
-    from pathlib import Path
-
     return (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
 
 

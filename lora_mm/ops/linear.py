@@ -4,7 +4,7 @@
 
 Written out by hand, updates and gradients are added where the large products left theirs (``addmm_``), instead of each
 making a tensor of its own to be added later: for q, k and v, dx is written once. Of an NF4 weight the update is merged
-in the dequantisation (see :mod:`.nf4`). Kept for the backward: x, and h [tokens, r] of weights that are not merged.
+in the dequantisation where that pays (see :mod:`.nf4`). Kept for the backward: x, and h [tokens, r] of other weights.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_mm.ops.nf4 import Packed, merged
+from lora_mm.ops.nf4 import Packed, merged, merges
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,29 @@ def adapted_linears(x: Tensor, layers: Sequence[Frozen]) -> tuple[Tensor, ...]:
     return outputs
 
 
+def _weight(weight: Tensor | Packed, up: Tensor, down: Tensor, scale: float, x: Tensor) -> tuple[Tensor, bool]:
+    """What ``x`` is multiplied by, and whether the update is in it."""
+    if not isinstance(weight, Packed):
+        return weight, False
+    if merges(x):
+        return merged(weight, up, down, scale, x.dtype), True
+    return merged(weight, None, None, 1.0, x.dtype), False
+
+
 class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: tuple[Frozen, ...], *trained: Tensor) -> tuple[Tensor, ...]:
         rows, outputs, kept = x.reshape(-1, x.shape[-1]), [], []
         for layer in layers:
-            if isinstance(layer.weight, Packed):
-                weight = merged(layer.weight, layer.up, layer.down, layer.scale, x.dtype)
-                y = F.linear(rows, weight, layer.bias)
-            else:
+            weight, whole = _weight(layer.weight, layer.up, layer.down, layer.scale, x)
+            y = F.linear(rows, weight, layer.bias)
+            if not whole:
                 h = rows @ layer.down.to(x.dtype).t()
-                y = F.linear(rows, layer.weight, layer.bias)
                 y.addmm_(h, layer.up.to(x.dtype).t(), alpha=layer.scale)
                 kept.append(h)
             outputs.append(y.view(*x.shape[:-1], -1))
         ctx.save_for_backward(x, *trained, *kept)
-        ctx.layers = tuple(Frozen(layer.weight, None, x, x, layer.scale) for layer in layers)  # keeps no parameters
+        ctx.layers = [(layer.weight, layer.scale) for layer in layers]
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
@@ -72,19 +79,18 @@ class _Adapted(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         dx: Tensor | None = None
         results: list[Tensor | None] = []
-        for layer, down, up, grad in zip(ctx.layers, trained[::2], trained[1::2], grads, strict=True):
-            packed = isinstance(layer.weight, Packed)
-            h = None if packed else next(kept)
+        for (frozen, scale), down, up, grad in zip(ctx.layers, trained[::2], trained[1::2], grads, strict=True):
+            h = None if isinstance(frozen, Packed) and merges(x) else next(kept)
             if grad is None:
                 results += [None, None]
                 continue
             dy, a, b = grad.reshape(-1, grad.shape[-1]), down.to(x.dtype), up.to(x.dtype)
             h = rows @ a.t() if h is None else h
-            g = (dy @ b).mul_(layer.scale)
-            results += [(g.t() @ rows).to(down.dtype), (dy.t() @ h).to(up.dtype).mul_(layer.scale)]
+            g = (dy @ b).mul_(scale)
+            results += [(g.t() @ rows).to(down.dtype), (dy.t() @ h).to(up.dtype).mul_(scale)]
             if ctx.needs_input_grad[0]:
-                weight = merged(layer.weight, up, down, layer.scale, x.dtype) if packed else layer.weight
+                weight, whole = _weight(frozen, up, down, scale, x)
                 dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
-                if not packed:
+                if not whole:
                     dx.addmm_(g, a)
         return (None if dx is None else dx.view(x.shape), None, *results)

@@ -151,7 +151,8 @@ def _expand_bwd(dy: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) ->
         return _triton().shrink(dy, columns.transpose(1, 2), index), _triton().outer(dy, z, len(columns), index)
     z = z * _chosen(index, z)
     dz = torch.bmm(dy, columns[index.clamp(min=0)]) * _chosen(index, z)
-    return dz, _by_expert(torch.bmm(dy.transpose(1, 2), z), index, len(columns))
+    dcolumns = _by_expert(torch.bmm(z.transpose(1, 2), dy), index, len(columns))
+    return dz, dcolumns.transpose(1, 2).contiguous()
 
 
 def _expand_bwd_fake(dy: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -262,7 +262,7 @@ def residual_bwd_kernel(
 def nf4_merged_kernel(
     packed, absmax, code8, absmax2, offset, code, up, down, out,
     rows, width, rank, scale,
-    NESTED: tl.constexpr, DELTA: tl.constexpr,
+    NESTED: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK2: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """out[m, d] = code[nibble] · absmax + s · Σ_c up[m, c] down[c, d], added in fp32 and rounded once.
@@ -283,12 +283,9 @@ def nf4_merged_kernel(
     else:
         largest = tl.load(absmax + block, mask=inside, other=0.0)
     total = tl.load(code + nibble) * largest
-    if DELTA:
-        for start in range(0, rank, BC):
-            c = start + tl.arange(0, BC)
-            b = tl.load(up + m[:, None] * rank + c[None, :], mask=(m < rows)[:, None] & (c < rank)[None, :], other=0.0)
-            a = tl.load(
-                down + c[:, None] * width + d[None, :], mask=(c < rank)[:, None] & (d < width)[None, :], other=0.0
-            )
-            total = tl.dot(b * scale, a, total, input_precision="ieee")
+    for start in range(0, rank, BC):
+        c = start + tl.arange(0, BC)
+        b = tl.load(up + m[:, None] * rank + c[None, :], mask=(m < rows)[:, None] & (c < rank)[None, :], other=0.0)
+        a = tl.load(down + c[:, None] * width + d[None, :], mask=(c < rank)[:, None] & (d < width)[None, :], other=0.0)
+        total = tl.dot(b * scale, a, total, input_precision="ieee")
     tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)

@@ -211,23 +211,22 @@ def nf4_merged(
     nested: tuple[Tensor, Tensor, Tensor, int] | None,
     code: Tensor,
     blocksize: int,
-    up: Tensor | None,
-    down: Tensor | None,
+    up: Tensor,
+    down: Tensor,
     scale: float,
     shape: tuple[int, int],
     dtype: torch.dtype,
 ) -> Tensor:
     """See ``nf4.merged``. ``nested``: the 8-bit code, the second absmax, the offset, the second block size."""
     rows, width = shape
-    rank = 1 if up is None else up.shape[1]
     tile = TILES["nf4"][16]
     out = _new(packed, rows, width, dtype=dtype)
     code8, absmax2, offset, block2 = nested or (code, code, code, 1)
     kernels.nf4_merged_kernel[(triton.cdiv(rows, tile.tokens), triton.cdiv(width, tile.width))](
         packed.view(-1), absmax, code8, absmax2, offset, code,
-        code if up is None else up.float().contiguous(), code if down is None else down.float().contiguous(), out,
-        rows, width, rank, scale,
-        NESTED=nested is not None, DELTA=up is not None, BLOCK=blocksize, BLOCK2=block2,
+        up.float().contiguous(), down.float().contiguous(), out,
+        rows, width, up.shape[1], scale,
+        NESTED=nested is not None, BLOCK=blocksize, BLOCK2=block2,
         BM=tile.tokens, BD=tile.width, BC=16, **tile.options,
     )  # fmt: skip
     return out

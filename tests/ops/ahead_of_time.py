@@ -24,7 +24,7 @@ DTYPES = ("bf16", "fp16")
 _FLOATS = {"eps", "scale"}
 _FULL = {"expand": {"HAS_BASE": True, "INDEXED": True}, "shrink": {"INDEXED": True}, "outer": {"INDEXED": True},
          "residual": {"NORM": True, "BIAS": True, "WEIGHTS": True, "KEEP": True},
-         "nf4": {"NESTED": True, "DELTA": True, "BLOCK": 64, "BLOCK2": 256}}  # fmt: skip
+         "nf4": {"NESTED": True, "BLOCK": 64, "BLOCK2": 256}}  # fmt: skip
 _FULL["residual_bwd"] = _FULL["residual"]
 _FP32 = {"rstd", "absmax2", "offset", "code", "code8"}
 

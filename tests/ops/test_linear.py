@@ -1,11 +1,14 @@
 """Frozen linear layers with updates, as one function: against autograd's own way, and what is kept."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lora_mm.ops import linear
 from lora_mm.ops.linear import Frozen, adapted_linears
 
 
@@ -96,3 +99,35 @@ def test_of_all_tokens_times_width_only_x_is_kept_and_once() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         adapted_linears(x, layers)
     assert [t.data_ptr() for t in kept if t.numel() >= x.numel()] == [x.data_ptr()]
+
+
+def test_a_checkpoint_frees_what_was_read() -> None:
+    _, layers = drawn(torch.float32)
+    x = torch.randn(64, 6, requires_grad=True)
+    read: list[weakref.ref[Tensor]] = []
+
+    def block(x: Tensor) -> Tensor:
+        inner = x * 2
+        read.append(weakref.ref(inner))
+        return adapted_linears(inner, layers)[0]
+
+    y = checkpoint(block, x, use_reentrant=False)
+    assert read[0]() is None, "the activations stay although they are computed again"
+    y.sum().backward()
+    assert len(read) == 2
+
+
+def test_where_merging_does_not_pay_an_nf4_weight_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    from tests.ops.drawn import drawn_nf4
+
+    torch.manual_seed(0)
+    form = drawn_nf4(48, 64, nested=False)
+    x, down, up = (torch.randn(*size, requires_grad=True) for size in ((5, 64), (4, 64), (48, 4)))
+    results = []
+    for merging in (True, False):
+        monkeypatch.setattr(linear, "merges", lambda x, m=merging: m)
+        (y,) = adapted_linears(x, [Frozen(form, None, down, up, 0.5)])
+        results.append([y, *torch.autograd.grad(y.square().sum(), (x, down, up))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
