@@ -119,7 +119,7 @@ def recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, li
 def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: Tell = lambda what: None) -> Report:
     """Read every row, open every picture, count every token.
 
-    Memory grows by some 30 bytes a row.
+    Memory grows by some 100 bytes a row, whatever a row holds (121 MiB from 10,000 to a million rows).
 
     Raises:
         InputError: where there are no rows at all.

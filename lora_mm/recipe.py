@@ -206,7 +206,7 @@ class DataSection(_PlaceSection):
     @field_validator("sources")
     @classmethod
     def _path_or_sources(cls, sources: list[SourceSection], info: ValidationInfo) -> list[SourceSection]:
-        if "path" not in info.data:  # it is faulty, and that is told for itself
+        if "path" not in info.data:  # it is no path, which is told already
             return sources
         path = info.data["path"]
         if path is None and not sources:

@@ -12,7 +12,7 @@ from lora_mm.data.mixture import Share, as_lines, capped, counts, drawn, held_ou
 from lora_mm.data.rows import find_rows
 from lora_mm.data.scienceqa_layouts import is_scienceqa
 from lora_mm.data.selection import Selection
-from lora_mm.data.source import Examples, Source, Survey, mark, marks_of, open_source, survey
+from lora_mm.data.source import Examples, Source, Survey, mark, marked, open_source, survey
 from lora_mm.errors import InputError, shortened
 from lora_mm.hub import Unreachable
 from lora_mm.pocket.cache import world_folder
@@ -168,7 +168,8 @@ def find_source(section: DataSection, place: SourceSection, split: str, number: 
         prefix=f"{number}/" if section.sources else "",
     )
     if held:
-        train, test = held_out(marks_of(source), section.eval_share, section.seed)
+        source, marks = marked(source)
+        train, test = held_out(marks, section.eval_share, section.seed)
         return source, test if evaluating else train
     if source.split is None and split != section.train_split and not (evaluating and place.eval_path):
         raise InputError(

@@ -65,6 +65,16 @@ def test_a_share_is_held_out_by_seed_and_never_trained_on(rows: Path) -> None:
     assert len(seen) > 1
 
 
+def test_ids_that_come_again_are_faults_whichever_side_they_are_on(rows: Path) -> None:
+    made = [json.loads(line) for line in rows.read_text().splitlines()]
+    made[17]["id"] = "r2"
+    write_rows(rows.parent, made)
+    for seed in range(5):
+        found = recipe(path=str(rows), eval_share=0.3, seed=seed, faulty_rows="drop")
+        told = [fault for split in ("train", "test") for fault in load_split(found, split).faults]
+        assert told == ["rows.jsonl:18: id: 'r2' is that of rows.jsonl:3 too"]
+
+
 def test_rows_to_be_asked_have_a_file_or_a_split_of_their_own(rows: Path, tmp_path: Path) -> None:
     other = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(100, 103)], "other.csv")
     told = recipe(path=str(rows), eval_path=str(other))

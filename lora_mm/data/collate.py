@@ -9,23 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.encode import Row, begun, encode, image_mark
-from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
+from lora_mm.data.encode import Row, encode, image_mark
+from lora_mm.data.example import Example, ImageSource, Turn, open_image
+from lora_mm.data.render import Rendered, Renderer, message_of
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, shortened
 from lora_mm.models.forward import IGNORED
 
 Overlong = Literal["error", "drop", "truncate"]
-
-_KEPT = 20_000
-"""Rendered exchanges that a collator keeps: some tens of megabytes of text."""
-
-_OTHER = "\ue000"
-"""A character of private use, put in place of a turn's text to see where it stands."""
 
 _PROBES = ((336, 336), (1000, 250), (90, 700), (640, 320), (320, 480), (32, 32))
 """Sizes of pictures that become equally many tokens where a family always makes as many."""
@@ -64,25 +58,6 @@ class Prepared:
     faults: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """An exchange as the chat template writes it.
-
-    Attributes:
-        prompt: everything before the assistant's last turn, a mark for each picture.
-        target: that turn, with its end.
-        size: tokens of both, each mark one of them.
-        spans: of these tokens, from where to where the assistant speaks.
-        free: number of the first span behind all pictures.
-    """
-
-    prompt: str
-    target: str
-    size: int
-    spans: tuple[tuple[int, int], ...]
-    free: int
-
-
 class Picked(Sequence[Example]):
     """Some examples of a sequence, each read when it is asked for."""
 
@@ -98,7 +73,7 @@ class Picked(Sequence[Example]):
         return self.examples[self.numbers[number]]
 
 
-class Collator:
+class Collator(Renderer):
     """Turns lists of examples into model inputs.
 
     Args:
@@ -114,15 +89,11 @@ class Collator:
     """
 
     def __init__(self, processor: Any, *, max_length: int, slicer: Slicer | None = None) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+        super().__init__(processor)
         self.max_length = max_length
         self.slicer = slicer
-        if not getattr(processor, "chat_template", None):
-            raise InputError("The base's processor has no chat template; point base.model at one that has.")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._rendered: dict[tuple[tuple[str, str, int], ...], Rendered] = {}
         self._counted: dict[tuple[tuple[int, int], ...], int] = {}
         self._counts_by_size = len({self._placeholders((size,)) for size in _PROBES}) > 1
 
@@ -152,43 +123,17 @@ class Collator:
         rows = []
         for example in examples:
             prompt = self.rendered(example).prompt
-            rows.append(self._row(prompt, begin, self._tokens_of(prompt, begin)[1], example))
+            rows.append(self._row(prompt, begin, self.count(prompt, begin)[1], example))
         return encode(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """What was said so far, up to where the assistant speaks, as one row; pictures go before their turn's text."""
         for turn in turns:
             self._check_plain(f"{turn.role}'s turn", turn.text)
-        messages = [_message(turn.role, turn.text, len(turn.images)) for turn in turns]
+        messages = [message_of(turn.role, turn.text, len(turn.images)) for turn in turns]
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))
         return encode(self.processor, [self._row(prompt, "", 0, shown)], "left")
-
-    def render(self, example: Example) -> tuple[str, str]:
-        """The exchange as text: what is before the assistant's last turn, and that turn with its end-of-sequence token.
-
-        Raises:
-            InputError: when the template writes the conversation otherwise once the answer is there.
-        """
-        self._check_plain(example.id, "\n".join(turn.text for turn in example.turns))
-        messages = [_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
-        try:
-            prompt = self.processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
-            whole = self.processor.apply_chat_template(messages)
-        except TemplateError as error:
-            raise InputError(f"{example.id}: the base's chat template refuses the conversation: {error}") from error
-        if not whole.startswith(prompt):
-            raise InputError(
-                f"{example.id}: with the answer, the base's chat template no longer begins as it does without; "
-                "the answer cannot be told from the prompt."
-            )
-        return prompt, _ended(whole[len(prompt) :], self.tokenizer.eos_token)
-
-    def _check_plain(self, name: str, text: str) -> None:
-        """Raise InputError for text that the tokenizer would read as something else."""
-        for token in self.tokenizer.all_special_tokens:
-            if token in text:
-                raise InputError(f"{name}: the text holds {token!r}, which the base does not read as text; reword it.")
 
     def length(self, example: Example) -> tuple[int, int]:
         """Tokens that cannot be cut, and the others.
@@ -265,69 +210,6 @@ class Collator:
             pictures = [view for picture in pictures for view in self.slicer(picture)]
         return Row(prompt, answer, spoken, pictures)
 
-    def tokens(self, text: str) -> list[int]:
-        """Ids of a rendered exchange, each picture's mark one of them."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not begun(self.processor, text))["input_ids"]
-        return ids
-
-    def rendered(self, example: Example) -> Rendered:
-        """:meth:`render`, and which tokens the assistant speaks: kept, as every epoch asks for them again."""
-        key = tuple((turn.role, turn.text, len(turn.images)) for turn in example.turns)
-        found = self._rendered.get(key)
-        if found is None:
-            prompt, target = self.render(example)
-            size, spoken = self._tokens_of(prompt, target)
-            last = (size - spoken, size)
-            shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
-            free = sum(turn.role == "assistant" for turn in example.turns[:shown])
-            found = Rendered(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
-            if len(self._rendered) < _KEPT:
-                self._rendered[key] = found
-        return found
-
-    def _earlier(self, example: Example, prompt: str, target: str) -> list[tuple[int, int]]:
-        """Tokens of what the assistant said before its last turn, each turn with what the template ends turns with.
-
-        Where a turn's text stands is found by rendering the conversation with another text in its place: what stays
-        the same around it is the template's. So it is found whatever the template does to texts.
-        """
-        spoke = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
-        if len(spoke) == 1:
-            return []
-        messages = [_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
-        whole = self.processor.apply_chat_template(messages)
-        *places, (start, end) = [self._place(example.id, messages, number, whole) for number in spoke]
-        lead, close = whole[len(prompt) : start], whole[end:]
-        offsets = self._offsets(prompt + target)
-        spans = []
-        for start, end in places:
-            if lead and whole[:start].endswith(lead):
-                start -= len(lead)
-            ending = _shared(close, whole[end:]).rstrip()
-            eos = self.tokenizer.eos_token
-            end += ending.index(eos) + len(eos) if eos and eos in ending else len(ending)
-            inside = [number for number, (a, b) in enumerate(offsets) if b > start and a < end]
-            spans.append((inside[0], inside[-1] + 1))
-        return spans
-
-    def _place(self, name: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
-        """From where to where in ``whole`` the text of one message stands."""
-        other = [*messages[:number], _message(messages[number]["role"], _OTHER), *messages[number + 1 :]]
-        before, found, behind = self.processor.apply_chat_template(other).partition(_OTHER)
-        end = len(whole) - len(behind)
-        if not found or end < len(before) or not (whole.startswith(before) and whole.endswith(behind)):
-            raise InputError(
-                f"{name}: the base's chat template writes the conversation otherwise when turn {number} is another; "
-                "that turn cannot be told from what is around it."
-            )
-        return len(before), end
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        """The characters that each token of a rendered exchange stands for."""
-        made = self.tokenizer(text, add_special_tokens=not begun(self.processor, text), return_offsets_mapping=True)
-        offsets: list[tuple[int, int]] = made["offset_mapping"]
-        return offsets
-
     def _placed(self, ids: Tensor, example: Example, text: Rendered) -> list[tuple[int, int]]:
         """Where the assistant speaks in a row, whose pictures are spelled out.
 
@@ -358,17 +240,6 @@ class Collator:
         except InputError as error:
             raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
 
-    def _tokens_of(self, prompt: str, target: str) -> tuple[int, int]:
-        """Tokens of the exchange, and of the assistant's turn: those after the longest run that both texts share.
-
-        The exchange is tokenised whole, as the model would write it; a token that spans the border is the answer's.
-        """
-        before, whole = self.tokens(prompt), self.tokens(prompt + target)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
-        )
-        return len(whole), len(whole) - shared
-
     def _longer_by(self, sources: Sequence[ImageSource]) -> int:
         """Tokens that an example's pictures become, less their marks."""
         if self.slicer:
@@ -397,19 +268,6 @@ def batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example
         yield examples[start : start + size]
 
 
-def _message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
-    """One turn as ``apply_chat_template`` takes it: pictures where the text has their marks, or before it."""
-    if PICTURE not in text:
-        text = PICTURE * pictures + text
-    first, *others = text.split(PICTURE)
-    content = [{"type": "text", "text": first}] if first or not others else []
-    for number, piece in enumerate(others, 1):
-        content.append({"type": "image"})
-        if piece or number == len(others):
-            content.append({"type": "text", "text": piece})
-    return {"role": role, "content": content}
-
-
 def _last_run(row: list[int], plain: list[int], start: int, end: int) -> int:
     """Where ``plain[start:end]`` stands last in ``row``, with what is before it if that agrees; -1 for nowhere."""
     for before in range(min(8, start), 0, -1):
@@ -418,20 +276,6 @@ def _last_run(row: list[int], plain: list[int], start: int, end: int) -> int:
             if row[at : at + len(run)] == run:
                 return at + before
     return -1
-
-
-def _shared(one: str, other: str) -> str:
-    """What both begin with."""
-    return one[
-        : next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other))))
-    ]
-
-
-def _ended(target: str, end: str | None) -> str:
-    """The assistant's turn up to its end-of-sequence token, which is added where the template writes none."""
-    if end is None:
-        return target.rstrip()
-    return target[: target.index(end)] + end if end in target else target.rstrip() + end
 
 
 def _no_room(name: str, before: int, limit: int) -> str:

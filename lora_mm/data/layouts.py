@@ -97,8 +97,9 @@ class Reader:
         known = (self.columns[what],) if what in self.columns else COLUMNS[what]
         there = [name for name in known if name in fields]
         filled = [name for name in there if fields[name] not in (None, "", [])]
-        if len(filled) > 1:
-            raise InputError(f"{what}: in {' and '.join(filled)}; say which by --set data.columns.{what}={filled[0]}")
+        several = there if what in LAYOUTS[self.layout].needs else filled  # an empty answer is no reason for a caption
+        if len(several) > 1:
+            raise InputError(f"{what}: in {' and '.join(several)}; say which by --set data.columns.{what}={several[0]}")
         if there:
             return {what: fields[(filled or there)[0]]}
         if what == "choices" and len(columns := _choice_columns(fields)) > 1:

@@ -34,12 +34,14 @@ class Source:
     Attributes:
         split: the split that they are; None where the place does not divide its rows.
         prefix: of every example's id, to tell sources apart.
+        again: rows whose id is that of a row before, and that row.
     """
 
     rows: Rows
     reader: Reader
     split: str | None
     prefix: str = ""
+    again: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,6 +51,8 @@ class Source:
         where = self.rows.where(row)
         try:
             example = self.reader(self.rows[row], where)
+            if row in self.again:
+                raise InputError(f"id: '{example.id}' is that of {self.rows.where(self.again[row])} too")
         except InputError as error:
             raise InputError(*(f"{where}: {fault}" for fault in error.faults)) from error
         return replace(example, id=self.prefix + example.id) if self.prefix else example
@@ -187,19 +191,24 @@ def survey(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | N
         ids.append(mark(example.id.encode()))
     numbers, content = (np.frombuffer(column, dtype=np.uint64) for column in (kept, marks))
     again = repeated(np.frombuffer(ids, dtype=np.uint64))
-    for number, first in again.items():
-        row, before = int(numbers[number]), int(numbers[first])
-        faults.add([f"{source.rows.where(row)}: id: '{source[row].id}' is that of {source.rows.where(before)} too"])
+    named = replace(source, again={int(numbers[number]): int(numbers[first]) for number, first in again.items()})
+    for row in named.again:
+        faults.add(_read(named, row)[1])
     return Survey(np.delete(numbers, list(again)), np.delete(content, list(again)), faults)
 
 
-def marks_of(source: Source) -> np.ndarray:
-    """Each row's :func:`mark_of`, 0 for one that cannot be read; pictures are not opened."""
-    marks = array("Q")
+def marked(source: Source) -> tuple[Source, np.ndarray]:
+    """The source, knowing which ids come again, and each row's :func:`mark_of`, 0 for one that cannot be read.
+
+    Pictures are not opened.
+    """
+    marks, ids = array("Q"), array("Q")
     for row in range(len(source)):
         example, _ = _read(source, row)
         marks.append(mark_of(example) if example else 0)
-    return np.frombuffer(marks, dtype=np.uint64)
+        ids.append(mark((example.id if example else source.rows.where(row)).encode()))
+    again = repeated(np.frombuffer(ids, dtype=np.uint64))
+    return replace(source, again=again), np.frombuffer(marks, dtype=np.uint64)
 
 
 def mark_of(example: Example) -> int:

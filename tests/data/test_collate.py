@@ -328,6 +328,12 @@ def test_a_picture_stands_where_its_turn_has_it(templated: Any, picture: Path) -
         assert written in collator.render(Example("1", text, "no", (picture, picture)))[0]
 
 
+def test_a_place_without_a_picture_is_a_fault(collator: Collator, picture: Path) -> None:
+    for item in (Example("7", f"See {MARK}", "A"), Example("7", f"See {MARK}", "A", (picture, picture))):
+        with pytest.raises(InputError, match=f"7: 1 places for {len(item.images)} pictures"):
+            collator.render(item)
+
+
 def test_a_cut_conversation_loses_its_last_turns_but_no_picture(processor: Any, picture: Path) -> None:
     item = conversation(first=(picture,))
     whole = Collator(processor, max_length=1000)
@@ -351,6 +357,12 @@ def test_a_template_that_refuses_a_conversation_is_told(templated: Any) -> None:
         Collator(templated, max_length=1000).rendered(conversation())
 
 
+def test_a_turn_that_the_template_leaves_out_is_a_fault(templated: Any) -> None:
+    templated.chat_template = THINKING.replace("<|im_end|>", "").replace("##", "yes")
+    with pytest.raises(InputError, match="talk: the base's chat template leaves one of the assistant's turns out"):
+        Collator(templated, max_length=1000).rendered(conversation())
+
+
 def test_faulty_examples_are_left_out_and_named_where_that_is_asked_for(collator: Collator) -> None:
     spoilt = Example("7", "What is </s> for?", "A")
     found = collator.prepare([spoilt, LONG], "error", "drop")
@@ -360,7 +372,8 @@ def test_faulty_examples_are_left_out_and_named_where_that_is_asked_for(collator
 
 # --- any text ------------------------------------------------------------------------------------------------------
 
-texts = st.text(max_size=30)
+SPECIAL = ("<image>", "</s>", "<pad>", "<s>", MARK)
+texts = st.text(max_size=30).filter(lambda text: not any(token in text for token in SPECIAL))
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_mm.data import rows as module
-from lora_mm.data.rows import FileRows, TableRows, find_rows, hub_table
+from lora_mm.data import text_rows
+from lora_mm.data.rows import TableRows, find_rows, hub_table
+from lora_mm.data.text_rows import FileRows
 from lora_mm.errors import InputError
 
 ROWS = [
@@ -93,11 +94,11 @@ def test_a_list_is_divided_as_a_parser_would_however_it_is_cut_into_pieces(
         encoded = json.dumps(rows, indent=indent).encode()
     file = tmp_path_factory.mktemp("list") / "rows.json"
     file.write_bytes(encoded)
-    before, module._CHUNK = module._CHUNK, chunk
+    before, text_rows._CHUNK = text_rows._CHUNK, chunk
     try:
-        found = module._json_list(file)
+        found = text_rows._json_list(file)
     finally:
-        module._CHUNK = before
+        text_rows._CHUNK = before
     assert [found[number] for number in range(len(found))] == rows
 
 
