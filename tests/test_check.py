@@ -88,7 +88,7 @@ def test_too_long_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> N
         [looked] = report.splits.values()
         assert (report.sound, looked.overlong, looked.faults.rows) == (sound, 1, faulty)
     assert "leave no room" in looked.faults.lines[0]
-    assert looked.faults.lines[0].startswith("r8: ")
+    assert looked.faults.lines[0].startswith("rows.jsonl:9: ")
 
 
 def test_what_is_in_both_splits_is_a_fault(rows: Path, tmp_path: Path) -> None:

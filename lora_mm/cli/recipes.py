@@ -59,4 +59,4 @@ def check(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
     from lora_mm.recipe import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.path}.")
+    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.where}.")
