@@ -85,7 +85,7 @@ def _page(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
     faulty = sum(bool(card.faults) for card in cards)
     facts = f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else "")
     filling = {
-        "title": html.escape(", ".join(place.path for place in recipe.data.places)),
+        "title": html.escape(recipe.data.where),
         "facts": html.escape(facts),
         "base": html.escape(recipe.base.model),
         "cards": "\n".join(_article(card) for card in cards),

@@ -67,7 +67,7 @@ def _from_data(recipe: Recipe) -> tuple[list[Example], str]:
         split = load_split(recipe, recipe.data.eval_split, _LOOKED_AT)
     except LoraMMError as error:
         return [], f"data.path is not at hand ({str(error).splitlines()[0]})"
-    return list(split.examples), f"rows of {', '.join(place.path for place in recipe.data.places)} {split.name}"
+    return list(split.examples), f"rows of {recipe.data.where} {split.name}"
 
 
 def _made_up(number: int, pictured: bool) -> Example:

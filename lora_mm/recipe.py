@@ -201,6 +201,11 @@ class DataSection(_PlaceSection):
     eval_limit: int | None = Field(None, ge=1)
 
     @property
+    def where(self) -> str:
+        """The path, or those of the sources, for people."""
+        return ", ".join(place.path for place in self.places)
+
+    @property
     def places(self) -> list[SourceSection]:
         """The sources; of a single path, the one that it is."""
         if self.path is None:

@@ -179,54 +179,67 @@ def find_source(section: DataSection, place: SourceSection, split: str, number: 
     return source, np.arange(len(source))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one place gives to a split: of ``rows`` those that a look ``found`` fit, and of these the ``chosen``."""
+
+    place: SourceSection
+    source: Source
+    rows: int
+    found: Survey
+    chosen: np.ndarray
+
+    def share(self, drawn: int) -> Share:
+        faulty, usable = self.found.faults.rows, len(self.found.kept)
+        return Share(self.place.path, self.source.reader.layout, self.rows, faulty, usable, len(self.chosen), drawn)
+
+
 def _own_split(section: DataSection, split: str, limit: int | None) -> Split:
-    places = section.places
     training = split == section.train_split
-    sources: list[Source] = []
-    surveys: list[Survey] = []
-    chosen: list[np.ndarray] = []
-    rows: list[int] = []
+    parts = _looked_at(section, split, limit)
+    sizes = [len(part.chosen) for part in parts]
+    takes = counts(sizes, [part.place.weight for part in parts], section.sampling) if training else sizes
+    numbers = [drawn(part.chosen, take, section.seed) for part, take in zip(parts, takes, strict=True)]
+    rows = np.concatenate([part.found.kept[some] for part, some in zip(parts, numbers, strict=True)]).astype(np.int64)
+    marks = np.concatenate([part.found.marks[some] for part, some in zip(parts, numbers, strict=True)])
+    of = np.repeat(np.arange(len(parts)), takes)
+    order = np.random.default_rng(section.seed).permutation(len(rows)) if len(parts) > 1 else np.arange(len(rows))
+    order = order[:limit]
+    shares = [part.share(take) for part, take in zip(parts, takes, strict=True)]
+    faults = [line for part in parts for line in part.found.faults.lines]
+    lines = _account(split, shares, len(order), faults)
+    if not len(order):
+        raise InputError(f"Nothing to use in split '{split}'.", *lines)
+    examples = Examples([part.source for part in parts], np.stack([of, rows], axis=1)[order])
+    return Split(split, examples, tuple(lines), marks[order], faults=tuple(faults))
+
+
+def _looked_at(section: DataSection, split: str, limit: int | None) -> list[_Part]:
+    """Every place's rows of a split; raises InputError for all that is wrong with any, unless that may be dropped."""
+    training = split == section.train_split
+    parts: list[_Part] = []
     faults: list[str] = []
-    for number, place in enumerate(places):
-        whole = len(places) > 1 or (training and (place.select or place.cap))
+    for number, place in enumerate(section.places):
         try:
-            source, wanted = find_source(section, place, split, number)
+            source, rows = find_source(section, place, split, number)
         except InputError as error:
             faults += error.faults
             continue
-        found = survey(source, wanted, limit=None if whole else limit)
-        sources.append(source)
-        surveys.append(found)
-        rows.append(len(wanted))
-        chosen.append(_chosen(section, place, source, found) if training else np.arange(len(found.kept)))
-    told = [line for found in surveys for line in found.faults.lines]
-    if faults or (told and section.faulty_rows == "error"):
-        raise InputError(*faults, *(shortened(told) if section.faulty_rows == "error" else ()), *_WAY_OUT[: bool(told)])
-
-    weights = [place.weight for place in places]
-    sizes = [len(numbers) for numbers in chosen]
-    takes = counts(sizes, weights, section.sampling) if training else sizes
-    parts = [drawn(numbers, take, section.seed) for numbers, take in zip(chosen, takes, strict=True)]
-    index = np.concatenate([np.stack([np.full(len(part), n), found.kept[part]], axis=1).astype(np.int64)
-                            for n, (part, found) in enumerate(zip(parts, surveys, strict=True))])  # fmt: skip
-    marks = np.concatenate([found.marks[part] for part, found in zip(parts, surveys, strict=True)])
-    if len(places) > 1:
-        order = np.random.default_rng(section.seed).permutation(len(index))
-        index, marks = index[order], marks[order]
-    index, marks = index[:limit], marks[:limit]
-    shares = [
-        Share(place.path, source.reader.layout, count, found.faults.rows, len(found.kept), len(numbers), take)
-        for place, source, count, found, numbers, take in zip(
-            places, sources, rows, surveys, chosen, takes, strict=True
+        whole = len(section.places) > 1 or (training and (place.select or place.cap))
+        found = survey(source, rows, limit=None if whole else limit)
+        chosen = _chosen(section, place, source, found) if training else np.arange(len(found.kept))
+        parts.append(_Part(place, source, len(rows), found, chosen))
+    told = [line for part in parts for line in part.found.faults.lines] if section.faulty_rows == "error" else []
+    if told:
+        count = sum(part.found.faults.rows for part in parts)
+        faults += told[:10]
+        faults.append(
+            f"{count:,} faulty row{'s' * (count != 1)} in split '{split}'. Mend them, or leave them out: "
+            "--set data.faulty_rows=drop."
         )
-    ]
-    lines = _account(split, shares, len(index), told)
-    if not len(index):
-        raise InputError(f"Nothing to use in split '{split}'.", *lines)
-    return Split(split, Examples(sources, index), tuple(lines), marks, faults=tuple(told))
-
-
-_WAY_OUT = ("Mend these rows, or leave them out: --set data.faulty_rows=drop.",)
+    if faults:
+        raise InputError(*faults)
+    return parts
 
 
 def _chosen(section: DataSection, place: SourceSection, source: Source, found: Survey) -> np.ndarray:
@@ -241,16 +254,18 @@ def _chosen(section: DataSection, place: SourceSection, source: Source, found: S
 
 
 def _account(split: str, shares: Sequence[Share], used: int, faults: Sequence[str]) -> list[str]:
-    rows, faulty = sum(share.rows for share in shares), sum(share.faulty for share in shares)
-    line = f"{split}: {used:,} of {rows:,} rows used"
+    def total(what: str) -> int:
+        return sum(getattr(share, what) for share in shares)
+
+    line = f"{split}: {used:,} of {total('rows'):,} rows used"
     if len(shares) == 1:
         line += f" ({shares[0].layout})"
-    if faulty:
+    if faulty := total("faulty"):
         line += f"; {faulty:,} faulty rows left out"
-    if (cut := sum(share.usable - share.chosen for share in shares)) > 0:
+    if cut := total("usable") - total("chosen"):
         line += f"; {cut:,} left out by selection and cap"
-    if (left := sum(share.drawn for share in shares) - used) > 0 or any(s.usable + s.faulty < s.rows for s in shares):
-        unseen = sum(share.rows - share.usable - share.faulty for share in shares)
-        line += f"; {left + unseen:,} beyond the limit"
-    few = [f"  left out: {fault}" for fault in shortened(faults, 3)]
+    if beyond := total("rows") - total("usable") - faulty + total("drawn") - used:
+        line += f"; {beyond:,} beyond the limit"
+    few = [f"  left out: {fault}" for fault in faults[:3]]
+    few += [f"  … and {faulty - 3:,} more"] if faulty > 3 else []
     return [line, *few, *(as_lines(shares) if len(shares) > 1 else [])]

@@ -69,5 +69,4 @@ def check(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
     from lora_mm.recipe import load_recipe
 
     recipe = load_recipe(name, overrides)
-    places = ", ".join(place.path for place in recipe.data.places)
-    print(f"{name}: fine. Base {recipe.base.model}, data {places}.")
+    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.where}.")

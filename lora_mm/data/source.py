@@ -125,6 +125,11 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def where(self, number: int) -> str:
+        """File and line of an example."""
+        source, row = self.places[number]
+        return self.sources[source].rows.where(int(row))
+
     @overload
     def __getitem__(self, number: int) -> Example: ...
     @overload

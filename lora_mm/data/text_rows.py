@@ -13,6 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -220,14 +221,14 @@ def _csv_file(path: Path) -> FileRows:
     if not header or twice:
         what = f"two columns are called '{twice[0]}'" if twice else "no header line"
         raise InputError(f"{path.name}:1: {what}; the first line names the columns.")
+    return FileRows(path, starts, lines, partial(_parse_cells, header, divider))
 
-    def parse(text: str) -> dict[str, str]:
-        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=divider, strict=True))
-        if len(cells) != len(header):
-            raise InputError(f"{len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}")
-        return dict(zip(header, cells, strict=True))
 
-    return FileRows(path, starts, lines, parse)
+def _parse_cells(header: list[str], divider: str, text: str) -> dict[str, str]:
+    cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=divider, strict=True))
+    if len(cells) != len(header):
+        raise InputError(f"{len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}")
+    return dict(zip(header, cells, strict=True))
 
 
 READERS: Mapping[str, Callable[[Path], FileRows]] = {

@@ -104,11 +104,12 @@ def metric_for(name: str, examples: Sequence[Example], *, scienceqa: bool) -> st
 
 
 def _fitting(examples: Sequence[Example]) -> str:
-    for name in ("choice", "yes_no", "vqa"):
-        enough = name != "vqa" or all(len(references_of(item)) >= VQA_ANSWERS for item in examples)
-        if enough and not any(METRICS[name].fault(item) for item in examples):
-            return name
-    return "exact"
+    if not any(_no_choices(item) for item in examples):
+        return "choice"
+    given = [references_of(item) for item in examples]
+    if all({plain(text) for text in references} in ({"yes"}, {"no"}) for references in given):
+        return "yes_no"
+    return "vqa" if all(len(references) >= VQA_ANSWERS for references in given) else "exact"
 
 
 # --- worth of one answer ---------------------------------------------------------------------------------------------

@@ -27,9 +27,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def plain(text: str) -> str:
     """``text`` in one spelling: Unicode's compatibility form, no case, single spaces, without quotes around it or full
-    stops behind."""
+    stops behind, unless it is nothing else."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.rstrip(_QUOTES + ". ").lstrip(_QUOTES + " ")
+    return folded.rstrip(_QUOTES + ". ").lstrip(_QUOTES + " ") or folded
 
 
 def vqa_plain(text: str) -> str:

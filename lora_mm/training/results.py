@@ -121,7 +121,7 @@ def _card(outcome: Outcome, recipe: Recipe, model: peft.PeftModel, base: Base) -
         base=base.name,
         revision=base.revision,
         version=version("lora-mm"),
-        data=", ".join(place.path for place in recipe.data.places),
+        data=recipe.data.where,
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],

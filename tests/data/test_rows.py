@@ -1,6 +1,7 @@
 """Rows of every kind of file, one at a time, as they stand; and what is said of files that hold none."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_every_kind_gives_the_rows_as_they_stand(kind: str, tmp_path: Path) -> N
     rows = find_rows(str(write(tmp_path, kind)), "train").rows
     assert [dict(rows[number]) for number in (2, 0, 1)] == [ROWS[2], ROWS[0], ROWS[1]]
     assert len(rows) == 3
+    assert dict(pickle.loads(pickle.dumps(rows))[1]) == ROWS[1], "as workers get them where they are not forked"
 
 
 def test_rows_are_called_by_their_line(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def test_captions_without_sacrebleu_say_what_to_install() -> None:
         ([asked("red")], "exact"),
         ([asked("a", choices=("a", "b")), asked("red")], "exact"),
         ([asked("yes"), asked("red")], "exact"),
+        ([asked("yes"), asked("No idea")], "exact"),
         ([asked(*["red"] * VQA_ANSWERS), asked("red")], "exact"),
     ],
 )
@@ -211,7 +212,7 @@ def test_auto_goes_by_the_data(examples: list[Example], expected: str) -> None:
         ("yes_no", asked("red"), "7: its answer is neither yes nor no"),
         ("yes_no", asked("yes", "no"), "7: its answer is neither yes nor no"),
         ("vqa", asked("a", "b"), "7: has 2 answers; the formula needs one, or four and more"),
-        ("contains", asked("..."), "7: an answer is empty"),
+        ("contains", asked(" "), "7: an answer is empty"),
         ("exact", asked("red", " "), "7: an answer is empty"),
         ("mme", asked("yes"), "7: has no picture, whose questions go together"),
         ("mme", asked("yes", picture="a.png"), "1 of 1 pictures have another number"),
