@@ -18,10 +18,10 @@ from lora_mm.cli.main import app
 from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.models.families import FAMILIES
 from lora_mm.pocket.world import make_world
-from lora_mm.training.run import ADAPTER_RESULTS
 from tests.bases import PROCESSORS, make_family_base
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))
+RESULTS = "predictions-adapter.json"
 GRID = 4
 """Crops of a picture, by the slicer or by the family itself; fewer where its tiny processor makes no more."""
 BY_TOKEN = 3
@@ -114,7 +114,7 @@ def test_a_run_trains_everything_it_saves_and_answers_every_problem(
     assert [name for name, experts in moved.items() if len(experts) != BY_TOKEN and not experts.all()] == []
     assert any(len(experts) == BY_TOKEN for experts in moved.values())
     assert any(".modules_to_save." in name or "routed_" not in name for name in weights), "the connector is in the file"
-    answers = read_results(folder / ADAPTER_RESULTS)
+    answers = read_results(folder / RESULTS)
     assert len(answers) == 6
     assert None not in answers.values()
     logged = json.loads((folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
@@ -148,4 +148,4 @@ def test_in_a_process_of_its_own_every_adapter_scores_as_it_did(
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     for family, folder in finished.items():
-        assert read_results(tmp_path / f"{family}.json") == read_results(folder / ADAPTER_RESULTS), family
+        assert read_results(tmp_path / f"{family}.json") == read_results(folder / RESULTS), family
