@@ -27,17 +27,17 @@ run() { # name, seconds, command…
 "$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || { echo "No CUDA device: nothing to do here."; exit 2; }
 has triton || { echo "Triton is not installed: nothing to check."; exit 2; }
 
-run kernels-small 120 "$PYTHON" -m tests.ops.triton_checks
-run kernels-large 120 "$PYTHON" -m tests.ops.triton_checks --large
-run kernels-planted 150 "$PYTHON" -m tests.ops.triton_checks --planted
-run primitive 100 "$PYTHON" benchmarks/primitive.py --width 1024 4096 8192 --tokens 2048 8192 --dtype bfloat16 --rounds 15
-run crops 30 "$PYTHON" benchmarks/crops.py --dtype bfloat16
-run nf4 30 "$PYTHON" benchmarks/nf4.py
+run kernels-small 80 "$PYTHON" -m tests.ops.triton_checks
+run kernels-large 60 "$PYTHON" -m tests.ops.triton_checks --large
+run kernels-planted 80 "$PYTHON" -m tests.ops.triton_checks --planted
+run primitive 100 "$PYTHON" benchmarks/primitive.py --width 1024 4096 8192 --tokens 4096 --dtype bfloat16 --rounds 15
+run crops 20 "$PYTHON" benchmarks/crops.py --dtype bfloat16
+run nf4 20 "$PYTHON" benchmarks/nf4.py
 if has pydantic && has peft && has transformers; then
-  run layer 60 "$PYTHON" benchmarks/layer.py --tokens 4096 --rounds 9
-  run step 60 "$PYTHON" benchmarks/step.py --base 100m --batch 16 --tokens 512
+  run layer 40 "$PYTHON" benchmarks/layer.py --tokens 4096 --rounds 9
+  run step 40 "$PYTHON" benchmarks/step.py --base 100m --batch 16 --tokens 512
   if has bitsandbytes; then
-    run layer-nf4 60 "$PYTHON" benchmarks/layer.py --tokens 4096 --rank 16 --rounds 9 --nf4
+    run layer-nf4 40 "$PYTHON" benchmarks/layer.py --tokens 4096 --rank 16 --rounds 9 --nf4
   else
     echo "left out: layer-nf4 (bitsandbytes is not installed)"
   fi

@@ -56,6 +56,8 @@ def frozen_of(layer: Any, x: Tensor) -> Frozen | None:
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1 or names[0] in layer.lora_variant:
         return None
+    if layer.in_features != x.shape[-1]:
+        return None
     name = names[0]
     dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
     if (layer.training and getattr(dropout, "p", 0.0)) or up.bias is not None:

@@ -238,12 +238,16 @@ _READ_TOGETHER = {"q": "norm", "k": "norm", "v": "norm", "gate": "ffn", "up": "f
 """Role of a linear layer → what it reads, where others of its block read the same."""
 
 
+_CROSS = ("cross", "EncDec")
+"""Words in the path of an attention whose q reads one tensor, and k and v another."""
+
+
 def _readers(targets: Mapping[str, Target]) -> dict[tuple[str, str], list[str]]:
     """Paths of the linear layers that read one tensor, by block."""
     found: dict[tuple[str, str], list[str]] = {}
     for path, target in targets.items():
-        if target.role in _READ_TOGETHER:
-            parent = path.rpartition(".")[0]  # a cross-attention beside the attention reads on its own
+        parent = path.rpartition(".")[0]
+        if target.role in _READ_TOGETHER and not any(word in parent for word in _CROSS):
             found.setdefault((parent, _READ_TOGETHER[target.role]), []).append(path)
     return found
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,9 +75,15 @@ def _obstacle(x: Tensor, columns: int) -> str | None:
         return f"its kernels take bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}."
     if columns > MAX_COLUMNS:
         return f"experts × rank is {columns}, and its kernels take up to {MAX_COLUMNS}."
+    return None if interpreted() else _missing()
+
+
+@cache
+def _missing() -> str | None:
+    """What Triton lacks on this machine; looked up once, as operations ask in every step."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; CUDA builds of torch bring it."
-    if not interpreted() and not (_compiler() and _headers()):
+    if not (_compiler() and _headers()):
         return "Triton needs a C compiler and Python's headers at its first launch (install gcc and python3-dev)."
     return None
 

@@ -12,6 +12,7 @@ from torch import nn
 import lora_mm
 from lora_mm.adapters import stock
 from lora_mm.models.loading import load_base
+from tests.families import family_batch, family_model
 from tests.tiny import perturb, tiny_batch, tiny_model
 
 FIELDS = {"method": "lora", "at": "all", "rank": 4, "alpha": 8.0}
@@ -131,3 +132,28 @@ def test_on_an_nf4_base_it_trains_by_the_merged_weight_and_pefts_gradients_follo
     assert ours[1].keys() == theirs[1].keys()
     for name, grad in theirs[1].items():
         torch.testing.assert_close(ours[1][name], grad, rtol=1e-2, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", ["mllama", "idefics", "qwen2_5_vl", "blip-2"])
+def test_layers_are_computed_together_only_where_they_read_one_tensor(
+    family: str, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cross-attention's q reads one tensor, its k and v another; nothing may wait, and PEFT must agree."""
+    model = lora_mm.attach(family_model(family), [{"method": "lora", "at": "qkv", "rank": 2}])
+    perturb(model)
+    model.train()
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(**family_batch(family)).logits.square().mean().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    ours = gradients()
+    assert set(calls) - {1} == {3}
+    assert all(not layer.siblings._waiting for layer in model.modules() if isinstance(layer, stock._Trained))
+    monkeypatch.setattr(stock, "frozen_of", lambda layer, x: None)
+    theirs = gradients()
+    assert ours.keys() == theirs.keys()
+    for name, grad in theirs.items():
+        torch.testing.assert_close(ours[name], grad, rtol=1e-3, atol=1e-5, msg=name)

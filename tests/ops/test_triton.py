@@ -94,6 +94,7 @@ def test_shapes_and_dtypes_that_the_kernels_do_not_take_are_named(
     OnCard.dtype = dtype  # type: ignore[assignment]
     monkeypatch.setattr(kernels.shutil, "which", lambda name: "/usr/bin/cc")
     monkeypatch.setattr(kernels, "_headers", lambda: True)
+    monkeypatch.setattr(kernels, "_missing", kernels._missing.__wrapped__)
     reason = kernels._obstacle(OnCard(), columns)  # type: ignore[arg-type]
     assert reason is None if said is None else said in str(reason)
 
@@ -104,6 +105,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(kernels, "_missing", kernels._missing.__wrapped__)
     assert "C compiler" in str(kernels._obstacle(OnCard(), 16))  # type: ignore[arg-type]
 
 
