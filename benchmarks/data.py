@@ -28,11 +28,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lora_mm.batching import collator_alone
 from lora_mm.data.collate import Collator
+from lora_mm.jobs.batching import collator_alone
+from lora_mm.jobs.splits import load_split
 from lora_mm.models.forward import IGNORED
 from lora_mm.recipe import Recipe
-from lora_mm.splits import load_split
 
 BATCH = 8
 WORDS = ("red", "blue", "square", "disc", "near", "far", "under", "above", "left", "right", "one", "two", "three")

@@ -27,7 +27,7 @@ FILES = (
     "tests/adapters/test_families.py",
     "tests/adapters/test_crops.py",
     "tests/data/test_encode.py",
-    "tests/training/test_run_families.py",
+    "tests/jobs/test_finetune_families.py",
 )
 
 Claims = dict[str, dict[str, int]]

@@ -27,13 +27,14 @@ from lora_mm.adapters.files import CONFIG, WEIGHTS
 from lora_mm.adapters.folder import load_adapter
 from lora_mm.adapters.merge_output import write_model
 from lora_mm.adapters.merging import changes
-from lora_mm.batching import collator_of
 from lora_mm.data.example import Example
 from lora_mm.evaluation.drift import Drift, drift, probe_logits
-from lora_mm.job import adapter_recipe, load_recipe_base, score_model, unwatched
-from lora_mm.merge import load_merged, merge
+from lora_mm.jobs.base import adapter_recipe, load_recipe_base
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.merge import load_merged, merge
+from lora_mm.jobs.scoring import score_model, unwatched
+from lora_mm.jobs.splits import load_split
 from lora_mm.recipe import Recipe, load_recipe
-from lora_mm.splits import load_split
 
 MODALITIES = ("text", "image")
 

@@ -30,8 +30,8 @@ def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.
     ``crops`` by crop, with pictures cut for it."""
     from rich.console import Console
 
+    from lora_mm.jobs.finetune import finetune
     from lora_mm.recipe import load_recipe
-    from lora_mm.training.run import finetune
 
     root = tmp_path_factory.mktemp("trained")
     settings = ["evaluation.base=false", "training.max_steps=3"]

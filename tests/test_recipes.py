@@ -12,11 +12,11 @@ from rich.console import Console
 from lora_mm.adapters.methods import METHODS
 from lora_mm.adapters.tuner import attach
 from lora_mm.evaluation.answers import load_answers
+from lora_mm.jobs.finetune import finetune
+from lora_mm.jobs.results import scores_of
 from lora_mm.models.anatomy import part_of
 from lora_mm.recipe import load_recipe, recipe_file, recipe_names
 from lora_mm.recipe_schema import file_schema
-from lora_mm.training.results import scores_of
-from lora_mm.training.run import finetune
 from tests.families import family_model
 
 REAL = [name for name in recipe_names() if not name.endswith("-pocket")]

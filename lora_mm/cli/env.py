@@ -5,7 +5,8 @@ from lora_mm.cli.options import JsonOption
 
 def env(as_json: JsonOption = False) -> None:
     """Versions and devices, for bug reports."""
-    from lora_mm.job import environment, to_json
+    from lora_mm.evaluation.report import to_json
+    from lora_mm.jobs.environment import environment
 
     facts = environment()
     if as_json:

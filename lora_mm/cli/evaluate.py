@@ -28,10 +28,9 @@ def evaluate(
     """Score an adapter on its recipe's data, by the metric that its recipe names."""
     from rich.console import Console
 
-    from lora_mm.evaluate import contenders_of, page_of
-    from lora_mm.evaluate import evaluate as run
-    from lora_mm.evaluation.report import as_dict, as_table
-    from lora_mm.job import to_json
+    from lora_mm.evaluation.report import as_dict, as_table, to_json
+    from lora_mm.jobs.evaluate import contenders_of, page_of
+    from lora_mm.jobs.evaluate import evaluate as run
     from lora_mm.training.progress import Display
 
     contenders = contenders_of(adapter, overrides, base_only=base_only, other=compare)

@@ -34,10 +34,9 @@ def finetune(
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import as_dict
-    from lora_mm.job import to_json
-    from lora_mm.training.results import REPORT
-    from lora_mm.training.run import finetune as run
+    from lora_mm.evaluation.report import as_dict, to_json
+    from lora_mm.jobs.finetune import finetune as run
+    from lora_mm.jobs.results import REPORT
 
     console = Console(stderr=as_json)
     outcome = run(

@@ -25,9 +25,9 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Ask adapters about pictures: of each, what it writes."""
-    from lora_mm.adapted import load_adapted
     from lora_mm.data.example import Turn
     from lora_mm.data.fetch import find_picture
+    from lora_mm.jobs.adapted import load_adapted
 
     turn = Turn("user", prompt, tuple(find_picture(place) for place in images))
     speaker = load_adapted(
@@ -47,6 +47,6 @@ def generate(
         if not as_json:
             print()
     if as_json:
-        from lora_mm.job import to_json
+        from lora_mm.evaluation.report import to_json
 
         print(to_json({"prompt": prompt, "images": images, "answers": answers}))

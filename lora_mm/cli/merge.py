@@ -42,7 +42,8 @@ def merge(
 ) -> None:
     """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""
     from lora_mm.adapters.sharing import find_adapter
-    from lora_mm.job import adapter_recipe, to_json
+    from lora_mm.evaluation.report import to_json
+    from lora_mm.jobs.base import adapter_recipe
     from lora_mm.recipe import load_recipe
 
     folders = [find_adapter(adapter) for adapter in adapters]
@@ -50,7 +51,7 @@ def merge(
 
     from rich.console import Console
 
-    from lora_mm.merge import merge as run
+    from lora_mm.jobs.merge import merge as run
 
     console = Console(stderr=as_json)
     merged = run(

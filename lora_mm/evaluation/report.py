@@ -1,5 +1,6 @@
 """Scores as a table to look at, as JSON and as Markdown. Knows scores and their columns, not where they came from."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -91,3 +92,8 @@ def rows_of(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]
             yield "problems", totals, True
             before = totals
         yield label, [figure.text if figure else "" for figure in shown], False
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON, letters as they are."""
+    return json.dumps(value, ensure_ascii=False)

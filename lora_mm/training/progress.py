@@ -47,7 +47,7 @@ class Display:
             yield _plain(self.console, label, total, unit)
 
     def watch(self, label: str, total: int) -> Callable[[int], None]:
-        """For ``job.score_model``: a bar that closes itself when ``total`` is reached."""
+        """For ``scoring.score_model``: a bar that closes itself when ``total`` is reached."""
         context = self.bar(f"scoring {label}", total, "problems")
         tell = context.__enter__()
         left = total

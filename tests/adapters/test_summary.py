@@ -14,9 +14,9 @@ from lora_mm.adapters import files
 from lora_mm.adapters.folder import load_adapter, save_adapter
 from lora_mm.adapters.summary import as_lines, describe, size_in_words
 from lora_mm.errors import InputError
+from lora_mm.jobs.results import scores_of
 from lora_mm.models.anatomy import part_of
 from lora_mm.models.loading import load_base
-from lora_mm.training.results import scores_of
 
 
 def test_parameters_by_part_are_those_of_the_model(trained: dict[str, Path], base_folder: Path) -> None:

@@ -40,7 +40,7 @@ def adapter(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of a finished run."""
     from rich.console import Console
 
-    from lora_mm.training.run import finetune
+    from lora_mm.jobs.finetune import finetune
 
     folder = tmp_path_factory.mktemp("runs") / "adapter"
     finetune(load_recipe(str(recipe_file)), folder, Console(quiet=True))

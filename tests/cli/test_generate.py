@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lora_mm.adapted import load_adapted
 from lora_mm.adapters.packing import pack
 from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
+from lora_mm.jobs.adapted import load_adapted
 from tests.tiny import make_base
 
 

@@ -319,7 +319,7 @@ def other(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of another run of the same recipe."""
     from rich.console import Console
 
-    from lora_mm.training.run import finetune
+    from lora_mm.jobs.finetune import finetune
 
     folder = tmp_path_factory.mktemp("runs") / "other"
     finetune(load_recipe(str(recipe_file), ["training.seed=9"]), folder, Console(quiet=True))

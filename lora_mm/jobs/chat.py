@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lora_mm.adapted import AdaptedBase
 from lora_mm.data.example import ImageSource, Turn
 from lora_mm.data.fetch import find_picture
 from lora_mm.errors import InputError, nearest
 from lora_mm.interrupt import Interrupt
+from lora_mm.jobs.adapted import AdaptedBase
 
 
 @dataclass

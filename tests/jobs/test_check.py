@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lora_mm.batching import collator_alone
-from lora_mm.check import Report, check_data, recipe_or_path
-from lora_mm.check_text import show
 from lora_mm.data.source import open_source
 from lora_mm.errors import InputError
-from lora_mm.preview import write_page
+from lora_mm.jobs.batching import collator_alone
+from lora_mm.jobs.check import Report, check_data, recipe_or_path
+from lora_mm.jobs.check_text import show
+from lora_mm.jobs.preview import write_page
 from tests.own import BREAKAGES, Broken, sound_row, write_rows
 
 

@@ -15,8 +15,8 @@ from lora_mm.data.layouts import LAYOUTS
 from lora_mm.data.mask import Piece, decoded
 from lora_mm.data.source import Examples, Faults, Source, repeated, survey
 from lora_mm.errors import InputError
+from lora_mm.jobs.splits import data_source, find_source, is_own, load_split
 from lora_mm.recipe import Recipe, SourceSection, load_recipe, recipe_names
-from lora_mm.splits import data_source, find_source, is_own, load_split
 
 PERCENTILES = (50, 90, 99)
 

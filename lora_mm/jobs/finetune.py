@@ -18,7 +18,6 @@ from transformers.integrations import get_available_reporting_integrations
 from lora_mm.adapters.files import RECIPE, WEIGHTS
 from lora_mm.adapters.folder import round_adapter, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
-from lora_mm.batching import collator_of
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError, LoraMMError, shortened
@@ -26,23 +25,22 @@ from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import compare
 from lora_mm.evaluation.report import as_table
 from lora_mm.interrupt import Interrupt
-from lora_mm.job import (
+from lora_mm.jobs.base import check_sources, load_recipe_base, told_when_out_of_memory
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.results import ADAPTER, BASE, Outcome, leave
+from lora_mm.jobs.scoring import (
     Scored,
     chance_score,
-    check_sources,
-    load_recipe_base,
     look_at_routing,
     score_model,
     score_of,
     table_title,
-    told_when_out_of_memory,
     way_of_scoring,
 )
+from lora_mm.jobs.splits import load_both
 from lora_mm.models.loading import memory_by_part
 from lora_mm.recipe import Recipe
-from lora_mm.splits import load_both
 from lora_mm.training.progress import Display, TrainingProgress
-from lora_mm.training.results import ADAPTER, BASE, Outcome, leave
 from lora_mm.training.trainer import AdapterTrainer
 
 CHECKPOINTS = "checkpoints"

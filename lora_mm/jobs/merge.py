@@ -25,13 +25,13 @@ from lora_mm.adapters.folder import load_adapter, peft_config_of
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.merge_output import write_model, write_stock_lora
 from lora_mm.adapters.merging import changes, check_mergeable, routes_by_modality
-from lora_mm.batching import collator_of
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.drift import Drift, as_lines, drift, probe_logits
-from lora_mm.job import load_recipe_base
+from lora_mm.jobs.base import load_recipe_base
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.probes import Probes, make_probes
 from lora_mm.models.anatomy import modalities
 from lora_mm.models.loading import Base, Dtype, default_device
-from lora_mm.probes import Probes, make_probes
 from lora_mm.recipe import Recipe
 
 Form = Literal["model", "lora"]

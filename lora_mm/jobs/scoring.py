@@ -1,34 +1,26 @@
-"""The steps that training and scoring share: a recipe's problems, its base, and the score of a model on a split.
+"""Questions to a model and the score of its answers, by the metric that a recipe names.
 
 Knows recipes, data and models; knows nothing of how an adapter is trained.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from lora_mm.adapters.files import RECIPE, check_folder
 from lora_mm.adapters.routing_map import RoutingMap, routing_maps
 from lora_mm.data.collate import Collator, Picked, batches
 from lora_mm.data.example import Example
 from lora_mm.data.scienceqa import Problem
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.answers import Answer, save_answers
 from lora_mm.evaluation.metrics import METRICS, guessing, judged, metric_for, references_of, total
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.evaluation.score import Score
-from lora_mm.hub import Unreachable
-from lora_mm.models.loading import Base, check_quantization, default_device, find_config, load_base
-from lora_mm.ops import kernels
+from lora_mm.jobs.base import told_when_out_of_memory
 from lora_mm.recipe import Recipe
-from lora_mm.splits import check_place
 
 Watch = Callable[[str, int], Callable[[int], None]]
 """Told a label and a total, gives a function to call with every number just done (a progress bar, or nothing)."""
@@ -74,53 +66,6 @@ class Scored:
 def unwatched(label: str, total: int) -> Callable[[int], None]:
     """A :data:`Watch` that shows nothing."""
     return lambda done: None
-
-
-@contextmanager
-def told_when_out_of_memory() -> Iterator[None]:
-    """Turn a GPU that is out of memory into a message that says what to change."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise LoraMMError(
-            f"Out of GPU memory: {str(error).splitlines()[0]}\n"
-            "Halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, set "
-            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size."
-        ) from error
-
-
-def check_sources(recipe: Recipe) -> None:
-    """Before anything is loaded: raise where nothing quantises, then one Unreachable for base and data together."""
-    check_quantization(recipe.base.quantization)
-    missing: list[str] = []
-    for find in (
-        lambda: find_config(recipe.base.model, recipe.base.revision),
-        lambda: check_place(recipe),
-    ):
-        try:
-            find()
-        except Unreachable as error:
-            missing += error.things
-    if missing:
-        raise Unreachable(*missing)
-
-
-def load_recipe_base(recipe: Recipe) -> Base:
-    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels."""
-    section = recipe.base
-    kernels.choose(section.kernels)
-    base = load_base(
-        section.model,
-        revision=section.revision,
-        dtype=section.dtype,
-        quantization=section.quantization,
-        full_precision=section.full_precision,
-        attention=section.attention,
-        anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
-    )
-    if section.quantization == "none":
-        base.model.to(default_device())
-    return base
 
 
 def score_model(
@@ -224,36 +169,3 @@ def look_at_routing(model: nn.Module, collator: Collator, examples: Sequence[Exa
         if chosen:
             asked[name] = [collator.prompts(chunk) for chunk in batches(chosen, _FOLLOWED_AT_ONCE)]
     return routing_maps(model, asked)
-
-
-def adapter_recipe(adapter: Path) -> str:
-    """The path of the recipe saved in an adapter folder, to be loaded with overrides."""
-    check_folder(adapter)
-    return str(adapter / RECIPE)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices, for bug reports and results."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    def of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    packages = ("lora-mm", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "triton")
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu threads": torch.get_num_threads(),
-        "devices": devices or [default_device().type],
-        "packages": {package: of(package) for package in packages},
-    }
-
-
-def to_json(value: Any) -> str:
-    """One line of JSON, letters as they are."""
-    return json.dumps(value, ensure_ascii=False)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lora_mm.check import places
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
 from lora_mm.data.mask import Piece, decoded
 from lora_mm.errors import InputError
+from lora_mm.jobs.check import places
+from lora_mm.jobs.splits import is_own, load_split
 from lora_mm.recipe import Recipe
-from lora_mm.splits import is_own, load_split
 
 THUMBNAIL = 480
 """Longest side of a picture on the page, in pixels: twice what is shown, for sharp screens."""

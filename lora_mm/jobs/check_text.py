@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lora_mm.check import Looked, Report
 from lora_mm.errors import shortened
+from lora_mm.jobs.check import Looked, Report
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.predict import candidate_scores
-from lora_mm.job import chance_score, score_model, table_title, unwatched, way_of_scoring
+from lora_mm.jobs.scoring import chance_score, score_model, table_title, unwatched, way_of_scoring
 from lora_mm.recipe import Recipe, load_recipe
 from tests.tiny import make_recipe, tiny_model
 

@@ -16,11 +16,11 @@ from transformers import StoppingCriteria, TextStreamer
 from lora_mm.adapters.files import CONFIG, read_json
 from lora_mm.adapters.folder import Mismatch, load_adapter
 from lora_mm.adapters.sharing import Found, locate
-from lora_mm.batching import collator_of
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError, nearest
-from lora_mm.job import adapter_recipe, load_recipe_base, told_when_out_of_memory
+from lora_mm.jobs.base import adapter_recipe, load_recipe_base, told_when_out_of_memory
+from lora_mm.jobs.batching import collator_of
 from lora_mm.models.forward import place
 from lora_mm.models.loading import Base
 from lora_mm.recipe import Recipe, load_recipe

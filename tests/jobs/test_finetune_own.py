@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from lora_mm.errors import InputError
+from lora_mm.jobs.finetune import Outcome, finetune
 from lora_mm.recipe import load_recipe
-from lora_mm.training.run import Outcome, finetune
 from tests.own import Broken, sound_row, write_rows
 from tests.tiny import make_recipe
 

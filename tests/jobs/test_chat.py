@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lora_mm.adapted import AdaptedBase, load_adapted
-from lora_mm.chat import Chat
 from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
+from lora_mm.jobs.adapted import AdaptedBase, load_adapted
+from lora_mm.jobs.chat import Chat
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ import torch
 import lora_mm
 from lora_mm.adapters import merging
 from lora_mm.adapters.folder import load_adapter, save_adapter
-from lora_mm.batching import collator_of
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.job import load_recipe_base, score_model, unwatched
-from lora_mm.merge import Merged, load_together, merge
+from lora_mm.jobs.base import load_recipe_base
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.merge import Merged, load_together, merge
+from lora_mm.jobs.scoring import score_model, unwatched
+from lora_mm.jobs.splits import load_split
 from lora_mm.recipe import Recipe, load_recipe
-from lora_mm.splits import load_split
 from tests.tiny import make_recipe, perturb
 
 MMA = [
@@ -244,11 +245,11 @@ def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_pa
 
         import lora_mm
         from lora_mm.adapters.folder import save_adapter
-        from lora_mm.job import load_recipe_base
-        from lora_mm.merge import merge
+        from lora_mm.jobs.base import load_recipe_base
+        from lora_mm.jobs.merge import merge
         from lora_mm.models import checkpoint
         from lora_mm.recipe import load_recipe
-        from tests.test_merge import MMA
+        from tests.jobs.test_merge import MMA
         from tests.tiny import perturb, tiny_config
 
         folder, recipe_file, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -277,7 +278,7 @@ def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_pa
     """
     for part in ("make", "merge"):
         command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), str(recipe_file), part]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
         assert done.returncode == 0, done.stderr
     used, size = json.loads(done.stdout)
     assert size > 400e6

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import lora_mm
-from lora_mm.adapted import AdaptedBase, load_adapted
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
 from lora_mm.data.fetch import find_picture
 from lora_mm.errors import InputError
+from lora_mm.jobs.adapted import AdaptedBase, load_adapted
 from lora_mm.models.loading import load_base
 from tests.bases import PROCESSORS, make_family_base
 

@@ -17,9 +17,8 @@ from lora_mm.evaluation.answers import Answer, write_whole
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import as_dict, as_markdown
+from lora_mm.evaluation.report import as_dict, as_markdown, to_json
 from lora_mm.evaluation.score import Score
-from lora_mm.job import to_json
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
 

@@ -14,7 +14,6 @@ from lora_mm.adapters.files import SCORES
 from lora_mm.adapters.folder import Mismatch, load_adapter
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.adapters.sharing import locate
-from lora_mm.batching import collator_of
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
@@ -23,20 +22,12 @@ from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.metrics import references_of
 from lora_mm.evaluation.score import Score
-from lora_mm.job import (
-    Scored,
-    Watch,
-    adapter_recipe,
-    chance_score,
-    load_recipe_base,
-    look_at_routing,
-    score_model,
-    table_title,
-    way_of_scoring,
-)
+from lora_mm.jobs.base import adapter_recipe, load_recipe_base
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.scoring import Scored, Watch, chance_score, look_at_routing, score_model, table_title, way_of_scoring
+from lora_mm.jobs.splits import Split, load_split
 from lora_mm.models.loading import check_quantization, memory_line
 from lora_mm.recipe import Recipe, load_recipe
-from lora_mm.splits import Split, load_split
 
 BASE = "base"
 """What the frozen base is called where an adapter folder could stand."""

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_mm.errors import InputError
+from lora_mm.jobs.splits import check_apart, load_split
 from lora_mm.recipe import Recipe
-from lora_mm.splits import check_apart, load_split
 from tests.own import BREAKAGES, Broken, sound_row, write_rows
 
 Make = Callable[..., Recipe]

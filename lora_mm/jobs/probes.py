@@ -12,11 +12,11 @@ from torch import Tensor
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
+from lora_mm.jobs.splits import load_split
 from lora_mm.models.forward import IGNORED
 from lora_mm.pocket.plain import PLAIN
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe import Recipe
-from lora_mm.splits import load_split
 
 EACH = 4
 """Probes of a modality."""

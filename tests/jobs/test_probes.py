@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mm.batching import collator_of
-from lora_mm.job import load_recipe_base
+from lora_mm.jobs.base import load_recipe_base
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.probes import _TOKENS, EACH, make_probes
 from lora_mm.models.forward import IGNORED
-from lora_mm.probes import _TOKENS, EACH, make_probes
 from lora_mm.recipe import load_recipe
 from tests.tiny import make_recipe
 
