@@ -299,8 +299,9 @@ def _train(
     progress.loss_of = lambda: trainer.last_loss
     begun = time.monotonic()
     try:
-        with interrupt.listening(), told_when_out_of_memory():
-            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is None or not trainer.take_up(checkpoint):
+            with interrupt.listening(), told_when_out_of_memory():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
     if interrupt.asked:
@@ -309,10 +310,11 @@ def _train(
             "The same command with --resume goes on from there."
         )
     seconds = time.monotonic() - begun
+    logged = trainer.state.log_history[-1]  # of the whole run, where it ended
     return {
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
-        "samples_per_second": round(result.metrics.get("train_samples_per_second", 0.0), 2),
+        "samples_per_second": round(logged.get("train_samples_per_second", logged.get("samples_per_second", 0.0)), 2),
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,

@@ -47,6 +47,18 @@ class AdapterTrainer(Trainer):
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
 
+    def take_up(self, checkpoint: Path) -> bool:
+        """Put a run's last checkpoint in place of training; False, and nothing done, where it is not the last.
+
+        Resumed from there, the Trainer itself would take one step more where the run ended within an epoch.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        return True
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer does, with speed and memory, and how evenly the experts were used since the last time."""
         if "loss" in logs:

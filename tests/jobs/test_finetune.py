@@ -258,6 +258,22 @@ def test_a_finished_run_resumed_only_scores_again(
     assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
+def test_a_run_that_ended_within_an_epoch_takes_no_step_more(recipe_file: Path, tmp_path: Path) -> None:
+    recipe, folder = (
+        load_recipe(str(recipe_file), ["training.max_steps=4", "training.save_steps=500"]),
+        tmp_path / "run",
+    )
+    first = finetune(recipe, folder, console())
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).unlink()  # as if stopped between training and saving
+    again = finetune(recipe, folder, console(), resume=True)
+    assert first is not None
+    assert again is not None
+    assert again.figures["steps"] == 4
+    assert again.scores == first.scores
+    assert (folder / WEIGHTS).read_bytes() == weights
+
+
 def test_a_checkpoint_cut_off_in_writing_is_passed_over(
     finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
 ) -> None:
