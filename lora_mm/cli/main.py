@@ -41,7 +41,7 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP's threads spin while they wait, which is dear where another program wants the cores. Two pocket runs at once
+    # OpenMP threads spin while they wait, which is dear where another program wants the cores. Two pocket runs at once
     # on two cores: 4.4 samples/s each by its default of 300,000 turns, 28 at 20,000; one alone: 167 and 165.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
