@@ -1,6 +1,6 @@
 """Which methods work on which model families, as their tests find: runs them and writes the table into README.md.
 
-    python benchmarks/families.py
+    python -m benchmarks.families
 
 A test module says by ``covered`` which claims a test of it bears out for a family: the name of a method, ``no METHOD``
 where it is refused, ``processor`` and ``run``. A failing test leaves README.md as it is.
@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 
+from lora_mm.adapters.methods import METHODS
+from lora_mm.models.families import FAMILIES
+from tests.bases import LACKING
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lora_mm.adapters.methods import METHODS  # noqa: E402
-from lora_mm.models.families import FAMILIES  # noqa: E402
-from tests.bases import LACKING  # noqa: E402
-
 README = ROOT / "README.md"
 BEGIN, END = "<!-- families: written by benchmarks/families.py -->\n", "<!-- families: end -->\n"
 FILES = (

@@ -8,8 +8,8 @@ from lora_mm.cli.options import AcceptOption, AdaptersArgument, MaxNewTokensOpti
 def chat(
     adapters: AdaptersArgument,
     max_new_tokens: MaxNewTokensOption = 256,
-    accept: AcceptOption = [],  # noqa: B006  typer reads it, nobody writes it
-    overrides: SetOption = [],  # noqa: B006
+    accept: AcceptOption = [],
+    overrides: SetOption = [],
 ) -> None:
     """Talk to adapters on one loaded base, switched by name. /help lists the commands.
 

@@ -40,7 +40,7 @@ def data() -> None:
 @app.command()
 def check(
     data: DataArgument,
-    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
@@ -66,7 +66,7 @@ def check(
 def preview(
     data: DataArgument,
     output: Annotated[Path, typer.Option(help="HTML file to write.")],
-    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    overrides: SetOption = [],
     split: Annotated[str | None, typer.Option(help="Split to show; the one to train on by default.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
 ) -> None:

@@ -10,7 +10,7 @@ from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOp
 
 def evaluate(
     adapter: AdapterArgument,
-    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    overrides: SetOption = [],
     compare: Annotated[
         str | None,
         typer.Option(help="Ask another adapter too, or the frozen `base`, and test the difference."),
@@ -22,7 +22,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write the answers: .jsonl, or .json in ScienceQA's official format.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write one HTML page to look at.", metavar="FILE")] = None,
-    accept: AcceptOption = [],  # noqa: B006
+    accept: AcceptOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Score an adapter on its recipe's data, by the metric that its recipe names."""

@@ -10,7 +10,7 @@ from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_lo
 
 def finetune(
     recipe: RecipeOption,
-    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    overrides: SetOption = [],
     output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away what is in the folder.")] = False,

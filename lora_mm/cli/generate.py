@@ -13,15 +13,15 @@ def generate(
     images: Annotated[
         list[str],
         typer.Option("--image", help="Picture to show, a file or a URL. May be repeated.", metavar="FILE|URL"),
-    ] = [],  # noqa: B006  typer reads it, nobody writes it
+    ] = [],
     adapter_names: Annotated[
         list[str],
         typer.Option("--adapter-name", help="Of several adapters, the one to ask; all by default. May be repeated."),
-    ] = [],  # noqa: B006
+    ] = [],
     base_only: Annotated[bool, typer.Option("--base-only", help="Ask the frozen base, without the adapter.")] = False,
     max_new_tokens: MaxNewTokensOption = 256,
-    accept: AcceptOption = [],  # noqa: B006
-    overrides: SetOption = [],  # noqa: B006
+    accept: AcceptOption = [],
+    overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Ask adapters about pictures: of each, what it writes."""

@@ -37,7 +37,7 @@ def merge(
     dtype: Annotated[
         Precision | None, typer.Option(help="Of the files: by default the base's for a model, float32 for a LoRA.")
     ] = None,
-    overrides: SetOption = [],  # noqa: B006  typer reads it, nobody writes it
+    overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""

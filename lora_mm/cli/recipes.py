@@ -30,7 +30,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
+def show(name: Name, overrides: SetOption = []) -> None:
     """A recipe with everything it extends filled in, as YAML."""
     from lora_mm.recipe import load_recipe
 
@@ -64,7 +64,7 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to wri
 
 
 @app.command()
-def check(name: Name, overrides: SetOption = []) -> None:  # noqa: B006
+def check(name: Name, overrides: SetOption = []) -> None:
     """Read a recipe and tell everything that is wrong with it."""
     from lora_mm.recipe import load_recipe
 

@@ -194,9 +194,11 @@ def unadapted(model: nn.Module) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     for layer in layers:
         layer.enable_adapters(False)
-    yield
-    for layer in layers:
-        layer.enable_adapters(True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def _logits(model: nn.Module, probes: Probes, routed: str | None = None) -> dict[str, list[Tensor]]:
