@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks and benchmarks that need a CUDA card, in under 8 minutes, from the source tree; a short table comes last.
+# All checks and benchmarks that need a CUDA card, stopped after 480 s in all, from the source tree; a short table comes last.
 #
 #   benchmarks/gpu.sh [PYTHON]
 #

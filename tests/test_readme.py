@@ -12,7 +12,7 @@ def test_the_table_of_families_is_that_of_the_code() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in written.splitlines()]
     head, _, *families = rows
     told = {row[0].strip("`"): row for row in families}
-    again = "run `python benchmarks/families.py`"
+    again = "run `python -m benchmarks.families`"
     assert head[1:-1] == [f"`{method}`" for method in METHODS], again
     assert list(told) == list(FAMILIES), again
     for family, row in FAMILIES.items():

@@ -1,16 +1,12 @@
 """What an adapter folder is made of, and what may be in one. Knows files; knows no models and imports no torch."""
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
@@ -90,27 +86,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{file}: holds a {type(data).__name__}, not an object.")
     return data
-
-
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``output``, that becomes it at the end; after any failure nothing is left of it.
-
-    Raises:
-        InputError: when ``output`` exists and is not an empty folder; LoraMMError when it cannot be written.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists; name another folder with --output.")
-    beside = next(parent for parent in output.absolute().parents if parent.is_dir())
-    folder = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=beside))
-        yield folder
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # mkdtemp lets nobody else in
-        folder.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)

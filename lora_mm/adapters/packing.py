@@ -10,8 +10,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from lora_mm.adapters.files import LIMITS, check_folder, check_no_pickle, check_sizes, shared_files, whole_folder
+from lora_mm.adapters.files import LIMITS, check_folder, check_no_pickle, check_sizes, shared_files
 from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.whole import whole_folder
 
 SUFFIX = ".tar"
 

@@ -23,11 +23,11 @@ from lora_mm.adapters.files import (
     check_sizes,
     read_json,
     shared_files,
-    whole_folder,
 )
 from lora_mm.adapters.packing import SUFFIX, unpack
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.hub import kept_here, trouble
+from lora_mm.whole import whole_folder
 
 ORIGIN = "origin.json"
 """Beside a pulled adapter: the repository and the commit that it is from."""

@@ -1,14 +1,13 @@
 """A model's answers, one a question, and the file that keeps them. Knows no metric."""
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
+from lora_mm.whole import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +86,3 @@ def load_answers(path: Path) -> list[Answer]:
             f"{path}, line {line_number}: is no saved answer ({type(error).__name__}: {error})."
         ) from error
     return answers
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is afterwards whole, or as it was before; folders above it are made.
-
-    Raises:
-        LoraMMError: it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part")  # a full disk leaves the old file as it was
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise LoraMMError(f"{path}: cannot be written: {error.strerror or error}.") from error

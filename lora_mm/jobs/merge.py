@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from lora_mm.adapters.card import metadata, one_line
-from lora_mm.adapters.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json, whole_folder
+from lora_mm.adapters.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json
 from lora_mm.adapters.folder import load_adapter, peft_config_of
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.merge_output import write_model, write_stock_lora
@@ -33,6 +33,7 @@ from lora_mm.jobs.probes import Probes, make_probes
 from lora_mm.models.anatomy import modalities
 from lora_mm.models.loading import Base, Dtype, default_device
 from lora_mm.recipe import Recipe
+from lora_mm.whole import whole_folder
 
 Form = Literal["model", "lora"]
 

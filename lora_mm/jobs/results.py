@@ -13,7 +13,7 @@ from lora_mm.adapters.card import model_card
 from lora_mm.adapters.files import CARD, SCORES
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.data.example import Example
-from lora_mm.evaluation.answers import Answer, write_whole
+from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
@@ -21,6 +21,7 @@ from lora_mm.evaluation.report import as_dict, as_markdown, to_json
 from lora_mm.evaluation.score import Score
 from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe
+from lora_mm.whole import write_whole
 
 REPORT = "report.html"
 BASE, ADAPTER = "frozen base", "adapter"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.pocket import questions
 from lora_mm.pocket.drawing import INK, PAPER, SIDE, Columns, Jars, Spots, Tube, Web
 from lora_mm.pocket.questions import Draft
 from lora_mm.pocket.tables import CREATURES
+from lora_mm.whole import whole_folder
 
 SIZE, LEAST, LARGEST = 1000, 100, 15_000
 SHARE = 0.2
@@ -129,20 +129,8 @@ def make_rows(output: Path, name: str, *, seed: int = 0, size: int = SIZE) -> di
     """
     if not LEAST <= size <= LARGEST:
         raise InputError(f"size is {size}; {name} has {LEAST} to {LARGEST} rows.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is already there and not an empty folder; name a new one with --output.")
-    fresh = output.with_name(output.name + ".part")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        counts = _write(fresh, name, seed, size)
-        if output.exists():
-            output.rmdir()
-        fresh.rename(output)
-    except OSError as error:
-        raise LoraMMError(f"Cannot write {output}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return counts
+    with whole_folder(output) as folder:
+        return _write(folder, name, seed, size)
 
 
 def _write(folder: Path, name: str, seed: int, size: int) -> dict[str, int]:

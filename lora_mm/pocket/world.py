@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.pocket.templates import DETAILS, TEMPLATES, Draft, Template
+from lora_mm.whole import whole_folder
 
 WORLDS = {"pocket": TEMPLATES, "pocket-details": DETAILS}
 """Worlds by name: the questions that each asks."""
@@ -49,19 +49,8 @@ def make_world(output: Path, *, world: str = "pocket", seed: int = 0, size: int 
     least = EACH * len(WORLDS[world])
     if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= LARGEST:
         raise InputError(f"size is {size!r}; a {world} world has {least} to {LARGEST} problems.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is already there and not an empty folder; name a new one with --output.")
-    fresh = output.with_name(output.name + ".part")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        summary = _write(fresh, world, seed, size)
-        if output.exists():
-            output.rmdir()
-        fresh.rename(output)
-    except OSError as error:
-        raise LoraMMError(f"Cannot write {output}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with whole_folder(output) as folder:
+        summary = _write(folder, world, seed, size)
     return Summary(output, **summary)
 
 

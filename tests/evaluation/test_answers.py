@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.evaluation.answers import Answer, load_answers, save_answers, write_whole
+from lora_mm.evaluation.answers import Answer, load_answers, save_answers
+from lora_mm.whole import write_whole
 
 words = st.text(st.characters(exclude_categories=["Cs"]))
 answer = st.builds(

@@ -51,7 +51,7 @@ def test_no_picture_is_there_twice_and_every_row_is_read(tmp_path: Path, name: s
 def test_what_is_there_and_sizes_out_of_range_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
-    with pytest.raises(InputError, match="already there and not an empty folder"):
+    with pytest.raises(InputError, match="exists; name another folder"):
         make_rows(tmp_path / "mine", "pocket-labels", size=100)
     for size in (99, 15_001):
         with pytest.raises(InputError, match="has 100 to 15000 rows"):

@@ -161,17 +161,17 @@ def test_a_full_folder_is_left_alone_and_an_empty_one_is_used(tmp_path: Path) ->
     full.mkdir()
     empty.mkdir()
     (full / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="exists; name another folder"):
         make_world(full, size=SMALLEST)
     assert [f.name for f in full.iterdir()] == ["mine.txt"]
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="exists; name another folder"):
         make_world(full / "mine.txt", size=SMALLEST)
     assert make_world(empty, size=SMALLEST).problems["train"] > 0
 
 
 def test_a_place_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LoraMMError, match="Cannot write") as error:
+    with pytest.raises(LoraMMError, match="cannot be written") as error:
         make_world(tmp_path / "file" / "w", size=SMALLEST)
     assert "\n" not in str(error.value)
 
