@@ -1,6 +1,7 @@
 """Fixtures that several tests share. Folders are made once a session and never written to by a test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
+from lora_mm.models.families import FAMILIES
 from tests import tiny
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other longer than they compute
@@ -52,3 +54,12 @@ def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def scienceqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_scienceqa(tmp_path_factory.mktemp("scienceqa"))
+
+
+@pytest.fixture
+def families() -> Iterator[None]:
+    """The rows as they were, afterwards."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)

@@ -1,7 +1,7 @@
 """Adapters that cannot be, and a model type that is not known: how the command line tells them, with exit code 2."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +96,6 @@ def test_crops_for_which_there_is_no_expert_are_told(finetune: Call, bases: Call
         code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 3}])
     assert code == 0, err
     assert "nothing in the training data" not in out
-
-
-@pytest.fixture
-def families() -> Iterator[None]:
-    """The rows as they were, afterwards."""
-    before = dict(FAMILIES)
-    yield
-    FAMILIES.clear()
-    FAMILIES.update(before)
 
 
 def make_vipllava(folder: Path) -> Path:

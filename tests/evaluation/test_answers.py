@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer, load_answers, save_answers
-from lora_mm.whole import write_whole
 
 words = st.text(st.characters(exclude_categories=["Cs"]))
 answer = st.builds(
@@ -45,13 +44,3 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
         load_answers(file)
     with pytest.raises(InputError, match="cannot be read"):
         load_answers(tmp_path / "none.jsonl")
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(LoraMMError, match="cannot be written"):
-        write_whole(tmp_path / "taken", "new")
-    write_whole(tmp_path / "new" / "file", "new")
-    assert [path.name for path in tmp_path.rglob("*")] == ["taken", "new", "file"] or {
-        path.name for path in tmp_path.rglob("*")
-    } == {"taken", "new", "file"}

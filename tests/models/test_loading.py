@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -235,15 +234,6 @@ def test_where_the_config_does_not_tell_the_pictures_token_the_processor_does(tm
 
 
 # --- a type that is not known ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def families() -> Iterator[None]:
-    """The rows as they were, afterwards."""
-    before = dict(FAMILIES)
-    yield
-    FAMILIES.clear()
-    FAMILIES.update(before)
 
 
 @pytest.mark.usefixtures("families")
