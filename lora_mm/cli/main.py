@@ -1,5 +1,6 @@
 """``lora-mm``: the verbs, and how their failures are told. Holds no logic; torch is imported only by what needs it."""
 
+import io
 import logging
 import os
 import sys
@@ -44,6 +45,10 @@ def run() -> None:
     # OpenMP threads spin while they wait, which is dear where another program wants the cores. Two pocket runs at once
     # on two cores: 4.4 samples/s each by its default of 300,000 turns, 28 at 20,000; one alone: 167 and 165.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # What a terminal cannot write (halves of characters in data, an ASCII locale) is spelled out: no traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except LoraMMError as error:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lora_mm.data.source import open_source
-from lora_mm.errors import InputError
+from lora_mm.errors import LoraMMError
 from lora_mm.jobs.batching import collator_alone
 from lora_mm.jobs.check import Report, check_data, recipe_or_path
 from lora_mm.jobs.check_text import show
@@ -211,11 +211,22 @@ def test_texts_cannot_become_markup(tmp_path: Path) -> None:
     assert page.count("<article") == 1
 
 
+def test_halves_of_characters_and_control_characters_end_no_check_and_no_page(tmp_path: Path) -> None:
+    made = tmp_path / "rows.jsonl"
+    made.write_text('{"question": ["\\ud800"], "answer": "a"}\n{"question": "b\\u001b[31m", "answer": "a"}\n')
+    page = page_of(made, tmp_path / "page.html")
+    assert page.count('class="fault"') == 2
+    done = lora_mm("data", "check", str(made))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "rows.jsonl:1: question" in done.stdout + done.stderr
+
+
 def test_rows_on_the_page_are_spread_over_the_data(tmp_path: Path) -> None:
     made = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(30)])
     page = page_of(made, tmp_path / "page.html", count=3)
     assert re.findall(r"<header><b>(\w+)</b>", page) == ["r0", "r14", "r29"]
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(LoraMMError, match="cannot be written"):
         page_of(made, made / "page.html")
 
 

@@ -1,15 +1,12 @@
 """Answers to look at: which questions are shown, and their pictures made small. Knows no chart."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from PIL import Image
 
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
+from lora_mm.evaluation.html.document import embedded
 from lora_mm.evaluation.html.markup import Html, join, shortened, tag
 
 EACH = 6
@@ -108,12 +105,9 @@ def _picture(source: ImageSource, budget: list[int]) -> Html:
         picture = open_image(source)
     except InputError as error:
         return tag("p", str(error), class_="note")
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=_QUALITY, optimize=True)
-    encoded = base64.b64encode(stream.getvalue()).decode()
-    if len(encoded) > budget[0]:
+    address = embedded(picture, _SIDE, _QUALITY)
+    if len(address) > budget[0]:
         return tag("p", "picture left out: the page would grow too large", class_="note")
-    budget[0] -= len(encoded)
+    budget[0] -= len(address)
     width, height = picture.size
-    return tag("img", src=f"data:image/jpeg;base64,{encoded}", width=width, height=height, alt="", loading="lazy")
+    return tag("img", src=address, width=width, height=height, alt="", loading="lazy")

@@ -8,6 +8,7 @@ from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.data.example import Example
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.charts import Line, heat_map, interval_bars, line_chart
+from lora_mm.evaluation.html.document import document
 from lora_mm.evaluation.html.gallery import Answers, gallery
 from lora_mm.evaluation.html.markup import Html, tag
 from lora_mm.evaluation.report import columns_of, notes, rows_of
@@ -68,23 +69,8 @@ class Page:
 
     def html(self) -> str:
         """The whole document; it asks nothing of any other place."""
-        head = tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            # Nothing may be fetched or run, whatever a data set's texts hold.
-            tag(
-                "meta",
-                http_equiv="Content-Security-Policy",
-                content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-            ),
-            tag("title", self.title),
-            tag("style", Html(_STYLE.read_text(encoding="utf-8"))),
-        )
-        body = tag("body", tag("main", self._header(), self._scores(), self._training(), self._routing(),
-                               self._gallery(), self._recipe()))  # fmt: skip
-        return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+        return document(self.title, _STYLE, tag("main", self._header(), self._scores(), self._training(),
+                                                self._routing(), self._gallery(), self._recipe()))  # fmt: skip
 
     def _header(self) -> Html:
         facts = [tag("div", tag("dt", name), tag("dd", value)) for name, value in self.facts.items()]
