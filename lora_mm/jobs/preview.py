@@ -81,7 +81,7 @@ def _card(where: str, example: Example | None, faults: list[str], collator: Coll
 def _page(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
     faulty = sum(bool(card.faults) for card in cards)
     facts = f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else "")
-    base = (
+    about = (
         f"{facts} · read by the template of base ",
         tag("b", recipe.base.model),
         " · ",
@@ -91,7 +91,7 @@ def _page(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
         recipe.data.where,
         _STYLE,
         tag("h1", recipe.data.where),
-        tag("p", base, class_="facts"),
+        tag("p", about, class_="facts"),
         tag("main", [_article(card) for card in cards]),
     )
 
