@@ -50,7 +50,7 @@ def fold(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def ours(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    return routed_update(x, x, **p, groups=2)  # type: ignore[arg-type]
+    return routed_update(x, x, **p, groups=2)
 
 
 def in_triton(x: Tensor, p: dict[str, Tensor]) -> Tensor:

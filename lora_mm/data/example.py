@@ -40,6 +40,8 @@ ImageSource = Path | bytes | ImageCell
 PICTURE = "\ufffc"
 """Where a picture stands inside a turn's text (Unicode's character for an embedded object)."""
 
+Role = Literal["system", "user", "assistant"]
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -48,7 +50,7 @@ class Turn:
     A text has a :data:`PICTURE` for each of its pictures, or none: then all of them stand before it.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     text: str
     images: tuple[ImageSource, ...] = ()
 

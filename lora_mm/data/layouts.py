@@ -10,12 +10,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_mm.data.columns import COLUMNS, OPTIONAL
-from lora_mm.data.example import PICTURE, Example, ImageSource, Turn
+from lora_mm.data.example import PICTURE, Example, ImageSource, Role, Turn
 from lora_mm.errors import InputError, nearest
 
 Response = Literal["none", "short", "letter"]
@@ -245,7 +245,13 @@ def _shown(value: object) -> str:
 
 # --- layouts -------------------------------------------------------------------------------------------------------
 
-_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+_ROLES: Mapping[str, Role] = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "system": "system",
+}
 
 
 def _messages(reader: Reader, values: Mapping[str, Any], id: str) -> Example:
@@ -276,9 +282,11 @@ def _conversation(reader: Reader, said: Any, values: Mapping[str, Any], id: str)
         expected = ("user", "system") if not turns else ("user",) if turns[-1].role != "user" else ("assistant",)
         if role not in expected:
             faults.append(f"turn {number}: is the {role}'s, where {' or '.join(expected)} should speak")
-        turns.append(_placed(text, shown) if role == "user" else Turn(role, text))  # type: ignore[arg-type]
         if role == "user":
-            turns[-1] = Turn("user", reader.asked(turns[-1].text), turns[-1].images)
+            placed = _placed(text, shown)
+            turns.append(replace(placed, text=reader.asked(placed.text)))
+        else:
+            turns.append(Turn(role, text))
     pictures = sum(len(turn.images) for turn in turns) + len(left)
     if not faults and (marks != pictures or left):
         faults.append(f"{marks} {MARK} mark{'s' * (marks != 1)} for {max(pictures, given)} pictures")
@@ -290,7 +298,7 @@ def _conversation(reader: Reader, said: Any, values: Mapping[str, Any], id: str)
     return Example(id, question.text, answer.text, question.images, history=tuple(history))
 
 
-def _turn(reader: Reader, item: Any, left: list[ImageSource]) -> tuple[str, str, list[ImageSource]]:
+def _turn(reader: Reader, item: Any, left: list[ImageSource]) -> tuple[Role, str, list[ImageSource]]:
     """Role, text with a mark a picture, and the pictures, of which those without a place of their own are ``left``."""
     if not isinstance(item, Mapping):
         raise InputError(f"{_shown(item)} is not an object with role and content")
