@@ -47,7 +47,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "parameters": _by_part(shapes, facts.get("parts")),
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
-        "data": (recipe.get("data") or {}).get("path"),
+        "data": _data(recipe),
         "licence": _front_matter(card, folder / CARD).get("license"),
         "scores": read_json(folder / SCORES).get("scores", {}) if (folder / SCORES).is_file() else {},
         "card": card,
@@ -71,7 +71,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"parameters  {sum(parameters.values()):,}: {counts}"
     dtypes = " and ".join(facts["dtypes"])
     yield f"weights     {size_in_words(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
-    yield f"data        {facts['data']}"
+    yield f"data        {facts['data'] or 'not stated'}"
     yield f"licence     {facts['licence'] or 'not stated'}"
     yield from _scores(facts["scores"])
 
@@ -103,7 +103,7 @@ def _placement(item: dict[str, Any]) -> str:
 
 
 def _scores(scores: dict[str, Any]) -> Iterator[str]:
-    """The rows of accuracies that a run measured, under the names of their columns."""
+    """The rows of figures that a run measured, under the names of their columns."""
     rows = {label: row["columns"] for label, row in scores.items() if isinstance(row, dict) and row.get("columns")}
     if not rows:
         yield "scores      none"
@@ -111,8 +111,20 @@ def _scores(scores: dict[str, Any]) -> Iterator[str]:
     width, names = max(map(len, rows)), list(next(iter(rows.values())))
     yield " ".join(["scores".ljust(width), *(f"{name:>6}" for name in names)])
     for label, columns in rows.items():
-        cells = [columns.get(name, {}).get("accuracy") for name in names]
-        yield " ".join([label.ljust(width), *(f"{'–' if cell is None else format(cell, '.2f'):>6}" for cell in cells)])
+        yield " ".join([label.ljust(width), *(_cell(columns.get(name, {})).rjust(max(6, len(name))) for name in names)])
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    """An accuracy, or a figure that is none, such as VQA's or chrF."""
+    value = figure.get("accuracy", figure.get("value"))
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _data(recipe: dict[str, Any]) -> str | None:
+    """Where the rows that it learnt from were, as the recipe calls it."""
+    section = recipe.get("data") or {}
+    places = [section.get("path"), *(place.get("path") for place in section.get("sources") or [])]
+    return ", ".join(str(path) for path in places if path) or None
 
 
 def _text(file: Path) -> str:

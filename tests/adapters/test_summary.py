@@ -60,6 +60,18 @@ def test_a_stock_lora_says_what_it_is(base_folder: Path, tmp_path: Path) -> None
     assert "licence     not stated" in list(as_lines(facts))
 
 
+def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained["one"], tmp_path / "one")
+    columns = {"chrF": {"value": 28.094, "total": 8, "interval": None}, "BLEU": {"value": None, "total": 8}}
+    (folder / "scores.json").write_text(json.dumps({"scores": {"adapter": {"columns": columns}}}))
+    (folder / "recipe.yaml").write_text("data: {path: null, sources: [{path: a.jsonl}, {path: b.csv}]}\n")
+    lines = list(as_lines(describe(folder)))
+    assert "data        a.jsonl, b.csv" in lines
+    assert lines[-2:] == ["scores    chrF   BLEU", "adapter  28.09      –"]
+
+
 def test_without_torch(trained: dict[str, Path], tmp_path: Path) -> None:
     """Packed, shown, unpacked: no torch, no transformers, no PEFT."""
     script = """
