@@ -37,11 +37,10 @@ def describe(folder: Path) -> dict[str, Any]:
     config, facts, recipe = read_json(folder / CONFIG), read_json(folder / PREPROCESSING), _yaml(folder / RECIPE)
     shapes = tensor_shapes(folder / WEIGHTS)
     card = _text(folder / CARD) if (folder / CARD).is_file() else ""
-    base = facts.get("base")
     return {
         "name": folder.name,
         "summary": recipe.get("summary", ""),
-        "base": base if isinstance(base, dict) else {},
+        "base": _fields(facts.get("base")),
         "peft_type": config.get("peft_type"),
         "placements": _placements(config),
         "parameters": _by_part(shapes, facts.get("parts")),
@@ -49,7 +48,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _data(recipe),
         "licence": _front_matter(card, folder / CARD).get("license"),
-        "scores": read_json(folder / SCORES).get("scores", {}) if (folder / SCORES).is_file() else {},
+        "scores": _fields(read_json(folder / SCORES).get("scores")) if (folder / SCORES).is_file() else {},
         "card": card,
     }
 
@@ -91,10 +90,10 @@ def _by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict
 
 def _placements(config: dict[str, Any]) -> list[str]:
     """What stands where, a line each."""
-    found = [_placement(item) for item in config.get("placements") or []]
-    if config.get("target_modules") and not found:  # a stock LoRA
-        found.append(f"lora beside {len(config['target_modules'])} linear layers, rank {config.get('r')}")
-    return found + [f"{path}, whole" for path in config.get("modules_to_save") or []]
+    found = [_placement(_fields(item)) for item in _items(config.get("placements"))]
+    if (targets := _items(config.get("target_modules"))) and not found:  # a stock LoRA
+        found.append(f"lora beside {len(targets)} linear layers, rank {config.get('r')}")
+    return found + [f"{path}, whole" for path in _items(config.get("modules_to_save"))]
 
 
 def _placement(item: dict[str, Any]) -> str:
@@ -104,7 +103,7 @@ def _placement(item: dict[str, Any]) -> str:
 
 def _scores(scores: dict[str, Any]) -> Iterator[str]:
     """The rows of figures that a run measured, under the names of their columns."""
-    rows = {label: row["columns"] for label, row in scores.items() if isinstance(row, dict) and row.get("columns")}
+    rows = {label: columns for label, row in scores.items() if (columns := _fields(_fields(row).get("columns")))}
     if not rows:
         yield "scores      none"
         return
@@ -114,17 +113,28 @@ def _scores(scores: dict[str, Any]) -> Iterator[str]:
         yield " ".join([label.ljust(width), *(_cell(columns.get(name, {})).rjust(max(6, len(name))) for name in names)])
 
 
-def _cell(figure: dict[str, Any]) -> str:
+def _cell(figure: Any) -> str:
     """An accuracy, or a figure that is none, such as VQA's or chrF."""
+    figure = _fields(figure)
     value = figure.get("accuracy", figure.get("value"))
-    return "–" if value is None else f"{value:.2f}"
+    return f"{value:.2f}" if isinstance(value, int | float) else "–"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """``value`` where it is a mapping: what strangers wrote may be anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _data(recipe: dict[str, Any]) -> str | None:
     """Where the rows that it learnt from were, as the recipe calls it."""
-    section = recipe.get("data") or {}
-    places = [section.get("path"), *(place.get("path") for place in section.get("sources") or [])]
-    return ", ".join(str(path) for path in places if path) or None
+    section = _fields(recipe.get("data"))
+    places = [section, *map(_fields, _items(section.get("sources")))]
+    paths = [place.get("path") for place in places]
+    return ", ".join(str(path) for path in paths if path) or None
 
 
 def _text(file: Path) -> str:

@@ -72,6 +72,20 @@ def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
     assert lines[-2:] == ["scores    chrF   BLEU", "adapter  28.09      –"]
 
 
+@pytest.mark.parametrize("odd", ["1", "[1]", '"x"', "null", '{"a": 1}', '{"a": {"columns": [1]}}'])
+def test_what_strangers_wrote_may_be_anything(trained: dict[str, Path], tmp_path: Path, odd: str) -> None:
+    folder = shutil.copytree(trained["one"], tmp_path / "one")
+    (folder / "scores.json").write_text(f'{{"scores": {odd}}}')
+    (folder / "recipe.yaml").write_text(f"data: {odd}\n")
+    facts = json.loads((folder / "preprocessing.json").read_text())
+    (folder / "preprocessing.json").write_text(json.dumps({**facts, "base": json.loads(odd)}))
+    config = {"placements": json.loads(odd), "target_modules": json.loads(odd), "modules_to_save": json.loads(odd)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    lines = list(as_lines(describe(folder)))
+    assert "scores      none" in lines
+    assert "data        not stated" in lines
+
+
 def test_without_torch(trained: dict[str, Path], tmp_path: Path) -> None:
     """Packed, shown, unpacked: no torch, no transformers, no PEFT."""
     script = """
