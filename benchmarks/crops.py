@@ -15,7 +15,7 @@ from measure import append, medians, table
 from torch import Tensor
 
 from lora_mm.ops import kernels
-from lora_mm.ops.lowrank import grouped_update, routed_update
+from lora_mm.ops.lowrank import routed_update
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     mask = F.one_hot(index.clamp(min=0), crops).to(dtype) * (index >= 0).to(dtype)[:, None]
 
     def grouped() -> Tensor:
-        return grouped_update(base, x, down, up, index=index)
+        return routed_update(base, x, down, up, index=index)
 
     def masked() -> Tensor:
         return routed_update(base, x, down, up, weights=mask.unsqueeze(1))

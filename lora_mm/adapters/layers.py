@@ -14,8 +14,8 @@ from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.routing import Signal
 from lora_mm.adapters.stock import frozen
 from lora_mm.errors import InputError
-from lora_mm.ops.linear import Frozen, adapted_linears
-from lora_mm.ops.lowrank import grouped_update, routed_update
+from lora_mm.ops.linear import adapted_linears
+from lora_mm.ops.lowrank import routed_update, update_of
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,9 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         if names and self.placements[names[0]].row.reads == "output" and (norm := self._norm(x)) is not None:
             first, *names = names
             output = self._routed(first, x, x, norm=norm[0], eps=norm[1])
-        elif (beside := self._uniform(names, x)) is not None and not (args or kwargs):
-            return adapted_linears(x, [beside])[0]
+        elif not (args or kwargs) and self._together(names) and (base := frozen(self.base_layer, x)) is not None:
+            update = update_of(x, **self._routing(names[0], x), **self._tensors(names[0]))
+            return adapted_linears(x, [(base, update)])[0]
         else:
             output = self._base(x, *args, **kwargs)
         for name in names:
@@ -173,33 +174,31 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             _FOLDS[kind] = _folds(base, eps)
         return (base.weight, eps) if _FOLDS[kind] else None
 
-    def _uniform(self, names: list[str], x: Tensor) -> Frozen | None:
-        """The linear layer with the one update that all tokens alike get; None for any other."""
-        if len(names) != 1:
-            return None
-        placement, tensors = self.placements[names[0]], self._tensors(names[0])
-        row = placement.row
-        if row.router or row.reads != "input" or placement.bias or tensors["dropout"] or placement.learned_scale:
-            return None
-        return frozen(self.base_layer, x, tensors["down"], tensors["up"][0], placement.factor)
+    def _together(self, names: list[str]) -> bool:
+        """Whether a linear layer and its update may be one function: of one adapter, which reads what the layer does.
+
+        Experts whose outputs are combined stand side by side, so each gives a result of its own.
+        """
+        if len(names) != 1 or names[0] in self.residuals:
+            return False
+        placement = self.placements[names[0]]
+        return placement.row.reads == "input" and not (
+            placement.row.router == "token" and placement.combine == "output"
+        )
 
     def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """``output`` with the update of adapter ``name``."""
-        row = self.placements[name].row
-        read = output if row.reads == "output" else x
+        placement = self.placements[name]
+        read = output if placement.row.reads == "output" else x
         if name in self.residuals:
             read = self.residuals[name].take()
-        if row.router == "crop":
-            assert self.signal is not None
-            index = self.signal.crop_rows(read.shape[0])
-            return grouped_update(output, read, index=index, scales=self._scales(name), **self._tensors(name))
-        if row.router == "token":
-            return self._mixed(name, read, output)
+        if placement.row.router == "token" and placement.combine == "output":
+            return self._side_by_side(name, read, output)
         return self._routed(name, read, output)
 
     def _routed(self, name: str, read: Tensor, output: Tensor, **norm: Any) -> Tensor:
-        """``output`` with an update whose experts are weighed by row, by token, or not at all."""
-        return routed_update(output, read, weights=self._weights(name, read), **self._tensors(name), **norm)
+        """``output`` with one update of what is ``read``."""
+        return routed_update(output, read, **self._routing(name, read), **self._tensors(name), **norm)
 
     def _tensors(self, name: str) -> dict[str, Any]:
         """What every form of the update needs of adapter ``name``."""
@@ -217,43 +216,52 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
     def _scales(self, name: str) -> Tensor | None:
         return self.routed_s.get(name)
 
-    def _weights(self, name: str, x: Tensor) -> Tensor | None:
-        """The experts' weights for ``x`` [batch, tokens, D]: [batch, 1 or tokens, E]; [E] where all rows are alike."""
+    def _routing(self, name: str, x: Tensor) -> dict[str, Any]:
+        """The experts' weights for ``x`` [batch, tokens, D], [batch, 1 or tokens, E], or [E] where all rows are alike;
+        with a router by crop the rows' experts as well."""
         router, scales = self.placements[name].row.router, self._scales(name)
         if router is None:
-            return scales
-        if router == "modality":
-            table = self.routing_table(name)
-            if table.shape[0] > 1:  # else a vision tower: whatever it sees is a picture
-                assert self.signal is not None
-                if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
-                    table = table[self.signal.folded(x.shape[0])]
-                else:
-                    table = table[self.signal.rows(x.shape[0])].unsqueeze(1)
-            else:
-                table = table[0]
-        else:
+            return {"weights": scales}
+        if router == "crop":
             assert self.signal is not None
-            visual = self.signal.visual_folded(x.shape[0]) if x.dim() == 2 else self.signal.tokens(*x.shape[:2])
-            table = visual.unsqueeze(-1).to(x.dtype)
-        return table if scales is None else table * scales
+            return {"weights": scales, "index": self.signal.crop_rows(x.shape[0])}
+        table = {"modality": self._by_modality, "visual": self._by_token_kind, "token": self._by_token}[router](name, x)
+        return {"weights": table if scales is None else table * scales}
 
-    def _mixed(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """One layer of a feed-forward whose experts are chosen token by token (see :mod:`.mixture`)."""
-        placement, mixture = self.placements[name], self.mixtures[name]
-        last = self.roles[name] == "down"
-        if last:
-            weights, index = mixture.current()
-        else:
-            real = self.signal.real if self.signal is not None and placement.part == "language" else None
-            weights, index = mixture.route(x, real, training=self.training)
+    def _by_modality(self, name: str, x: Tensor) -> Tensor:
+        table = self.routing_table(name)
+        if table.shape[0] == 1:  # a vision tower: whatever it sees is a picture
+            return table[0]
+        assert self.signal is not None
+        if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
+            return table[self.signal.folded(x.shape[0])]
+        return table[self.signal.rows(x.shape[0])].unsqueeze(1)
+
+    def _by_token_kind(self, name: str, x: Tensor) -> Tensor:
+        assert self.signal is not None
+        visual = self.signal.visual_folded(x.shape[0]) if x.dim() == 2 else self.signal.tokens(*x.shape[:2])
+        return visual.unsqueeze(-1).to(x.dtype)
+
+    def _by_token(self, name: str, x: Tensor) -> Tensor:
+        weights, index = self._chosen(name, x)
         chosen = nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype)  # [batch, tokens, k, E]
-        scales = self._scales(name)
-        if placement.combine == "weight":
-            mixed = (chosen * weights.unsqueeze(-1).to(x.dtype)).sum(dim=-2)
-            return routed_update(output, x, weights=mixed if scales is None else mixed * scales, **self._tensors(name))
-        chosen = chosen.movedim(-2, 0)  # [k, batch, tokens, E]
-        chosen = chosen if scales is None else chosen * scales
+        return (chosen * weights.unsqueeze(-1).to(x.dtype)).sum(dim=-2)
+
+    def _chosen(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and indices of each token's experts, ``[batch, tokens, k]`` (see :mod:`.mixture`)."""
+        mixture = self.mixtures[name]
+        if self.roles[name] == "down":
+            return mixture.current()
+        real = self.signal.real if self.signal is not None and self.placements[name].part == "language" else None
+        return mixture.route(x, real, training=self.training)
+
+    def _side_by_side(self, name: str, x: Tensor, output: Tensor) -> Tensor:
+        """One layer of a feed-forward whose experts' outputs are combined: each token's experts give one result each,
+        which the last layer mixes."""
+        weights, index = self._chosen(name, x)
+        last, scales = self.roles[name] == "down", self._scales(name)
+        chosen = nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype).movedim(-2, 0)
+        chosen = chosen if scales is None else chosen * scales  # [k, batch, tokens, E]
         if not last:
             output = output.expand(len(chosen), *output.shape)
         results = routed_update(output, x, weights=chosen, **self._tensors(name))

@@ -15,6 +15,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from lora_mm.ops.linear import Frozen, adapted_linears
+from lora_mm.ops.lowrank import Update, uniform
 from lora_mm.ops.nf4 import packed
 
 
@@ -36,22 +37,21 @@ class Siblings:
             self._read = self._read if self._waiting else None
             return result
         self._read, self._waiting = None, {}
-        frozen = frozen_of(layer, x)
-        if frozen is None:
+        own = adapted(layer, x)
+        if own is None:
             return None
-        others = [(id(other), form) for other in self.members if other is not layer and (form := frozen_of(other, x))]
-        first, *results = adapted_linears(x, [frozen, *(form for _, form in others)])
+        others = [(id(other), form) for other in self.members if other is not layer and (form := adapted(other, x))]
+        first, *results = adapted_linears(x, [own, *(form for _, form in others)])
         if others:
             self._read = x
             self._waiting = {key: result for (key, _), result in zip(others, results, strict=True)}
         return first
 
 
-def frozen_of(layer: Any, x: Tensor) -> Frozen | None:
+def adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
     """``layer`` as :func:`~lora_mm.ops.linear.adapted_linears` takes it; None for what that does not do.
 
-    That is: several adapters at once, dropout, variants such as DoRA, hooks, other quantisations, and a 4-bit base
-    outside of training, where bitsandbytes' own product needs no 16-bit weight.
+    That is: several adapters at once, dropout, variants such as DoRA, and what :func:`frozen` tells.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1 or names[0] in layer.lora_variant:
@@ -62,27 +62,33 @@ def frozen_of(layer: Any, x: Tensor) -> Frozen | None:
     dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
     if (layer.training and getattr(dropout, "p", 0.0)) or up.bias is not None:
         return None
-    return frozen(layer.base_layer, x, down.weight, up.weight, layer.scaling[name])
+    base = frozen(layer.base_layer, x)
+    return None if base is None else (base, uniform(down.weight, up.weight, layer.scaling[name]))
 
 
-def frozen(base: nn.Module, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Frozen | None:
-    """A frozen base layer with an update, in the form of ``adapted_linears``; None where ``base`` has none."""
+def frozen(base: nn.Module, x: Tensor) -> Frozen | None:
+    """A frozen base layer in the form of ``adapted_linears``, for a product with ``x``; None where that has none.
+
+    None is for hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes' own product
+    needs no 16-bit weight, and ``torch.compile``, which takes operations and fuses by itself.
+    """
     weight: Any = getattr(base, "weight", None)
     if weight is None or weight.requires_grad or "forward" in base.__dict__ or base._forward_hooks:
         return None
     bias: Tensor | None = getattr(base, "bias", None)
     if base._forward_pre_hooks or (bias is not None and bias.requires_grad) or not x.is_floating_point():
         return None
-    autocast = torch.is_autocast_enabled(x.device.type)
+    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+        return None
     if type(base) is nn.Linear:
-        plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype and not autocast
-        return Frozen(weight, bias, down, up, scale) if plain else None
+        plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
+        return Frozen(weight, bias) if plain else None
     form = packed(weight) if type(base).__name__ == "Linear4bit" else None
-    if form is None or not torch.is_grad_enabled() or autocast:
+    if form is None or not torch.is_grad_enabled():
         return None
     if base.compute_dtype is not None and base.compute_dtype != x.dtype:
         return None
-    return Frozen(form, None if bias is None else bias.to(x.dtype), down, up, scale)
+    return Frozen(form, None if bias is None else bias.to(x.dtype))
 
 
 class _Trained:

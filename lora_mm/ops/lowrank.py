@@ -11,6 +11,9 @@ is computed as two thin products, with everything that depends on the routing be
 A loop over experts would pass E times over the activations; here they are read once by each product.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,8 +40,45 @@ def stack_up(up: Tensor, groups: int = 1) -> Tensor:
     return torch.diag_embed(runs, dim1=0, dim2=3).reshape(d_out, -1)
 
 
-def routed_update(
-    base: Tensor,
+@dataclass(frozen=True)
+class Update:
+    """A routed low-rank update, as its two products and what weighs rank space between them.
+
+    Attributes:
+        down: Ā [K, Din], K = r or E·r; by row [E, r, Din].
+        columns: B̄ [Dout, E·r (+ E)]; by row [E, Dout, r (+ 1)].
+        down_bias: ā, broadcastable to h [..., K].
+        weights: w, broadcastable to [..., E]; by row to [..., 1].
+        keep: [..., K], what rank dropout multiplies h by: 0, or 1 / (1 - dropout).
+        index: [rows], each row's expert, where an update goes by row.
+        scale: s.
+        experts: E; by row 1, as no more stand in a row's rank space.
+        rank: r.
+    """
+
+    down: Tensor
+    columns: Tensor
+    down_bias: Tensor | None
+    weights: Tensor | None
+    keep: Tensor | None
+    index: Tensor | None
+    scale: float
+    experts: int
+    rank: int
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it is one and the same s·B·A for all tokens."""
+        routed = (self.down_bias, self.weights, self.keep, self.index)
+        return self.columns.shape[-1] == self.rank and all(tensor is None for tensor in routed)
+
+
+def uniform(down: Tensor, up: Tensor, scale: float) -> Update:
+    """The update s · up · down of every token; ``down`` [r, Din], ``up`` [Dout, r]."""
+    return Update(down, up, None, None, None, None, scale, experts=1, rank=len(down))
+
+
+def update_of(
     x: Tensor,
     down: Tensor,
     up: Tensor,
@@ -46,101 +86,73 @@ def routed_update(
     down_bias: Tensor | None = None,
     up_bias: Tensor | None = None,
     weights: Tensor | None = None,
+    index: Tensor | None = None,
     groups: int = 1,
     scale: float = 1.0,
     dropout: float = 0.0,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
+) -> Update:
+    """The update of ``x`` [..., Din] by an adapter's parameters, cast to its dtype (masters stay fp32).
+
+    An update that all tokens share stays uncast, as an NF4 weight takes it before it is rounded.
+
+    Args:
+        down: Ā, ``[r, Din]`` (shared by the experts) or ``[E·r, Din]``.
+        up: ``[E, Dout, r / groups]``.
+        down_bias: ā, ``[r]`` or ``[E·r]``.
+        up_bias: ``[E, Dout]``.
+        weights: w, broadcastable to ``[..., E]``; None weighs every expert with 1. With ``index``, ``[E]``.
+        index: ``[rows]``, for x ``[rows, tokens, Din]``: the one expert of each row, which has its own A; rows of a
+            negative index get no update.
+        groups: see :func:`stack_up`.
+        scale: s.
+        dropout: probability with which a hidden unit is dropped; 0 outside training.
+    """
+    experts, d_out, r_group = up.shape
+    rank, dtype = r_group * groups, x.dtype
+    routed = any(tensor is not None for tensor in (down_bias, up_bias, weights, index))
+    if experts == groups == 1 and not (routed or dropout):
+        return uniform(down, up[0], scale)
+    down, up, columns_bias = down.to(dtype), up.to(dtype), None if up_bias is None else up_bias.to(dtype)
+    down_bias = None if down_bias is None else down_bias.to(dtype)
+    weights = None if weights is None else weights.to(dtype)
+    columns = stack_up(up, groups)
+    if index is None:
+        columns = columns if columns_bias is None else torch.cat([columns, columns_bias.t()], dim=-1)
+    else:
+        own = index.clamp(min=0)
+        down = down.view(experts, rank, -1)
+        columns = columns.view(d_out, experts, rank).transpose(0, 1)
+        columns = columns if columns_bias is None else torch.cat([columns, columns_bias.unsqueeze(-1)], dim=-1)
+        down_bias = None if down_bias is None else down_bias.view(experts, 1, rank)[own]
+        weights = None if weights is None else weights[own][:, None, None]
+        experts = 1
+    keep = F.dropout(x.new_ones(*x.shape[:-1], down.shape[-2]), dropout) if dropout else None
+    return Update(down, columns, down_bias, weights, keep, index, scale, experts, rank)
+
+
+def routed_update(
+    base: Tensor, x: Tensor, down: Tensor, up: Tensor, *, norm: Tensor | None = None, eps: float = 0.0, **options: Any
 ) -> Tensor:
     """Add the routed low-rank update of ``x`` to ``base``.
 
     Args:
         base: ``[..., Dout]``; ``x`` itself where an input is adapted before it is read, which takes one pass less.
         x: ``[..., Din]``, the same leading shape as ``base``.
-        down: Ā, ``[r, Din]`` (shared by the experts) or ``[E·r, Din]``.
-        up: ``[E, Dout, r / groups]``.
-        down_bias: ā, ``[r]`` or ``[E·r]``.
-        up_bias: ``[E, Dout]``.
-        weights: w, broadcastable to ``[..., E]``; None weighs every expert with 1.
-        groups: see :func:`stack_up`.
-        scale: s.
-        dropout: probability with which a hidden unit is dropped; 0 outside training.
+        down, up, options: see :func:`update_of`.
         norm, eps: γ [Din] and ε of an RMSNorm: ``base`` (which is ``x``) then is that norm's input, and what is
             updated and returned is its output. γ gets no gradient.
 
     Returns:
-        ``[..., Dout]`` in the dtype of ``base``. Parameters are cast to the dtype of ``x`` (masters stay fp32).
+        ``[..., Dout]`` in the dtype of ``base``.
     """
-    experts, _, r_group = up.shape
-    rank, dtype = r_group * groups, x.dtype
-    down, columns = down.to(dtype), _columns(up, up_bias, groups).to(base.dtype)
-    weights = None if weights is None else weights.to(dtype)
-    keep = _keep(x, len(down), dropout)
-    if base is x:
-        bias = None if down_bias is None else down_bias.to(dtype)
-        y: Tensor = residual(x, norm, eps, down, bias, columns, weights, keep, scale, experts, rank)[0]
+    u = update_of(x, down, up, **options)
+    down, columns = u.down.to(x.dtype), u.columns.to(base.dtype)
+    if base is x and u.index is None:
+        y: Tensor = residual(x, norm, eps, down, u.down_bias, columns, u.weights, u.keep, u.scale, u.experts, u.rank)[0]
         return y
     assert norm is None
-    h = shrink(x, down, None)
-    if down_bias is not None:
-        h = h + down_bias.to(dtype)
-    z = route(h, weights, keep, scale, experts, rank, up_bias is not None)
-    updated: Tensor = expand_add(base, z.to(base.dtype), columns, None)
+    h = shrink(x, down, u.index)
+    h = h if u.down_bias is None else h + u.down_bias
+    z = route(h, u.weights, u.keep, u.scale, u.experts, u.rank, columns.shape[-1] > u.experts * u.rank)
+    updated: Tensor = expand_add(base, z.to(base.dtype), columns, u.index)
     return updated
-
-
-def _columns(up: Tensor, up_bias: Tensor | None, groups: int) -> Tensor:
-    columns = stack_up(up, groups)
-    return columns if up_bias is None else torch.cat([columns, up_bias.t()], dim=-1)
-
-
-def _keep(x: Tensor, width: int, dropout: float) -> Tensor | None:
-    """What rank dropout multiplies h by: 0, or 1 / (1 - dropout)."""
-    return F.dropout(x.new_ones(*x.shape[:-1], width), dropout) if dropout else None
-
-
-def grouped_update(
-    base: Tensor,
-    x: Tensor,
-    down: Tensor,
-    up: Tensor,
-    *,
-    index: Tensor,
-    scales: Tensor | None = None,
-    down_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    groups: int = 1,
-    scale: float = 1.0,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Add to each row of ``base`` the low-rank update of its own expert: one batched product, whatever the experts.
-
-    Args:
-        base: ``[rows, tokens, Dout]``.
-        x: ``[rows, tokens, Din]``.
-        down: the experts' down-projections stacked, ``[E·r, Din]``.
-        up: ``[E, Dout, r / groups]``.
-        index: ``[rows]``, each row's expert; rows of a negative index get no update.
-        scales: ``[E]``, a factor for each expert's update.
-        down_bias, up_bias, groups, scale, dropout: see :func:`routed_update`.
-
-    Returns:
-        ``[rows, tokens, Dout]`` in the dtype of ``base``.
-    """
-    experts, d_out, r_group = up.shape
-    rank = r_group * groups
-    columns = stack_up(up, groups).view(d_out, experts, rank).transpose(0, 1)  # [E, Dout, r]
-    expert = index.clamp(min=0)
-    factor = (index >= 0).to(torch.float32) * scale
-    if scales is not None:
-        factor = factor * scales[expert]
-    h = shrink(x, down.view(experts, rank, -1).to(x.dtype), index)
-    if down_bias is not None:
-        h = h + down_bias.view(experts, 1, rank)[expert].to(h.dtype)
-    if dropout:
-        h = F.dropout(h, dropout)
-    z = h * factor[:, None, None].to(h.dtype)
-    update: Tensor = expand_add(base, z.to(base.dtype), columns.to(base.dtype), index)
-    if up_bias is not None:
-        update = update + (factor[:, None] * up_bias[expert]).to(base.dtype).unsqueeze(1)
-    return update

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_mm.ops import products
 from lora_mm.ops.kernels import use_triton
 
 
@@ -65,34 +66,16 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _outer(x: Tensor, z: Tensor) -> Tensor:
-    """Σ over tokens of x ⊗ z, ``[width, C]``; in 3.3 ms; as xᵀ · z in 4.7 (2048 × 4096, C 18, fp32)."""
-    return (_rows(z).t() @ _rows(x)).t().contiguous()
-
-
 def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _triton() -> Any:
-    from lora_mm.ops import triton_launch
-
-    return triton_launch
-
-
-# --- shrink ----------------------------------------------------------------------------------------------------------
+# --- shrink and expand -----------------------------------------------------------------------------------------------
 
 
 def _shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
-    """h = x Āᵀ: [..., K] of x [..., Din] and down [K, Din]; by row where ``index`` [rows] tells x's rows their expert.
-
-    With ``index``, x is [rows, tokens, Din] and down [E, K, Din]; rows of a negative index give zero.
-    """
-    if index is not None:
-        if use_triton("grouped", x, down.shape[1]):
-            return _triton().shrink(x, down, index)
-        return torch.bmm(x, down[index.clamp(min=0)].transpose(1, 2)) * _chosen(index, x)
-    return torch.nn.functional.linear(x, down)  # cuBLAS reads x once: there is nothing to gain
+    """See ``products.shrink``."""
+    return products.shrink(x, down, index)
 
 
 def _shrink_fake(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
@@ -101,28 +84,12 @@ def _shrink_fake(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
 
 def _shrink_bwd(g: Tensor, x: Tensor, down: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     """dx [..., Din] and dĀ of g [..., K]."""
-    if index is not None:
-        if use_triton("grouped", x, down.shape[1]):
-            ddown = _triton().outer(x, g, len(down), index).transpose(1, 2).contiguous()
-            return _triton().expand(None, g, down.transpose(1, 2), index), ddown
-        g = g * _chosen(index, g)
-        dx = torch.bmm(g, down[index.clamp(min=0)])
-        return dx, _by_expert(torch.bmm(g.transpose(1, 2), x), index, len(down))
-    return (_rows(g) @ down).view(x.shape), _rows(g).t() @ _rows(x)
+    dx = products.expand(None, g, down.transpose(-1, -2), index)
+    return dx, products.outer(x, g, index, len(down))
 
 
 def _shrink_bwd_fake(g: Tensor, x: Tensor, down: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     return _like(x), _like(down)
-
-
-def _chosen(index: Tensor, like: Tensor) -> Tensor:
-    return (index >= 0).to(like.dtype)[:, None, None]
-
-
-def _by_expert(rows: Tensor, index: Tensor, experts: int) -> Tensor:
-    """Sum of the matrices in ``rows`` [rows, M, N] by their expert, as a product: index_add is not deterministic."""
-    of = (index == torch.arange(experts, device=index.device)[:, None]).to(rows.dtype)
-    return (of @ rows.flatten(1)).view(experts, *rows.shape[1:])
 
 
 def _shrink_keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -134,17 +101,9 @@ def _shrink_backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
     return dx, ddown, None
 
 
-# --- expand ----------------------------------------------------------------------------------------------------------
-
-
 def _expand_add(base: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) -> Tensor:
-    """y = base + z B̄ᵀ: base [..., Dout], z [..., C], columns [Dout, C]; with ``index`` [rows] columns [E, Dout, C]."""
-    if use_triton("expand" if index is None else "grouped", base, z.shape[-1]):
-        return _triton().expand(base, z, columns, index)
-    if index is not None:
-        z = z * _chosen(index, z)
-        return torch.baddbmm(base, z, columns.transpose(1, 2).contiguous()[index.clamp(min=0)])
-    return torch.addmm(_rows(base), _rows(z), columns.t()).view(base.shape)
+    """See ``products.expand``."""
+    return products.expand(base, z, columns, index)
 
 
 def _expand_add_fake(base: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) -> Tensor:
@@ -153,16 +112,8 @@ def _expand_add_fake(base: Tensor, z: Tensor, columns: Tensor, index: Tensor | N
 
 def _expand_bwd(dy: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     """dz [..., C] and dB̄ of dy [..., Dout]."""
-    if index is None:
-        if use_triton("expand", dy, z.shape[-1]):
-            return _rows(dy).matmul(columns).view(z.shape), _triton().outer(dy, z, None, None)
-        return (_rows(dy) @ columns).view(z.shape), _outer(dy, z)
-    if use_triton("grouped", dy, z.shape[-1]):
-        return _triton().shrink(dy, columns.transpose(1, 2), index), _triton().outer(dy, z, len(columns), index)
-    z = z * _chosen(index, z)
-    dz = torch.bmm(dy, columns[index.clamp(min=0)]) * _chosen(index, z)
-    dcolumns = _by_expert(torch.bmm(z.transpose(1, 2), dy), index, len(columns))
-    return dz, dcolumns.transpose(1, 2).contiguous()
+    dz = products.shrink(dy, columns.transpose(-1, -2), index)
+    return dz, products.outer(dy, z, index, len(columns)).transpose(-1, -2).contiguous()
 
 
 def _expand_bwd_fake(dy: Tensor, z: Tensor, columns: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -205,7 +156,7 @@ def route(
     return z if scale == 1.0 else z * scale
 
 
-def _route_bwd(
+def route_bwd(
     dz: Tensor, h: Tensor, weights: Tensor | None, keep: Tensor | None, scale: float, experts: int, rank: int
 ) -> tuple[Tensor, Tensor | None]:
     """dh and dw of :func:`route`."""
@@ -214,10 +165,11 @@ def _route_bwd(
     core = dz[..., :width].unflatten(-1, (experts, rank))
     dweights = None
     if weights is not None:
-        per_expert = (core * (h if keep is None else h * keep).unflatten(-1, (-1, rank))).sum(dim=-1)
+        own = (h if keep is None else h * keep).unflatten(-1, (-1, rank))
+        per_expert = (core * own).sum(dim=-1, dtype=_wide(h))  # over tokens too: terms of both signs, which cancel
         if dz.shape[-1] > width:
             per_expert = per_expert + dz[..., width:]
-        dweights = per_expert.sum_to_size(weights.shape)
+        dweights = per_expert.sum_to_size(weights.shape).to(weights.dtype)
         core = core * weights.unsqueeze(-1)
     dh = core.sum(dim=-2) if h.shape[-1] != width else core.flatten(-2)
     return (dh if keep is None else dh * keep), dweights
@@ -255,6 +207,12 @@ def _residual(
     h = torch.nn.functional.linear(n, down, down_bias)
     z = route(h, weights, keep, scale, experts, rank, columns.shape[1] > experts * rank)
     return torch.addmm(_rows(n), _rows(z), columns.t()).view(x.shape), h, rstd
+
+
+def _triton() -> Any:
+    from lora_mm.ops import triton_launch
+
+    return triton_launch
 
 
 def _residual_fake(x: Tensor, norm: Tensor | None, eps: float, down: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -296,19 +254,15 @@ def _residual_bwd(
         dx, dz = _triton().residual_bwd(
             dy, x, h, rstd, norm, down, down_bias, columns, weights, keep, scale, experts, rank
         )
-        dcolumns = _triton().outer(dy, z, None, None)
     else:
-        dz = (_rows(dy) @ columns).view(z.shape)
-        dcolumns = _outer(dy, z)
-    dh, dweights = _route_bwd(dz, h, weights, keep, scale, experts, rank)
-    g = dh if norm is None else (dh * rstd).to(x.dtype)
-    if triton:
-        ddown = _triton().outer(x, g, None, None).t()
-    else:
+        dz = products.shrink(dy, columns.t(), None)
+    dcolumns = products.outer(dy, z, None, 1).t().contiguous()
+    dh, dweights = route_bwd(dz, h, weights, keep, scale, experts, rank)
+    if not triton:
         dx = torch.addmm(_rows(dy), _rows(dh), down).view(x.shape)
         dx = dx if norm is None else _normed_bwd(dx, x, rstd, norm)
-        ddown = _rows(g).t() @ _rows(x)
-    ddown = ddown.contiguous() if norm is None else ddown * norm
+    ddown = products.outer(x, dh if norm is None else (dh * rstd).to(x.dtype), None, 1)
+    ddown = ddown if norm is None else ddown * norm
     none = dy.new_empty(0)
     return dx, ddown, _rows(dh).sum(dim=0), dcolumns, none if dweights is None else dweights
 

@@ -86,11 +86,11 @@ def outer_kernel(
     x, z, index, out, rows, tokens, chunk, width, columns,
     INDEXED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """out[part, e, d, c] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and one part of their tokens."""
+    """out[part, e, c, d] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and one part of their tokens."""
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     e, part = tl.program_id(1), tl.program_id(2)
     c = tl.arange(0, BC)
-    total = tl.zeros((BD, BC), dtype=tl.float32)
+    total = tl.zeros((BC, BD), dtype=tl.float32)
     for row in range(rows):
         own = e
         if INDEXED:
@@ -100,17 +100,17 @@ def outer_kernel(
             for start in range(part * chunk, end, BT):
                 t = (start + tl.arange(0, BT)).to(tl.int64)
                 real = t < end
-                read = tl.load(
-                    x + (begin + t)[None, :] * width + d[:, None], mask=real[None, :] & (d < width)[:, None], other=0.0
-                )
                 rank = tl.load(
-                    z + (begin + t)[:, None] * columns + c[None, :],
-                    mask=real[:, None] & (c < columns)[None, :],
+                    z + (begin + t)[None, :] * columns + c[:, None],
+                    mask=real[None, :] & (c < columns)[:, None],
                     other=0.0,
                 )
-                total = _dot(read, rank, total, UPCAST)
-    place = ((part * tl.num_programs(1) + e) * width + d)[:, None] * columns + c[None, :]
-    tl.store(out + place, total, mask=(d < width)[:, None] & (c < columns)[None, :])
+                read = tl.load(
+                    x + (begin + t)[:, None] * width + d[None, :], mask=real[:, None] & (d < width)[None, :], other=0.0
+                )
+                total = _dot(rank, read, total, UPCAST)
+    place = ((part * tl.num_programs(1) + e) * columns + c)[:, None] * width + d[None, :]
+    tl.store(out + place, total, mask=(c < columns)[:, None] & (d < width)[None, :])
 
 
 @triton.jit

@@ -62,17 +62,18 @@ def _split(x: Tensor, index: Tensor | None) -> tuple[int, int]:
     return (1, x.numel() // x.shape[-1]) if index is None else (x.shape[0], x.shape[1])
 
 
-def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None) -> Tensor:
-    """``base`` [..., D] (or nothing) + z [..., C] · columnsᵀ, of [D, C], or [E, D, C] with ``index`` by row."""
+def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None, *, into: bool = False) -> Tensor:
+    """See ``products.expand``; a program reads the block of ``base`` that it writes, so that both may be one tensor."""
     z = z.contiguous()
     columns = columns.to(z.dtype)
     width, count = columns.shape[-2:]
     tile, padding = TILES["expand"][padded(count)], padded(count)
     rows, tokens = _split(z, index)
-    y = _new(z if base is None else base, *z.shape[:-1], width)
+    base = None if base is None else base.contiguous()
+    y = base if into and base is not None else _new(z if base is None else base, *z.shape[:-1], width)
     strides = (columns.stride(0) if index is not None else 0, columns.stride(-2), columns.stride(-1))
     kernels.expand_kernel[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(width, tile.width), rows)](
-        y if base is None else base.contiguous(), z, columns, z if index is None else index, y,
+        y if base is None else base, z, columns, z if index is None else index, y,
         tokens, width, count, *strides,
         HAS_BASE=base is not None, INDEXED=index is not None,
         BT=tile.tokens, BD=tile.width, BC=padding, UPCAST=_upcast(z), **tile.options,
@@ -81,7 +82,7 @@ def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None
 
 
 def shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
-    """x [..., D] · downᵀ, of [C, D], or [E, C, D] with ``index`` by row."""
+    """See ``products.shrink``."""
     x = x.contiguous()
     count, width = down.shape[-2:]
     tile, padding = TILES["shrink"][padded(count)], padded(count)
@@ -95,17 +96,18 @@ def shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
     return h
 
 
-def outer(x: Tensor, z: Tensor, experts: int | None, index: Tensor | None) -> Tensor:
-    """Σ over tokens of x ⊗ z: [D, C], or [E, D, C] with ``index`` by row; summed in fp32 in a fixed order."""
+def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int) -> Tensor:
+    """See ``products.outer``; summed in fp32."""
     x, z = x.contiguous(), z.to(x.dtype).contiguous()
     width, count = x.shape[-1], z.shape[-1]
     tile, padding = TILES["outer"][padded(count)], padded(count)
     rows, tokens = _split(x, index)
-    blocks = triton.cdiv(width, tile.width) * (experts or 1)
+    experts = 1 if index is None else experts
+    blocks = triton.cdiv(width, tile.width) * experts
     parts = max(1, min(triton.cdiv(PROGRAMS, blocks), triton.cdiv(tokens, 4 * tile.tokens)))
     chunk = triton.cdiv(triton.cdiv(tokens, parts), tile.tokens) * tile.tokens
-    out = _new(x, parts, experts or 1, width, count, dtype=torch.float32)
-    kernels.outer_kernel[(triton.cdiv(width, tile.width), experts or 1, parts)](
+    out = _new(x, parts, experts, count, width, dtype=torch.float32)
+    kernels.outer_kernel[(triton.cdiv(width, tile.width), experts, parts)](
         x, z, x if index is None else index, out, rows, tokens, chunk, width, count,
         INDEXED=index is not None, BT=tile.tokens, BD=tile.width, BC=padding, UPCAST=_upcast(x), **tile.options,
     )  # fmt: skip

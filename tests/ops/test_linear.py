@@ -1,6 +1,7 @@
 """Frozen linear layers with updates, as one function: against autograd's own way, and what is kept."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -10,33 +11,37 @@ from torch.utils.checkpoint import checkpoint
 
 from lora_mm.ops import linear
 from lora_mm.ops.linear import Frozen, adapted_linears
+from lora_mm.ops.lowrank import Update, routed_update, uniform, update_of
+
+Layer = tuple[Frozen, Update]
 
 
-def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Frozen]]:
+def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Layer]]:
     """An input and q, k, v of different widths; k has a bias."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
     layers = [
-        Frozen(
-            torch.randn(out, 6, dtype=dtype),
-            torch.randn(out, dtype=dtype) if out == 4 else None,
-            torch.randn(rank, 6, dtype=dtype, requires_grad=True),
-            torch.randn(out, rank, dtype=dtype, requires_grad=True),
-            scale,
+        (
+            Frozen(torch.randn(out, 6, dtype=dtype), torch.randn(out, dtype=dtype) if out == 4 else None),
+            uniform(
+                torch.randn(rank, 6, dtype=dtype, requires_grad=True),
+                torch.randn(out, rank, dtype=dtype, requires_grad=True),
+                scale,
+            ),
         )
         for out, rank, scale in ((8, 3, 0.5), (4, 2, 1.0), (4, 2, -2.0))
     ]
     return x, layers
 
 
-def trained(x: Tensor, layers: list[Frozen]) -> list[Tensor]:
-    return [x, *(tensor for layer in layers for tensor in (layer.down, layer.up))]
+def trained(x: Tensor, layers: list[Layer]) -> list[Tensor]:
+    return [x, *(tensor for _, update in layers for tensor in (update.down, update.columns))]
 
 
-def separately(x: Tensor, layers: list[Frozen]) -> list[Tensor]:
+def separately(x: Tensor, layers: list[Layer]) -> list[Tensor]:
     return [
-        F.linear(x, layer.weight, layer.bias) + layer.scale * F.linear(F.linear(x, layer.down), layer.up)  # type: ignore[arg-type]
-        for layer in layers
+        F.linear(x, frozen.weight, frozen.bias) + update.scale * F.linear(F.linear(x, update.down), update.columns)  # type: ignore[arg-type]
+        for frozen, update in layers
     ]
 
 
@@ -58,7 +63,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         pairs = zip(layers, tensors[::2], tensors[1::2], strict=True)
-        return adapted_linears(x, [Frozen(layer.weight, layer.bias, a, b, layer.scale) for layer, a, b in pairs])
+        return adapted_linears(x, [(frozen, uniform(a, b, update.scale)) for (frozen, update), a, b in pairs])
 
     assert torch.autograd.gradcheck(run, trained(x, layers))
 
@@ -66,9 +71,11 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_an_output_that_is_not_used_is_no_matter() -> None:
     x, layers = drawn()
     q, _, v = adapted_linears(x, layers)
-    ours = torch.autograd.grad(q.sum() + v.sum(), [x, layers[0].up, layers[2].down])
+    ours = torch.autograd.grad(q.sum() + v.sum(), [x, layers[0][1].columns, layers[2][1].down])
     q, _, v = separately(x, layers)
-    for one, other in zip(ours, torch.autograd.grad(q.sum() + v.sum(), [x, layers[0].up, layers[2].down]), strict=True):
+    for one, other in zip(
+        ours, torch.autograd.grad(q.sum() + v.sum(), [x, layers[0][1].columns, layers[2][1].down]), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
@@ -84,7 +91,7 @@ def test_masters_stay_fp32_and_an_update_of_zero_changes_no_bit(dtype: torch.dty
     torch.manual_seed(0)
     x, weight = torch.randn(5, 16, dtype=dtype), torch.randn(12, 16, dtype=dtype)
     down, up = torch.randn(4, 16, requires_grad=True), torch.zeros(12, 4, requires_grad=True)
-    (y,) = adapted_linears(x, [Frozen(weight, None, down, up, 2.0)])
+    (y,) = adapted_linears(x, [(Frozen(weight, None), uniform(down, up, 2.0))])
     assert torch.equal(y, F.linear(x, weight))
     y.float().sum().backward()
     assert up.grad is not None
@@ -127,7 +134,55 @@ def test_where_merging_does_not_pay_an_nf4_weight_gives_the_same(monkeypatch: py
     results = []
     for merging in (True, False):
         monkeypatch.setattr(linear, "merges", lambda x, m=merging: m)
-        (y,) = adapted_linears(x, [Frozen(form, None, down, up, 0.5)])
+        (y,) = adapted_linears(x, [(Frozen(form, None), uniform(down, up, 0.5))])
         results.append([y, *torch.autograd.grad(y.square().sum(), (x, down, up))])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+ROUTED: dict[str, dict[str, Any]] = {
+    "by modality, biased, in groups": {"weights": (2, 1, 2), "biased": True, "groups": 2, "shared": True},
+    "by token": {"weights": (2, 3, 2)},
+    "by token, with dropout": {"weights": (2, 3, 2), "dropout": 0.5},
+    "by row": {"weights": (2,), "index": [1, -1], "biased": True},
+    "by row, unweighted": {"index": [0, 1]},
+}
+
+
+def routed(
+    shared: bool = False, biased: bool = False, weights: tuple[int, ...] | None = None, index: list[int] | None = None,
+    groups: int = 1, **options: Any,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+    """An input, an adapter of two experts with rank 4, and what is not trained."""
+    torch.manual_seed(0)
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randn(*size, dtype=torch.float64, requires_grad=True)
+
+    rows = 4 if shared else 8
+    tensors = {"x": drawn(2, 3, 6), "down": drawn(rows, 6), "up": drawn(2, 10, 4 // groups)}
+    if biased:
+        tensors |= {"down_bias": drawn(rows), "up_bias": drawn(2, 10)}
+    if weights:
+        tensors["weights"] = drawn(*weights)
+    place = None if index is None else torch.tensor(index)
+    return tensors, {"index": place, "groups": groups, "scale": 0.5, **options}
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_routed_update_beside_a_frozen_layer_is_that_of_the_two_apart(name: str) -> None:
+    tensors, options = routed(**ROUTED[name])
+    frozen = Frozen(torch.randn(10, 6).double(), torch.randn(10).double())
+
+    def together(x: Tensor, **t: Tensor) -> Tensor:
+        torch.manual_seed(1)  # of the dropout
+        return adapted_linears(x, [(frozen, update_of(x, **t, **options))])[0]
+
+    def apart(x: Tensor, **t: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return routed_update(F.linear(x, frozen.weight, frozen.bias), x, **t, **options)  # type: ignore[arg-type]
+
+    results = [[y := run(**tensors), *gradients([y], [*tensors.values()])] for run in (together, apart)]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradcheck(lambda *a: together(**dict(zip(tensors, a, strict=True))), [*tensors.values()])

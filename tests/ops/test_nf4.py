@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lora_mm.ops.linear import Frozen, adapted_linears
+from lora_mm.ops.lowrank import uniform
 from lora_mm.ops.nf4 import Packed, merged, packed
 from tests.ops.drawn import decoded, drawn_nf4
 
@@ -54,7 +55,7 @@ def test_a_change_adds_no_error_to_the_bf16_product_however_small_it_is(size: fl
     up *= size / (up @ down).abs().mean()
     down, up = down.requires_grad_(), up.requires_grad_()
     dy = torch.randn(512, 192).bfloat16()
-    (y,) = adapted_linears(x, [Frozen(form, None, down, up, 1.0)])
+    (y,) = adapted_linears(x, [(Frozen(form, None), uniform(down, up, 1.0))])
     dx, ddown, dup = torch.autograd.grad(y, (x, down, up), dy)
     x64, a, b = (t.detach().double() for t in (x, down, up))
     exact = x64 @ wide.double().t() + x64 @ a.t() @ b.t()

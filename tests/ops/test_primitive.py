@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lora_mm.ops.lowrank import grouped_update, routed_update
+from lora_mm.ops.lowrank import routed_update
 
 EXPERTS, GROUPS, RANK = 2, 2, 4
 
@@ -37,7 +37,7 @@ def beside_linear(x: Tensor, base: Tensor, **tensors: Tensor) -> Tensor:
 
 
 def by_crop(x: Tensor, base: Tensor, down: Tensor, up: Tensor, scales: Tensor) -> Tensor:
-    return grouped_update(base, x, down, up, index=torch.tensor([1, -1, 0]), scales=scales, scale=0.5)
+    return routed_update(base, x, down, up, index=torch.tensor([1, -1, 0]), weights=scales, scale=0.5)
 
 
 Case = tuple[Callable[..., Tensor], dict[str, Tensor]]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lora_mm.ops import kernels, lowrank, nf4, primitive, triton_launch
+from lora_mm.ops import linear as linear_ops
 from tests.ops.drawn import decoded, drawn_nf4
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -122,8 +123,8 @@ def linear(size: dict[str, int], *, rank: int = 8, experts: int = 1, by: str = "
     return tensors, lambda t: lowrank.routed_update(t["base"], t["x"], t["down"], t["up"], weights=t["weights"])
 
 
-def crops(size: dict[str, int], rank: int = 5):  # type: ignore[no-untyped-def]
-    """A LoRA for each crop, and one row that is an overview."""
+def crops(size: dict[str, int], rank: int = 5, *, together: bool = False):  # type: ignore[no-untyped-def]
+    """A LoRA for each crop, and one row that is an overview; ``together`` with the frozen layer that it is beside."""
     lead, experts = (size["rows"] + 1, size["tokens"]), 2
     index = torch.tensor([1, -1, 0, 1])
     tensors = {
@@ -133,9 +134,18 @@ def crops(size: dict[str, int], rank: int = 5):  # type: ignore[no-untyped-def]
         "up": torch.randn(experts, size["out"], rank) / rank**0.5,
         "scales": torch.rand(experts) + 0.5,
     }
-    return tensors, lambda t: lowrank.grouped_update(
-        t["base"], t["x"], t["down"], t["up"], index=index.to(t["x"].device), scales=t["scales"]
-    )
+    if together:
+        tensors["frozen"] = torch.randn(size["out"], size["width"]) / size["width"] ** 0.5
+        del tensors["base"], tensors["scales"]
+
+    def run(t: dict[str, Tensor]) -> Tensor:
+        options: Any = {"index": index.to(t["x"].device), "weights": t.get("scales")}
+        if together:
+            update = lowrank.update_of(t["x"], t["down"], t["up"], **options)
+            return linear_ops.adapted_linears(t["x"], [(linear_ops.Frozen(t["frozen"], None), update)])[0]
+        return lowrank.routed_update(t["base"], t["x"], t["down"], t["up"], **options)
+
+    return tensors, run
 
 
 def to(weight: nf4.Packed, device: str) -> nf4.Packed:
@@ -172,12 +182,15 @@ def cases(size: dict[str, int]) -> dict[str, Any]:
         "expand": linear(size),
         "expand by token, wide": linear(size, rank=15, experts=4, by="token"),
         "crops": crops(size),
+        "crops, with their layer": crops(size, together=True),
     }
 
 
 def gradients(tensors: dict[str, Any], run: Any, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     own = {
-        name: None if tensor is None else tensor.to(device, dtype).requires_grad_(name not in ("norm", "keep"))
+        name: None
+        if tensor is None
+        else tensor.to(device, dtype).requires_grad_(name not in ("norm", "keep", "frozen"))
         for name, tensor in tensors.items()
     }
     y = run(own)
@@ -225,7 +238,7 @@ def main() -> None:
     launched: list[str] = []
     for name in ("expand", "shrink", "outer", "residual", "residual_bwd", "nf4_merged"):
         launch = getattr(triton_launch, name)
-        setattr(triton_launch, name, lambda *a, _l=launch, _n=name: (launched.append(_n), _l(*a))[1])
+        setattr(triton_launch, name, lambda *a, _l=launch, _n=name, **k: (launched.append(_n), _l(*a, **k))[1])
     every = errors(size, device, dtypes) | nf4_errors(size, device)
     print(json.dumps({"errors": every, "launched": sorted(set(launched))}))
 
