@@ -79,9 +79,14 @@ def _own(matrices: Tensor, index: Tensor) -> Tensor:
     return matrices[index.clamp(min=0)]
 
 
+def _at_hand(index: Tensor) -> bool:
+    """Whether ``index`` can be looked at without waiting for a GPU."""
+    return index.device.type == "cpu"
+
+
 def _runs(index: Tensor) -> list[slice]:
-    """Rows that follow each other and have an expert. On a GPU all rows: looking would wait for it."""
-    if index.device.type != "cpu":
+    """Rows that follow each other and have an expert; all rows where ``index`` is not at hand."""
+    if not _at_hand(index):
         return [slice(0, len(index))]
     runs, start = [], 0
     for there, run in groupby(expert >= 0 for expert in index.tolist()):
@@ -94,7 +99,7 @@ def _runs(index: Tensor) -> list[slice]:
 
 def _masked(t: Tensor, index: Tensor) -> Tensor:
     """``t`` with zeros in rows without an expert, where :func:`_runs` has not passed them over."""
-    return t if index.device.type == "cpu" else t * (index >= 0).to(t.dtype)[:, None, None]
+    return t if _at_hand(index) else t * (index >= 0).to(t.dtype)[:, None, None]
 
 
 def _triton() -> Any:
