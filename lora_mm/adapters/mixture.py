@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_mm.ops.autocast import without_autocast
+
 
 class Mixture:
     """The routing of one feed-forward in the current forward.
@@ -39,7 +41,7 @@ class Mixture:
             training: whether the balance's gradient is added.
         """
         if self._routes is None or self._read is not x:
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x):
                 logits = F.linear(x.float(), self.routers[self.name].float())
             probabilities = logits.softmax(dim=-1)
             weights, index = probabilities.topk(self.top_k, dim=-1)

@@ -14,6 +14,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
+from lora_mm.ops.autocast import autocast_on
 from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import Update, uniform
 from lora_mm.ops.nf4 import packed
@@ -78,7 +79,7 @@ def frozen(base: nn.Module, x: Tensor) -> Frozen | None:
     bias: Tensor | None = getattr(base, "bias", None)
     if base._forward_pre_hooks or (bias is not None and bias.requires_grad) or not x.is_floating_point():
         return None
-    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+    if autocast_on(x) or torch.compiler.is_compiling():
         return None
     if type(base) is nn.Linear:
         plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype

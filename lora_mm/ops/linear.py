@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_mm.ops import products
+from lora_mm.ops.autocast import without_autocast
 from lora_mm.ops.lowrank import Update
 from lora_mm.ops.nf4 import Packed, merged, merges
 from lora_mm.ops.primitive import route, route_bwd
@@ -36,7 +37,7 @@ def adapted_linears(x: Tensor, layers: Sequence[tuple[Frozen, Update]]) -> tuple
     Updates are cast to the dtype of ``x`` (masters stay fp32) and get gradients in their own; W and b get none.
     """
     tensors = [tensor for _, update in layers for tensor in _tensors(update)]
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         outputs: tuple[Tensor, ...] = _Adapted.apply(x, tuple(layers), *tensors)
     return outputs
 
@@ -89,7 +90,7 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors  # once: checkpointing computes them again for each asking
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return _Adapted._backward(ctx, grads, x, saved)
 
     @staticmethod

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lora_mm.ops import products
+from lora_mm.ops.autocast import autocast_on, without_autocast
 from lora_mm.ops.kernels import use_triton
 
 
@@ -53,8 +54,8 @@ def _registered(
         first: Tensor = args[0]
         run = op if torch.compiler.is_compiling() or type(first) is not Tensor else eager
         run = forward if run is eager and not torch.is_grad_enabled() else run
-        if torch.is_autocast_enabled(first.device.type):  # operands come in the dtypes that are meant
-            with torch.autocast(first.device.type, enabled=False):
+        if autocast_on(first):
+            with without_autocast(first):
                 return run(*args)
         return run(*args)
 
