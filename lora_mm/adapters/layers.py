@@ -167,7 +167,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         eps = getattr(base, "variance_epsilon", None)
         if eps is None or base.weight.requires_grad or base._forward_hooks or base._forward_pre_hooks:
             return None
-        if "forward" in base.__dict__ or x.dtype != base.weight.dtype or x.is_meta:
+        if "forward" in base.__dict__ or x.dtype != base.weight.dtype:
             return None
         kind = type(base)
         if kind not in _FOLDS:
@@ -291,7 +291,7 @@ _FOLDS: dict[type[nn.Module], bool] = {}
 def _folds(norm: nn.Module, eps: float) -> bool:
     """Whether ``norm`` is Llama's RMSNorm to the bit (Gemma's 1 + w, say, is not)."""
     weight = torch.linspace(-2, 2, 64, dtype=torch.float16).to(torch.bfloat16)
-    twin = copy.deepcopy(norm).to("cpu")
+    twin = copy.deepcopy(norm).to_empty(device="cpu")
     twin.weight = nn.Parameter(weight, requires_grad=False)
     x = torch.linspace(-3, 7, 64).square().sin().to(weight.dtype).view(1, 64)
     zero = weight.new_zeros(1, 64)

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, recipes, score, share
+from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="finetune")(finetune.finetune)
+app.command(name="plan")(plan.plan)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="generate")(generate.generate)
 app.command(name="chat")(chat.chat)

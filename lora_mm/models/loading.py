@@ -68,14 +68,7 @@ def load_base(
         InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
     """
     source = _source(name)
-    config = find_config(name, revision)
-    if anatomy is not None:
-        describe_family(config.model_type, **anatomy)
-    try:
-        anatomy_for(config)
-    except InputError as error:
-        first, *rest = error.faults
-        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
+    config = _described(name, revision, anatomy)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
         options["attn_implementation"] = attention
@@ -95,13 +88,84 @@ def load_base(
         raise _unusable(name, error) from error
     if info["missing_keys"]:  # transformers draws those at random
         raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
+    _freeze(model, processor)
+    _keep_weights_in_place(model)
+    folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
+    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint(folder))
+
+
+def load_without_weights(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = "none",
+    full_precision: Sequence[str] = ("vision", "connector", "head"),
+    attention: str | None = None,
+    anatomy: Mapping[str, Any] | None = None,
+) -> Base:
+    """As :func:`load_base`, from the base's configuration alone: tensors have shapes and no data (device ``meta``)."""
+    config = _described(name, revision, anatomy)
+    options = {"attn_implementation": attention} if attention else {}
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), **options)
+    if quantization != "none":
+        _pack(model, _quantization(quantization, dtype, config, full_precision))
+    processor = find_processor(name, config, revision)
+    _freeze(model, processor)
+    return Base(name, model, processor, None, "")
+
+
+def _pack(model: Any, settings: BitsAndBytesConfig) -> None:
+    """Give a model without data the layers that transformers would quantise."""
+    import bitsandbytes as bnb
+    from transformers.integrations import replace_with_bnb_linear
+
+    keep = settings.llm_int8_skip_modules or []
+    with torch.device("meta"):
+        replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=settings)
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                module.weight = _nf4(module.weight.shape, settings.bnb_4bit_compute_dtype)
+                module.quant_state = module.weight.quant_state
+            elif isinstance(module, bnb.nn.Linear8bitLt):
+                data = torch.empty(module.weight.shape, dtype=torch.int8)
+                scales = torch.empty(len(data))
+                module.weight = bnb.nn.Int8Params(data, requires_grad=False, CB=data, SCB=scales)
+    setattr(model, "is_loaded_in_4bit" if settings.load_in_4bit else "is_loaded_in_8bit", True)
+
+
+def _nf4(shape: torch.Size, dtype: torch.dtype) -> Any:
+    """A weight of ``shape`` in NF4, with double quantisation, whose blocks of 64 have their blocks of 256."""
+    import bitsandbytes as bnb
+
+    values = shape.numel()
+    blocks = -(-values // 64)
+    absmax, second = torch.empty(blocks, dtype=torch.uint8), torch.empty(-(-blocks // 256))
+    state2 = bnb.functional.QuantState(second, code=torch.empty(256), blocksize=256, dtype=torch.float32)
+    state = bnb.functional.QuantState(absmax, shape, torch.empty(16), 64, "nf4", dtype, torch.empty(()), state2)
+    data = torch.empty(-(-values // 2), 1, dtype=torch.uint8)
+    return bnb.nn.Params4bit(data, False, state, 64, quant_type="nf4", bnb_quantized=True)
+
+
+def _described(name: str, revision: str | None, anatomy: Mapping[str, Any] | None) -> PretrainedConfig:
+    """The configuration of a base that can be adapted; raises InputError for others."""
+    config = find_config(name, revision)
+    if anatomy is not None:
+        describe_family(config.model_type, **anatomy)
+    try:
+        anatomy_for(config)
+    except InputError as error:
+        first, *rest = error.faults
+        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
+    return config
+
+
+def _freeze(model: Any, processor: Any) -> None:
     told = getattr(processor, "image_token_id", None)
     if told is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config does not say
         model.config.image_token_id = told
     model.requires_grad_(False)
-    _keep_weights_in_place(model)
-    folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
-    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint(folder))
 
 
 def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
@@ -121,9 +185,16 @@ def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
         table[part] = (
             total + count,
             trainable + (count if parameter.requires_grad else 0),
-            size + parameter.numel() * parameter.element_size(),
+            size + sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *_scales(state))),
         )
     return table
+
+
+def _scales(state: Any) -> list[torch.Tensor]:
+    """What a 4-bit weight has beside its values: each block's largest, quantised itself or not."""
+    if state is None:
+        return []
+    return [state.absmax, *([state.state2.absmax] if state.nested else [])]
 
 
 def memory_line(model: nn.Module) -> str:

@@ -1,0 +1,86 @@
+"""What ``plan`` foresees of a training step's memory against what a step takes: activations, gradients, temporaries.
+
+    python benchmarks/plan.py [--batch 8] [--tokens 512] [--rank 8] [--dtype bfloat16]
+
+On the LLaVA of some 100 million parameters of ``step.py``, with and without gradient checkpointing. Taken is, on a GPU,
+the most that its allocator gave out; without one, by how much the process grew at most, as the system counts it.
+"""
+
+import argparse
+import ctypes
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from layer import lora_by_us, mma_by_us
+from measure import append, table
+from step import batch_of, random_100m
+
+from lora_mm.training.loss import answer_loss
+from lora_mm.training.memory import step_use
+
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("batch", 8), ("tokens", 512), ("rank", 8)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", default="bfloat16")
+    options = parser.parse_args()
+    device, dtype = ("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, options.dtype)
+    rows = []
+    for adapter, make in (("MMA", mma_by_us), ("LoRA on all linear layers", lora_by_us)):
+        for checkpointing in (False, True):
+            model = make(random_100m(dtype), options.rank)
+            batch = batch_of(model, options.batch, options.tokens, "cpu")
+            took = taken(model.to(device), batch, checkpointing=checkpointing)
+            use = step_use(model.to("meta"), batch, gradient_checkpointing=checkpointing)
+            rows.append((adapter, "yes" if checkpointing else "no", f"{use.peak / MIB:,.0f}", f"{took / MIB:,.0f}",
+                         f"{use.peak / took:.2f}"))  # fmt: skip
+            del model
+            gc.collect()
+    title = f"A step's memory: 100m, {options.batch} × {options.tokens} tokens, r {options.rank}, {options.dtype}"
+    head = ("adapter", "checkpointing", "foreseen, MiB", "taken, MiB", "ratio")
+    append("plan", title, "python benchmarks/plan.py " + " ".join(sys.argv[1:]), table(head, rows))
+
+
+def taken(model: Any, batch: dict[str, torch.Tensor], *, checkpointing: bool) -> int:
+    """Bytes of a second step beyond what stays between steps."""
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for _ in range(2):
+        gc.collect()
+        before = _begin()
+        answer_loss(model.train(), dict(batch)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        most = _most()
+    return most - before
+
+
+def _begin() -> int:
+    """Bytes in use; the most there were is counted anew."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _most() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Memory and work of a recipe's training before it runs: without the base's weights, on its own largest examples.
+
+Knows recipes, models and data. Knows no card: how fast one is, and what its libraries take, are given or assumed.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from lora_mm.adapters.tuner import attach, hold_in_fp32
+from lora_mm.data.collate import Collator, Prepared
+from lora_mm.errors import InputError, shortened
+from lora_mm.jobs.base import check_sources
+from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.splits import load_both
+from lora_mm.models.loading import load_without_weights, memory_by_part
+from lora_mm.ops import kernels
+from lora_mm.recipe import Recipe, TrainingSection
+from lora_mm.training.memory import StepUse, step_use
+
+GIB = 2**30
+ASSUMED = 0.8 * GIB
+"""Bytes for CUDA's context, its libraries' workspaces and what its allocator cannot use; not measured on a card yet."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to take the recipe's steps, which all learn from equally many examples.
+
+    Attributes:
+        step: bytes of the largest batch's activations, gradients and temporary results.
+        flops: of the whole training.
+    """
+
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    step: int
+    flops: float
+
+    @property
+    def settings(self) -> str:
+        """As ``--set`` takes them."""
+        keys = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+        return " ".join(f"--set training.{key}={str(getattr(self, key)).lower()}" for key in keys)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What training takes.
+
+    Attributes:
+        parts: part → bytes of its weights, the adapters' in it included.
+        trained: parameters that train.
+        optimizer: bytes of AdamW's states.
+        tokens, pictures: of the largest batch: tokens of its longest row, and rows with pictures.
+        ways: the recipe's own first, then others.
+    """
+
+    parts: dict[str, int]
+    trained: int
+    optimizer: int
+    examples: int
+    steps: int
+    tokens: int
+    pictures: int
+    ways: tuple[Way, ...]
+
+    def needed(self, way: Way) -> float:
+        """Bytes in all, with what is assumed for CUDA."""
+        return sum(self.parts.values()) + self.optimizer + way.step + ASSUMED
+
+    def first_within(self, memory: float) -> Way | None:
+        """The recipe's own way, if ``memory`` bytes hold it, or the one with the least work that they hold."""
+        fitting = [way for way in self.ways if self.needed(way) <= memory]
+        return self.ways[0] if self.ways[0] in fitting else min(fitting, key=lambda way: way.flops, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        ways = [asdict(way) | {"needed": self.needed(way)} for way in self.ways]
+        return asdict(self) | {"ways": ways, "assumed": ASSUMED}
+
+
+def own_memory() -> float:
+    """Bytes of this machine's GPU; of a card of 24 GB where there is none."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 24.0 * GIB
+
+
+def needs_table(plan: Plan) -> Table:
+    """What the recipe's own way takes, by what takes it."""
+    own = plan.ways[0]
+    batch = f"{own.per_device_train_batch_size} examples of {plan.tokens:,} tokens, {plan.pictures} with pictures"
+    rows: list[tuple[str, float, str]] = [(f"weights: {part}", size, "") for part, size in plan.parts.items()]
+    rows += [
+        ("optimiser", plan.optimizer, f"{plan.trained:,} parameters train"),
+        ("activations, gradients", own.step, f"at most, in a batch of {batch}"),
+        ("CUDA and its libraries", ASSUMED, "assumed"),
+        ("in all", plan.needed(own), ""),
+    ]
+    table = Table(title="Memory", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "GiB", ""):
+        table.add_column(column, justify="right" if column else "left")
+    for name, size, remark in rows:
+        table.add_row(name, f"{size / GIB:.2f}", remark)
+    return table
+
+
+def ways_table(plan: Plan, memory: float, speed: float) -> Table:
+    """The ways to take the same steps; ``speed`` in operations a second."""
+    table = Table(title="Ways to take the same steps", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("at once", "batches", "checkpointing", "GiB", "PFLOP", "hours", ""):
+        table.add_column(column, justify="right" if column else "left")
+    for number, way in enumerate(plan.ways):
+        needed = plan.needed(way)
+        table.add_row(
+            str(way.per_device_train_batch_size),
+            str(way.gradient_accumulation_steps),
+            "yes" if way.gradient_checkpointing else "no",
+            f"{needed / GIB:.1f}",
+            f"{way.flops / 1e15:,.2f}",
+            f"{way.flops / speed / 3600:,.1f}",
+            ("" if needed <= memory else "does not fit") + (" (the recipe)" if not number else ""),
+        )
+    return table
+
+
+def verdict(plan: Plan, memory: float) -> str:
+    """Whether it fits and, where not, what does; or what would save work."""
+    best, own = plan.first_within(memory), plan.ways[0]
+    card = f"{memory / GIB:.1f} GiB"
+    if best is own:
+        quicker = min((way for way in plan.ways if plan.needed(way) <= memory), key=lambda way: way.flops)
+        saved = 1 - quicker.flops / own.flops
+        hint = f" With {quicker.settings} it would compute {saved:.0%} less." if saved > 0.05 else ""
+        return f"Fits in {card}.{hint}"
+    if best is not None:
+        return f"Does not fit in {card}. This does: {best.settings}"
+    return (
+        f"Does not fit in {card}, nor do its neighbours. Take base.quantization=nf4, a smaller data.max_length, "
+        "smaller pictures, or a smaller base."
+    )
+
+
+def plan(recipe: Recipe) -> Plan:
+    """What ``recipe`` takes to train.
+
+    Raises:
+        InputError: for anything in recipe or data that cannot be used.
+    """
+    check_sources(recipe)
+    train, _ = load_both(recipe)
+    section = recipe.base
+    kernels.choose("torch")
+    base = load_without_weights(
+        section.model,
+        revision=section.revision,
+        dtype=section.dtype,
+        quantization=section.quantization,
+        full_precision=section.full_precision,
+        attention=section.attention,
+        anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
+    )
+    collator = collator_of(recipe, base)
+    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
+        raise InputError("No example is left to train on.", *shortened(prepared.faults))
+    with torch.device("meta"):
+        model = attach(base.model, recipe.adapters, train=recipe.train)
+    hold_in_fp32(model)
+    return _planned(recipe, model, collator, prepared)
+
+
+def _planned(recipe: Recipe, model: Any, collator: Collator, prepared: Prepared) -> Plan:
+    settings = recipe.training
+
+    def use_of(order: Sequence[int], size: int, checkpointing: bool) -> StepUse:
+        batch = collator([prepared.examples[number] for number in islice(cycle(order), size)])
+        return step_use(model, batch, gradient_checkpointing=checkpointing)
+
+    ways = list(_ways(settings))
+    size, _, checkpointing = ways[0]
+    usual = use_of(_usual(prepared, size, settings.train_sampling_strategy), size, checkpointing)
+    own = [(use_of(order, size, checkpointing), order) for order in _orders(prepared)]
+    most, order = max(own, key=lambda found: found[0].peak)
+    uses = [most, *(use_of(order, size, checkpointing) for size, _, checkpointing in ways[1:])]
+
+    steps = _steps(settings, len(prepared.examples))
+    work = usual.flops * steps / most.flops
+    batch = list(islice(cycle(order), size))
+    return Plan(
+        parts={part: size for part, (_, _, size) in memory_by_part(model).items()},
+        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        optimizer=usual.optimizer,
+        examples=len(prepared.examples),
+        steps=steps,
+        tokens=prepared.lengths[batch[0]],
+        pictures=sum(prepared.pictured[number] for number in batch),
+        ways=tuple(Way(*way, use.peak, work * use.flops * way[1]) for way, use in zip(ways, uses, strict=True)),
+    )
+
+
+def _steps(settings: TrainingSection, examples: int) -> int:
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batches = math.ceil(examples / settings.per_device_train_batch_size)
+    return math.ceil(math.ceil(batches / settings.gradient_accumulation_steps) * settings.num_train_epochs)
+
+
+def _ways(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
+    """Examples at once, batches a step and checkpointing: the recipe's own, then its neighbours."""
+    size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    sizes = [(size, accumulation)]
+    sizes += [(size // 2, accumulation * 2)] if size % 2 == 0 else []
+    sizes += [(size * 2, accumulation // 2)] if accumulation % 2 == 0 else []
+    own = settings.gradient_checkpointing
+    yield from ((*pair, own) for pair in sizes)
+    yield from ((*pair, not own) for pair in sizes)
+
+
+def _orders(prepared: Prepared) -> list[list[int]]:
+    """Numbers of the examples, the longest first; and of those with pictures, if they are others."""
+    by_length = sorted(range(len(prepared.lengths)), key=lambda number: (-prepared.lengths[number], number))
+    pictured = [number for number in by_length if prepared.pictured[number]]
+    return [by_length, pictured] if pictured and pictured != by_length else [by_length]
+
+
+def _usual(prepared: Prepared, size: int, strategy: str) -> list[int]:
+    """A batch as most are: of like length near the mean where batches are grouped by length, else of all lengths."""
+    lengths = np.asarray(prepared.lengths)
+    if strategy.startswith("group_by"):
+        order = np.argsort(np.abs(lengths - lengths.mean()), kind="stable")[:size]
+    else:
+        order = np.argsort(lengths, kind="stable")[((np.arange(size) + 0.5) / size * len(lengths)).astype(int)]
+    return [int(number) for number in order]

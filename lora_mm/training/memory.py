@@ -1,0 +1,52 @@
+"""What memory a training step takes, and how much it computes, found by taking one without data. Knows no recipes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_mm.models.weightless import counted
+from lora_mm.training.loss import answer_loss
+
+
+@dataclass(frozen=True)
+class StepUse:
+    """What one training step uses beside the weights.
+
+    Attributes:
+        optimizer: bytes of AdamW's states.
+        peak: most bytes of everything else at once: activations, gradients, temporary results, the batch.
+        flops: operations of its products, forward and backward.
+    """
+
+    optimizer: int
+    peak: int
+    flops: int
+
+
+def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUse:
+    """What a step of ``model`` on ``batch`` would use, as the Trainer takes it.
+
+    Args:
+        model: on ``meta`` (see :func:`~lora_mm.models.loading.load_without_weights`), with its adapters.
+        batch: model inputs and labels, real.
+    """
+    model.train()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with counted() as usage:
+        optimizer = torch.optim.AdamW(trained)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()  # a first one, which leaves its states
+        optimizer.zero_grad()
+        states = usage.peak = usage.now
+        answer_loss(model, dict(batch)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return StepUse(states, usage.peak - states, usage.flops)
