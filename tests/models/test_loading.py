@@ -123,9 +123,11 @@ def test_memory_counts_the_weights_that_4_bits_stand_for(base_folder: Path) -> N
     small = memory_by_part(load_base(str(base_folder), dtype="bfloat16", quantization="nf4").model)
     assert {part: row[0] for part, row in small.items()} == {part: row[0] for part, row in full.items()}
     assert small["vision"][2] == full["vision"][2] // 2
-    linear = 2 * (48 * 48 * 2 + 48 * 24 * 2 + 3 * 48 * 96)  # q o, k v, gate up down, in two layers
-    rest = full["language"][0] - linear
-    assert small["language"][2] == linear // 2 + rest * 2
+    linears = 2 * ([48 * 48] * 2 + [48 * 24] * 2 + [48 * 96] * 3)  # q o, k v, gate up down, in two layers
+    rest = full["language"][0] - sum(linears)
+    blocks = [count // 64 for count in linears]  # a byte for the largest of each, and four for every 256 of these
+    scales = sum(count + 4 * -(-count // 256) for count in blocks)
+    assert small["language"][2] == sum(linears) // 2 + scales + rest * 2
 
 
 def test_memory_counts_what_trains_by_part(base_folder: Path) -> None:

@@ -1,0 +1,103 @@
+"""Models that run without weights: what they use is what the same models use with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lora_mm
+from lora_mm.models.families import FAMILIES
+from lora_mm.models.loading import Quantization, load_base, load_without_weights, memory_by_part
+from lora_mm.models.weightless import META, Usage, counted
+from lora_mm.training.loss import answer_loss
+from tests.families import family_batch, family_model
+
+ADAPTERS: dict[str, Any] = {
+    "mma": {"method": "mma"},
+    "lora": {"method": "lora", "rank": 4},
+    "crop_lora": {"method": "crop_lora", "at": "block", "rank": 4},
+    "moe_lora": {"method": "moe_lora", "rank": 4},
+}
+
+
+def step(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    answer_loss(model.train(), batch).backward()
+    optimizer.step()
+
+
+def batch_of(family: str) -> dict[str, Tensor]:
+    batch = family_batch(family, [1, 0, 1])
+    labels = batch["input_ids"].clone()
+    labels[:, :-3] = -100
+    return {**batch, "labels": labels}
+
+
+@pytest.mark.usefixtures("families")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_step_without_weights_takes_what_the_step_takes(family: str, checkpointing: bool) -> None:
+    row = FAMILIES[family]
+    method = {True: "crop_lora", False: "moe_lora" if checkpointing else "mma"}[row.crops != "none"]
+    used = []
+    for device in ("cpu", META):
+        torch.manual_seed(0)
+        model: Any = lora_mm.attach(family_model(family), [ADAPTERS["lora"], ADAPTERS[method]], train=["connector"])
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.to(device)
+        with counted() as usage:
+            step(model, batch_of(family))
+        used.append((usage.flops, usage.peak, usage.now))
+    (flops, *memory), (flops_without, *memory_without) = used
+    assert flops_without == pytest.approx(flops, rel=5e-3)
+    assert memory_without == pytest.approx(memory, rel=0.05)
+
+
+def test_what_is_viewed_or_written_into_is_not_counted_again_and_what_is_freed_no_more() -> None:
+    x = torch.zeros(100)
+    with Usage() as usage:
+        x.view(10, 10).t().add_(1)
+        assert usage.now == usage.peak == 0
+        y = x + 1
+        z = y[:50]
+        assert usage.now == 400
+        del y
+        assert usage.now == 400, "a view keeps the whole of what it is of"
+        del z
+        assert usage.now == 0
+    assert usage.peak == 400
+
+
+def test_whole_numbers_are_real_and_so_are_shapes_that_depend_on_them() -> None:
+    weight = torch.ones(9, 4, device=META)
+    with counted():
+        ids = torch.tensor([[1, 3, 3, 2]])
+        x = F.embedding(ids.to(META), weight)
+        marked = x[ids.to(META) == 3]
+        places = torch.arange(4, device=META)
+    assert marked.shape == (2, 4)
+    assert marked.device == META
+    assert places.tolist() == [0, 1, 2, 3]
+
+
+def test_attention_keeps_no_scores_of_all_tokens_by_all() -> None:
+    tokens, query = 2048, torch.zeros(1, 2, 2048, 16, device=META, requires_grad=True)
+    with counted() as usage:
+        F.scaled_dot_product_attention(query, query, query, is_causal=True).sum().backward()
+    assert usage.peak < tokens * tokens
+    assert usage.flops == pytest.approx(3.5 * 4 * 2 * tokens * tokens * 16)
+    assert not F.scaled_dot_product_attention.__module__.startswith("lora_mm")
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_a_base_without_weights_weighs_what_the_loaded_one_does(base_folder: Path, quantization: Quantization) -> None:
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes")
+    loaded = load_base(str(base_folder), dtype="bfloat16", quantization=quantization)
+    without = load_without_weights(str(base_folder), dtype="bfloat16", quantization=quantization)
+    assert memory_by_part(without.model) == memory_by_part(loaded.model)
+    assert {parameter.device for parameter in without.model.parameters()} == {META}
