@@ -27,6 +27,7 @@ from lora_mm.evaluation.report import as_table
 from lora_mm.interrupt import Interrupt
 from lora_mm.jobs.base import check_sources, load_recipe_base, told_when_out_of_memory
 from lora_mm.jobs.batching import collator_of
+from lora_mm.jobs.plan import foreseen
 from lora_mm.jobs.results import ADAPTER, BASE, Outcome, leave
 from lora_mm.jobs.scoring import (
     Scored,
@@ -102,6 +103,7 @@ def finetune(
     model = attach(base.model, recipe.adapters, train=recipe.train)
     hold_in_fp32(model)
     console.print(parts_table(model))
+    console.print(foreseen(recipe, collator, prepared), highlight=False)
     if dry_run:
         console.print("Dry run: everything fits together; nothing was written.")
         return None

@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from rich.table import Table
 
@@ -19,8 +20,7 @@ from lora_mm.errors import InputError, shortened
 from lora_mm.jobs.base import check_sources
 from lora_mm.jobs.batching import collator_of
 from lora_mm.jobs.splits import load_both
-from lora_mm.models.loading import load_without_weights, memory_by_part
-from lora_mm.ops import kernels
+from lora_mm.models.loading import Base, load_without_weights, memory_by_part
 from lora_mm.recipe import Recipe, TrainingSection
 from lora_mm.training.memory import StepUse, step_use
 
@@ -60,6 +60,7 @@ class Plan:
         trained: parameters that train.
         optimizer: bytes of AdamW's states.
         tokens, pictures: of the largest batch: tokens of its longest row, and rows with pictures.
+        assumed: bytes for what nobody counts (see :data:`ASSUMED`).
         ways: the recipe's own first, then others.
     """
 
@@ -70,11 +71,12 @@ class Plan:
     steps: int
     tokens: int
     pictures: int
+    assumed: float
     ways: tuple[Way, ...]
 
     def needed(self, way: Way) -> float:
-        """Bytes in all, with what is assumed for CUDA."""
-        return sum(self.parts.values()) + self.optimizer + way.step + ASSUMED
+        """Bytes in all."""
+        return sum(self.parts.values()) + self.optimizer + way.step + self.assumed
 
     def first_within(self, memory: float) -> Way | None:
         """The recipe's own way, if ``memory`` bytes hold it, or the one with the least work that they hold."""
@@ -84,7 +86,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         ways = [asdict(way) | {"needed": self.needed(way)} for way in self.ways]
-        return asdict(self) | {"ways": ways, "assumed": ASSUMED}
+        return asdict(self) | {"ways": ways}
 
 
 def own_memory() -> float:
@@ -100,7 +102,7 @@ def needs_table(plan: Plan) -> Table:
     rows += [
         ("optimiser", plan.optimizer, f"{plan.trained:,} parameters train"),
         ("activations, gradients", own.step, f"at most, in a batch of {batch}"),
-        ("CUDA and its libraries", ASSUMED, "assumed"),
+        ("CUDA and its libraries", plan.assumed, "assumed"),
         ("in all", plan.needed(own), ""),
     ]
     table = Table(title="Memory", title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -148,16 +150,36 @@ def verdict(plan: Plan, memory: float) -> str:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """What ``recipe`` takes to train.
+    """What ``recipe`` takes to train on a card, and other ways to take its steps.
 
     Raises:
         InputError: for anything in recipe or data that cannot be used.
     """
     check_sources(recipe)
     train, _ = load_both(recipe)
+    base = _without_weights(recipe)
+    collator = collator_of(recipe, base)
+    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
+        raise InputError("No example is left to train on.", *shortened(prepared.faults))
+    return _planned(recipe, base, collator, prepared, list(_ways(recipe.training)), ASSUMED)
+
+
+def foreseen(recipe: Recipe, collator: Collator, prepared: Prepared) -> str:
+    """Whether what is about to train fits this machine, in a line."""
+    card = torch.cuda.is_available()
+    memory = own_memory() if card else psutil.virtual_memory().total
+    ways = list(_ways(recipe.training))[:1]
+    found = _planned(recipe, _without_weights(recipe), collator, prepared, ways, ASSUMED if card else 0)
+    line = f"Training takes some {found.needed(found.ways[0]) / GIB:.1f} of {memory / GIB:.1f} GiB"
+    if found.first_within(memory):
+        return f"{line}."
+    return f"Warning: {line}. `lora-mm plan` names settings that take less."
+
+
+def _without_weights(recipe: Recipe) -> Base:
     section = recipe.base
-    kernels.choose("torch")
-    base = load_without_weights(
+    return load_without_weights(
         section.model,
         revision=section.revision,
         dtype=section.dtype,
@@ -166,24 +188,25 @@ def plan(recipe: Recipe) -> Plan:
         attention=section.attention,
         anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
     )
-    collator = collator_of(recipe, base)
-    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
-    if not len(prepared.examples):
-        raise InputError("No example is left to train on.", *shortened(prepared.faults))
+
+
+def _planned(
+    recipe: Recipe,
+    base: Base,
+    collator: Collator,
+    prepared: Prepared,
+    ways: Sequence[tuple[int, int, bool]],
+    assumed: float,
+) -> Plan:
     with torch.device("meta"):
         model = attach(base.model, recipe.adapters, train=recipe.train)
     hold_in_fp32(model)
-    return _planned(recipe, model, collator, prepared)
-
-
-def _planned(recipe: Recipe, model: Any, collator: Collator, prepared: Prepared) -> Plan:
     settings = recipe.training
 
     def use_of(order: Sequence[int], size: int, checkpointing: bool) -> StepUse:
         batch = collator([prepared.examples[number] for number in islice(cycle(order), size)])
         return step_use(model, batch, gradient_checkpointing=checkpointing)
 
-    ways = list(_ways(settings))
     size, _, checkpointing = ways[0]
     usual = use_of(_usual(prepared, size, settings.train_sampling_strategy), size, checkpointing)
     own = [(use_of(order, size, checkpointing), order) for order in _orders(prepared)]
@@ -201,6 +224,7 @@ def _planned(recipe: Recipe, model: Any, collator: Collator, prepared: Prepared)
         steps=steps,
         tokens=prepared.lengths[batch[0]],
         pictures=sum(prepared.pictured[number] for number in batch),
+        assumed=assumed,
         ways=tuple(Way(*way, use.peak, work * use.flops * way[1]) for way, use in zip(ways, uses, strict=True)),
     )
 

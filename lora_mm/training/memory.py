@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lora_mm.models.weightless import counted
+from lora_mm.ops import kernels
 from lora_mm.training.loss import answer_loss
 
 
@@ -38,6 +39,15 @@ def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
+    chosen = kernels.chosen()
+    kernels.choose("torch")
+    try:
+        return _use(model, batch)
+    finally:
+        kernels.choose(chosen)
+
+
+def _use(model: Any, batch: Mapping[str, Tensor]) -> StepUse:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with counted() as usage:
         optimizer = torch.optim.AdamW(trained)

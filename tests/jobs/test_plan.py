@@ -1,8 +1,11 @@
 """The plan of a recipe: its steps, its largest batch, and the ways it offers."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -72,7 +75,7 @@ def test_the_largest_batch_may_be_one_of_pictures_that_are_not_the_longest(recip
 
 def made(*steps: float) -> Plan:
     ways = tuple(Way(8 // (n + 1), n + 1, n > 0, int(size * GIB), 1e15 * (n + 1)) for n, size in enumerate(steps))
-    return Plan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, ways)
+    return Plan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, 0.8 * GIB, ways)
 
 
 def test_the_verdict_names_a_way_that_fits() -> None:
@@ -87,6 +90,19 @@ def test_the_verdict_tells_of_a_way_with_less_work() -> None:
     found = made(3, 2)
     slow, quick = found.ways
     assert "it would compute 50% less" in verdict(replace(found, ways=(quick, slow)), 24 * GIB)
+
+
+def test_a_run_says_before_it_trains_what_it_will_take(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for memory in (2 * GIB, GIB // 10000):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: SimpleNamespace(total=memory))
+        console = Console(file=io.StringIO(), width=200)
+        assert finetune(recipe(recipe_file), tmp_path / "run", console, dry_run=True) is None
+        told.append(console.file.getvalue())  # type: ignore[attr-defined]
+    assert "Training takes some 0.0 of 2.0 GiB.\n" in told[0]
+    assert "Warning: Training takes some 0.0 of 0.0 GiB. `lora-mm plan` names" in told[1]
 
 
 def test_nothing_to_train_on_is_an_error(recipe_file: str) -> None:
