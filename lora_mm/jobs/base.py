@@ -30,8 +30,8 @@ def told_when_out_of_memory() -> Iterator[None]:
         raise LoraMMError(
             f"Out of GPU memory: {str(error).splitlines()[0]}\n"
             "Halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, set "
-            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size; `lora-mm plan` tells "
-            "what each takes."
+            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size. What training takes "
+            "is told before by `lora-mm plan`."
         ) from error
 
 
