@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from datetime import timedelta
 from typing import Any
 
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, LoraMMError
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: the first may score a whole split. The launcher ends them where one fails."""
+"""How long a process waits for others: the first may score a whole split. Where one fails, the launcher ends them."""
 
 
 def count() -> int:
@@ -42,7 +42,9 @@ def join() -> None:
         raise InputError(f"{here} processes on this machine, and {gpus} GPUs; start one process a GPU.")
     for way in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
-            raise InputError(f"{way} splits a base over GPUs; here each holds all of it. Leave {way} out of the launch.")
+            raise InputError(
+                f"{way} splits a base over GPUs; here each holds all of it. Leave {way} out of the launch."
+            )
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
@@ -55,7 +57,7 @@ def part() -> None:
         return
     import torch.distributed
 
-    any_of(False)
+    wait()
     torch.distributed.destroy_process_group()
     if rank() == 0:
         alone()
@@ -78,15 +80,29 @@ def any_of(mine: bool) -> bool:
     return bool(found)
 
 
+def wait() -> None:
+    """Go on when all have come here."""
+    any_of(False)
+
+
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Nothing that Python prints within is seen, but of the first process."""
+    """Nothing that Python prints within is seen, but of the first process.
+
+    Raises:
+        LoraMMError: another process has ended while this one counted on it.
+    """
     with ExitStack() as stack:
         if rank():
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if count() > 1 and _is_of_a_lost_one(error):
+                raise LoraMMError("A process of this run has ended without a word; its launcher says how.") from error
+            raise
 
 
 def tells() -> bool:
@@ -98,6 +114,12 @@ def tells() -> bool:
         return True
     time.sleep(1)  # the launcher ends all when the first is gone: let the one that tells be it
     return False
+
+
+def _is_of_a_lost_one(error: RuntimeError) -> bool:
+    import torch.distributed
+
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 @functools.cache

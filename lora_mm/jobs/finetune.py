@@ -86,7 +86,7 @@ def finetune(
     begun = time.monotonic()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
     _check_logger(recipe.training.report_to)
-    processes.any_of(False)  # all have looked at the folder, before the first writes to it
+    processes.wait()  # all have looked at the folder, before the first writes to it
     display = Display(console)
     check_sources(recipe)
     train, test = load_both(recipe)
@@ -125,7 +125,7 @@ def finetune(
         if recipe.evaluation.base:
             answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
             scores[BASE] = score_of(metric, questions, answers[BASE], test.problems)
-    processes.any_of(False)  # all wait here for the first
+    processes.wait()  # for the first
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
     processes.part()
     if not first:

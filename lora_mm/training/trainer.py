@@ -46,9 +46,9 @@ class AdapterTrainer(Trainer):
         self.meter = Meter()
         self.add_callback(GradientGuard(self))
         self.add_callback(self.meter)
+        self.add_callback(Epochs())
         if processes.count() > 1:  # not to be wrapped, see training.together
-            prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
-            self.accelerator.prepare_model = prepare  # type: ignore[method-assign]
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.mixtures = mixtures(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
@@ -181,6 +181,15 @@ class LengthGroups(Sampler[int]):
         return [number for at in order for number in whole[at]] + rest
 
 
+class Epochs(TrainerCallback):
+    """Tells the sampler its epoch. The Trainer does too, but where several processes resume it does not reach it."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["train_dataloader"].set_epoch(int(state.epoch or 0))
+
+
 class GradientGuard(TrainerCallback):
     """Stops the run when a trained tensor gets no gradient: it would be saved as it was drawn, and nobody would know.
 
@@ -203,8 +212,7 @@ class GradientGuard(TrainerCallback):
         waiting = [
             name
             for name in without
-            if not seen_pictures
-            and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
+            if not seen_pictures and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
         ]
         dead = [name for name in without if name not in waiting]
         if dead:
