@@ -39,7 +39,7 @@ def join() -> None:
 
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < here:
-        raise InputError(f"{here} processes on this machine, and {gpus} GPUs; start one process a GPU.")
+        raise InputError(f"{here} processes on this machine, for GPUs that are {gpus}; start one process a GPU.")
     for way in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
             raise InputError(
