@@ -30,6 +30,9 @@ def rank() -> int:
 def join() -> None:
     """Meet the other processes, and take the GPU that is this one's.
 
+    To be called when all is imported: of torch's modules, some that are imported later keep the group for good, whose
+    threads then outlive :func:`part` and may abort the process at its exit.
+
     Raises:
         InputError: there are more processes than GPUs, or they are to share one model's weights.
     """
@@ -52,15 +55,13 @@ def join() -> None:
 
 
 def part() -> None:
-    """Once all have come here, the first goes on as a run of one process; the others have nothing left to do."""
+    """Once all have come here, each goes its way: nothing can be agreed on any more."""
     if count() == 1:
         return
     import torch.distributed
 
     wait()
     torch.distributed.destroy_process_group()
-    if rank() == 0:
-        alone()
 
 
 def alone() -> None:

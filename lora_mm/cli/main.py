@@ -55,7 +55,6 @@ def run() -> None:
             return
         processes.alone()
     try:
-        processes.join()
         with processes.one_voice():
             app()
     except LoraMMError as error:

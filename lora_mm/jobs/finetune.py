@@ -84,6 +84,7 @@ def finetune(
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
     begun = time.monotonic()
+    processes.join()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
     _check_logger(recipe.training.report_to)
     processes.wait()  # all have looked at the folder, before the first writes to it
@@ -130,6 +131,7 @@ def finetune(
     processes.part()
     if not first:
         return None
+    processes.alone()
     for method, experts in idle_experts(model).items():
         console.print(
             f"{method}: nothing in the training data was for its experts {', '.join(map(str, experts))} (counted from "
@@ -325,6 +327,7 @@ def _train(
     finally:
         progress.close()
     if processes.any_of(interrupt.asked):  # all have saved, before any ends
+        processes.part()
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; all is saved in {output}. "
             "The same command with --resume goes on from there."

@@ -34,6 +34,7 @@ assert model["none"].weight.grad is None and model["frozen"].weight.grad is None
 
 processes.part()
 if mine == 0:
+    processes.alone()
     assert (processes.count(), processes.rank(), processes.any_of(True)) == (1, 0, True)
 """
 
