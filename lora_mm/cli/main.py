@@ -8,6 +8,7 @@ import warnings
 
 import typer
 
+from lora_mm import processes
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
 
@@ -50,12 +51,26 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] != ["finetune"]:  # which alone has work for several processes
+        if processes.rank():
+            return
+        processes.alone()
     try:
-        app()
+        with processes.one_voice():
+            app()
     except LoraMMError as error:
-        for line in str(error).splitlines():
-            print(line, file=sys.stderr)
+        if processes.tells():
+            for line in str(error).splitlines():
+                print(line, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        if processes.tells():
+            print("Stopped.", file=sys.stderr)
         sys.exit(130)
+    except SystemExit:  # of a wrong call, or after --help: the first says so, and ends the others with itself
+        if not processes.rank():
+            raise
+    except Exception:
+        if processes.tells():
+            raise
+        sys.exit(1)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
+from lora_mm import processes
 from lora_mm.adapters.files import RECIPE, WEIGHTS
 from lora_mm.adapters.folder import round_adapter, save_adapter
 from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
@@ -42,6 +43,7 @@ from lora_mm.jobs.splits import load_both
 from lora_mm.models.loading import memory_by_part
 from lora_mm.recipe import Recipe
 from lora_mm.training.progress import Display, TrainingProgress
+from lora_mm.training.together import equal_weights
 from lora_mm.training.trainer import AdapterTrainer
 
 CHECKPOINTS = "checkpoints"
@@ -65,6 +67,8 @@ def finetune(
 ) -> Outcome | None:
     """Fine-tune as ``recipe`` says, score base and adapter, and write the adapter folder.
 
+    Of several processes all train, and the first does the rest.
+
     Args:
         output: the adapter folder; checkpoints go into ``checkpoints/`` inside it.
         console: where progress and tables go.
@@ -73,7 +77,7 @@ def finetune(
         dry_run: do everything up to the first step, and write nothing.
 
     Returns:
-        What came of it; None after a dry run.
+        What came of it; None after a dry run, and in all processes but the first.
 
     Raises:
         InputError: for anything in recipe, data or folders that cannot be used.
@@ -81,8 +85,10 @@ def finetune(
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
     begun = time.monotonic()
+    processes.join()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
     _check_logger(recipe.training.report_to)
+    processes.wait()  # all have looked at the folder, before the first writes to it
     display = Display(console)
     check_sources(recipe)
     train, test = load_both(recipe)
@@ -102,13 +108,13 @@ def finetune(
     set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
     model = attach(base.model, recipe.adapters, train=recipe.train)
     hold_in_fp32(model)
+    equal_weights(model)
     console.print(parts_table(model))
     console.print(foreseen(recipe, collator, prepared), highlight=False)
     if dry_run:
+        processes.part()
         console.print("Dry run: everything fits together; nothing was written.")
         return None
-
-    _prepare_output(output, recipe, overwrite=overwrite)
 
     def score(name: str) -> Scored:
         watch = display.watch(name, len(questions))
@@ -116,10 +122,18 @@ def finetune(
 
     scores = chance_score(metric, questions, test.problems)
     answers: dict[str, Sequence[Answer]] = {}
-    if recipe.evaluation.base:
-        answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
-        scores[BASE] = score_of(metric, questions, answers[BASE], test.problems)
+    first = not processes.rank()
+    if first:
+        _prepare_output(output, recipe, overwrite=overwrite)
+        if recipe.evaluation.base:
+            answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
+            scores[BASE] = score_of(metric, questions, answers[BASE], test.problems)
+    processes.wait()  # for the first
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
+    processes.part()
+    if not first:
+        return None
+    processes.alone()
     for method, experts in idle_experts(model).items():
         console.print(
             f"{method}: nothing in the training data was for its experts {', '.join(map(str, experts))} (counted from "
@@ -176,9 +190,13 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
     if resume and overwrite:
         raise InputError("--resume and --overwrite contradict each other: go on with the run, or throw it away.")
     if resume:
-        if last_checkpoint(output) is None:
+        last = last_checkpoint(output)
+        if last is None:
             raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
         saved = output / RECIPE
+        had = max(1, len(list(last.glob("rng_state_*.pth"))))
+        if had != processes.count():
+            raise InputError(f"--resume: {last} is of {had} processes, not of {processes.count()}; start as many.")
         if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
             raise InputError(
                 f"--resume: {saved} is another recipe than this one; go on with `--recipe {saved} --resume`, "
@@ -285,8 +303,10 @@ def _train(
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=processes.count() > 1 and not torch.cuda.is_available(),  # else accelerate sees one process on a CPU
         **settings,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # of a process; the Trainer would split batches over all it sees
     progress, interrupt = TrainingProgress(display), _Interrupt()
     trainer = AdapterTrainer(
         model=model,
@@ -298,6 +318,8 @@ def _train(
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
+    if processes.rank():  # the first's dropout is that of a run alone, and no two processes have the same
+        set_seed(recipe.training.seed + processes.rank())
     progress.loss_of = lambda: trainer.last_loss
     begun = time.monotonic()
     try:
@@ -306,7 +328,8 @@ def _train(
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
-    if interrupt.asked:
+    if processes.any_of(interrupt.asked):  # all have saved, before any ends
+        processes.part()
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; all is saved in {output}. "
             "The same command with --resume goes on from there."
@@ -327,6 +350,6 @@ class _Interrupt(Interrupt, TrainerCallback):
     """The first Ctrl-C ends training after the step that runs, with a checkpoint; the second ends it at once."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked:
+        if processes.any_of(self.asked):
             control.should_save = True
             control.should_training_stop = True

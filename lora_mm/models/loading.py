@@ -74,7 +74,7 @@ def load_base(
         options["attn_implementation"] = attention
     if quantization != "none":
         options["quantization_config"] = _quantization(quantization, dtype, config, full_precision)
-        options["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
+        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             source, revision=revision, output_loading_info=True, **options

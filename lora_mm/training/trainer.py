@@ -1,5 +1,6 @@
 """``transformers.Trainer`` with our loss, sampler, weight decay and guards. Knows training; knows no recipe."""
 
+import functools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from lora_mm import processes
 from lora_mm.adapters.mixture import mixtures
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import part_of
 from lora_mm.training.loss import answer_loss
 from lora_mm.training.meter import Meter
+from lora_mm.training.together import mean_gradients
 
 _NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
 
@@ -43,6 +46,9 @@ class AdapterTrainer(Trainer):
         self.meter = Meter()
         self.add_callback(GradientGuard(self))
         self.add_callback(self.meter)
+        self.add_callback(Epochs())
+        if processes.count() > 1:  # not to be wrapped, see training.together
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.mixtures = mixtures(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
@@ -80,6 +86,8 @@ class AdapterTrainer(Trainer):
     ) -> Any:
         self.seen_pictures |= "pixel_values" in inputs
         loss = answer_loss(model, inputs, num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
         self.last_loss = loss.item()
         if not math.isfinite(self.last_loss):
             raise LoraMMError(
@@ -88,9 +96,14 @@ class AdapterTrainer(Trainer):
             )
         if not loss.requires_grad:  # text alone, where only tower or connector train: a step that changes nothing
             loss.requires_grad_()
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """As the Trainer does; after the last batch before a step, gradients are the mean of those of all processes."""
+        loss: Tensor = super().training_step(model, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            mean_gradients(model)
+        return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the Trainer does; a checkpoint that cannot be written whole is taken away again."""
@@ -119,7 +132,7 @@ class AdapterTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroups(self.lengths, size, self.args.seed, self.pictured)
 
 
@@ -168,6 +181,15 @@ class LengthGroups(Sampler[int]):
         return [number for at in order for number in whole[at]] + rest
 
 
+class Epochs(TrainerCallback):
+    """Tells the sampler its epoch. The Trainer does too, but where several processes resume it does not reach it."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["train_dataloader"].set_epoch(int(state.epoch or 0))
+
+
 class GradientGuard(TrainerCallback):
     """Stops the run when a trained tensor gets no gradient: it would be saved as it was drawn, and nobody would know.
 
@@ -183,14 +205,14 @@ class GradientGuard(TrainerCallback):
     ) -> None:
         if self.done:
             return
+        seen_pictures = processes.any_of(self.trainer.seen_pictures)
         root = self.trainer.accelerator.unwrap_model(self.trainer.model)
         without = [name for name, p in root.named_parameters() if p.requires_grad and p.grad is None]
         base = root.get_base_model()
         waiting = [
             name
             for name in without
-            if not self.trainer.seen_pictures
-            and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
+            if not seen_pictures and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
         ]
         dead = [name for name in without if name not in waiting]
         if dead:
