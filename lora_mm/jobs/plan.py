@@ -22,7 +22,7 @@ from lora_mm.jobs.batching import collator_of
 from lora_mm.jobs.splits import load_both
 from lora_mm.models.loading import Base, load_without_weights, memory_by_part
 from lora_mm.recipe import Recipe, TrainingSection
-from lora_mm.training.memory import StepUse, step_use
+from lora_mm.training.memory import StepUse, Unforeseen, step_use
 
 GIB = 2**30
 ASSUMED = 0.8 * GIB
@@ -170,7 +170,10 @@ def foreseen(recipe: Recipe, collator: Collator, prepared: Prepared) -> str:
     card = torch.cuda.is_available()
     memory = own_memory() if card else psutil.virtual_memory().total
     ways = list(_ways(recipe.training))[:1]
-    found = _planned(recipe, _without_weights(recipe), collator, prepared, ways, ASSUMED if card else 0)
+    try:
+        found = _planned(recipe, _without_weights(recipe), collator, prepared, ways, ASSUMED if card else 0)
+    except Unforeseen as error:
+        return f"What training takes is not told: {error}"
     line = f"Training takes some {found.needed(found.ways[0]) / GIB:.1f} of {memory / GIB:.1f} GiB"
     if found.first_within(memory):
         return f"{line}."

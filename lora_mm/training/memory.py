@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_mm.errors import LoraMMError
 from lora_mm.models.weightless import counted
 from lora_mm.ops import kernels
 from lora_mm.training.loss import answer_loss
@@ -27,12 +28,19 @@ class StepUse:
     flops: int
 
 
+class Unforeseen(LoraMMError):
+    """What a step uses cannot be told beforehand."""
+
+
 def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUse:
     """What a step of ``model`` on ``batch`` would use, as the Trainer takes it.
 
     Args:
         model: on ``meta`` (see :func:`~lora_mm.models.loading.load_without_weights`), with its adapters.
         batch: model inputs and labels, real.
+
+    Raises:
+        Unforeseen: for a model that asks its activations for data.
     """
     model.train()
     if gradient_checkpointing:
@@ -43,6 +51,8 @@ def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing:
     kernels.choose("torch")
     try:
         return _use(model, batch)
+    except (RuntimeError, TypeError, ValueError) as error:  # whatever an operation that needs data raises without
+        raise Unforeseen(f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}") from error
     finally:
         kernels.choose(chosen)
 
@@ -56,7 +66,10 @@ def _use(model: Any, batch: Mapping[str, Tensor]) -> StepUse:
         optimizer.step()  # a first one, which leaves its states
         optimizer.zero_grad()
         states = usage.peak = usage.now
-        answer_loss(model, dict(batch)).backward()
+        loss = answer_loss(model, dict(batch))
+        if loss.requires_grad:  # not of text alone, where only tower or connector train
+            loss.backward()
+        del loss
         optimizer.step()
         optimizer.zero_grad()
     return StepUse(states, usage.peak - states, usage.flops)

@@ -10,7 +10,7 @@ import lora_mm
 from lora_mm.models.loading import Quantization, load_without_weights
 from lora_mm.models.weightless import META, Usage
 from lora_mm.training.loss import answer_loss
-from lora_mm.training.memory import step_use
+from lora_mm.training.memory import Unforeseen, step_use
 from tests.tiny import tiny_batch, tiny_model
 
 ADAPTERS = ["mma", {"method": "mma", "part": "vision"}]
@@ -70,3 +70,17 @@ def test_a_quantised_base_does_the_same_work(base_folder: Path, quantization: Qu
             model = lora_mm.attach(base.model, ADAPTERS)
         flops.append(step_use(model, labelled(), gradient_checkpointing=False).flops)
     assert flops[1] == pytest.approx(flops[0], rel=0.1)
+
+
+def test_a_batch_that_reaches_nothing_that_trains_takes_no_backward() -> None:
+    model: Any = lora_mm.attach(tiny_model(), [], train=["connector"]).to(META)
+    text = {name: tensor for name, tensor in labelled().items() if name != "pixel_values"}
+    text["input_ids"] = text["input_ids"].clamp(min=10)
+    assert step_use(model, text, gradient_checkpointing=False).peak > 0
+
+
+def test_a_model_that_asks_its_activations_for_data_cannot_be_foreseen() -> None:
+    model = adapted()
+    model.register_forward_pre_hook(lambda module, args: float(next(module.parameters()).sum()))
+    with pytest.raises(Unforeseen, match="cannot run without its weights"):
+        step_use(model, labelled(), gradient_checkpointing=False)
