@@ -30,19 +30,20 @@ has triton || { echo "Triton is not installed: nothing to check."; exit 2; }
 run kernels-small 80 "$PYTHON" -m tests.ops.triton_checks
 run kernels-large 60 "$PYTHON" -m tests.ops.triton_checks --large
 run kernels-planted 80 "$PYTHON" -m tests.ops.triton_checks --planted
-run primitive 100 "$PYTHON" benchmarks/primitive.py --width 1024 4096 8192 --tokens 4096 --dtype bfloat16 --rounds 15
+run primitive 80 "$PYTHON" benchmarks/primitive.py --width 1024 4096 8192 --tokens 4096 --dtype bfloat16 --rounds 15
 run crops 20 "$PYTHON" benchmarks/crops.py --dtype bfloat16
 run nf4 20 "$PYTHON" benchmarks/nf4.py
 if has pydantic && has peft && has transformers; then
   run layer 40 "$PYTHON" benchmarks/layer.py --tokens 4096 --rounds 9
   run step 40 "$PYTHON" benchmarks/step.py --base 100m --batch 16 --tokens 512
+  run plan 20 "$PYTHON" benchmarks/plan.py
   if has bitsandbytes; then
     run layer-nf4 40 "$PYTHON" benchmarks/layer.py --tokens 4096 --rank 16 --rounds 9 --nf4
   else
     echo "left out: layer-nf4 (bitsandbytes is not installed)"
   fi
 else
-  echo "left out: layer, step (they need pydantic, peft and transformers)"
+  echo "left out: layer, step, plan (they need pydantic, peft and transformers)"
 fi
 
 "$PYTHON" benchmarks/gpu_summary.py "$LOG" || failed=1

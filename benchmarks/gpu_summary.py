@@ -52,7 +52,7 @@ def main(logs: Path) -> int:
         if {"fold, compiled", "ours, Triton"} <= forms.keys():
             triton, fold = forms["ours, Triton"], forms["fold, compiled"]
             print(f"| {', '.join(size)} | {float(fold[7]) / float(triton[7]):.2f} | {triton[9]} | {triton[10]} |")
-    for name in ("crops", "nf4", "layer", "layer-nf4", "step"):
+    for name in ("crops", "nf4", "layer", "layer-nf4", "step", "plan"):
         for row in rows_of(_read(logs / f"{name}.txt")):
             print(f"| {name}: {' | '.join(row)} |")
     return 0 if fine else 1

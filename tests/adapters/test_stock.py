@@ -12,6 +12,7 @@ from torch import nn
 import lora_mm
 from lora_mm.adapters import stock
 from lora_mm.models.loading import load_base
+from lora_mm.ops import nf4
 from tests.families import family_batch, family_model
 from tests.tiny import perturb, tiny_batch, tiny_model
 
@@ -117,6 +118,7 @@ def test_on_an_nf4_base_it_trains_by_the_merged_weight_and_pefts_gradients_follo
     base_folder: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(nf4, "MERGED_FROM", 1)
     base = load_base(
         str(base_folder), quantization="nf4", dtype="float32", full_precision=("vision", "connector", "head")
     )

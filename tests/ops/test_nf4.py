@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora_mm.ops import nf4
 from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import uniform
 from lora_mm.ops.nf4 import Packed, merged, packed
@@ -45,9 +46,13 @@ def test_it_agrees_with_a_decoder_that_goes_value_by_value(nested: bool, rows: i
     torch.testing.assert_close(merged(form, up, down, 0.5, torch.float32).double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("merging", [True, False])
 @pytest.mark.parametrize("size", [1e-6, 1e-5, 1e-4, 1e-3])
-def test_a_change_adds_no_error_to_the_bf16_product_however_small_it_is(size: float) -> None:
+def test_a_change_adds_no_error_to_the_bf16_product_however_small_it_is(
+    size: float, merging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forward and backward, against the separate path in float64; merging after the rounding loses the change."""
+    monkeypatch.setattr(nf4, "MERGED_FROM", 512 if merging else 513)
     form, wide = quantised()
     torch.manual_seed(1)
     x = torch.randn(512, 256).bfloat16().requires_grad_()
