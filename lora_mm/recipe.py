@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from lora_mm.adapters.placement import Placement, explain
 from lora_mm.data.columns import COLUMNS
 from lora_mm.errors import InputError, nearest
+from lora_mm.yaml_text import to_yaml
 
 Part = Literal["vision", "connector", "language", "head"]
 Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab", "clearml", "dvclive"]
@@ -358,7 +359,7 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key spelled out; loading it again gives an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def recipes_folder() -> Path:

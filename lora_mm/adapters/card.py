@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from lora_mm.adapters.methods import METHODS
+from lora_mm.yaml_text import to_yaml
 
 OTHER = "other"
 """The licence of an adapter whose maker named none, in the Hub's own terms."""
@@ -131,7 +130,7 @@ def metadata(base: str, revision: str | None, licence: str, library: str, tags: 
         "pipeline_tag": "image-text-to-text",
         "tags": ["lora-mm", *tags],
     }
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return to_yaml(fields)
 
 
 def _merging(methods: Sequence[str], folder: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_mm.adapters.card import model_card
@@ -57,6 +57,7 @@ def test_a_base_that_is_a_folder_is_no_metadata() -> None:
     assert "Adapter for `/some/folder`" in card
 
 
+@example(base="b", name="", summary="", data="", licence="\x85", revision="")
 @given(
     base=st.text(min_size=1), name=st.text(), summary=st.text(), data=st.text(), licence=st.text(), revision=st.text()
 )
