@@ -24,10 +24,10 @@ def shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
         return F.linear(x, down)  # cuBLAS reads x once: there is nothing to gain
     if use_triton("grouped", x, down.shape[1]):
         return _triton().shrink(x, down, index)
-    h = x.new_zeros(*x.shape[:-1], down.shape[1])
-    for run in _runs(index):
+    h, size = x.new_zeros(*x.shape[:-1], down.shape[1]), x.shape[1] * x.shape[2]
+    for run in _runs(index, size):
         torch.bmm(x[run], _own(down, index[run]).transpose(1, 2), out=h[run])
-    return _masked(h, index)
+    return _masked(h, index, size)
 
 
 def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None, *, into: bool = False) -> Tensor:
@@ -38,8 +38,9 @@ def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None
         return _expanded(base, z, columns, into=into)
     if base is None:
         base, into = z.new_zeros(*z.shape[:-1], columns.shape[1]), True
-    y, z = base if into else base.clone(memory_format=torch.contiguous_format), _masked(z, index)
-    for run in _runs(index):
+    size = base.shape[1] * base.shape[2]
+    y, z = base if into else base.clone(memory_format=torch.contiguous_format), _masked(z, index, size)
+    for run in _runs(index, size):
         y[run].baddbmm_(z[run], _own(columns, index[run]).transpose(1, 2))
     return y
 
@@ -62,7 +63,8 @@ def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int) -> Tensor:
         return _triton().outer(x, z, index, experts)
     if index is None:
         return _rows(z).t() @ _rows(x)
-    runs, z = _runs(index), _masked(z, index)
+    size = x.shape[1] * x.shape[2]
+    runs, z = _runs(index, size), _masked(z, index, size)
     if not runs:
         return x.new_zeros(experts, z.shape[-1], x.shape[-1])
     parts = torch.cat([torch.bmm(z[run].transpose(1, 2), x[run]) for run in runs])
@@ -79,14 +81,20 @@ def _own(matrices: Tensor, index: Tensor) -> Tensor:
     return matrices[index.clamp(min=0)]
 
 
-def _at_hand(index: Tensor) -> bool:
-    """Whether ``index`` can be looked at without waiting for a GPU."""
-    return index.device.type == "cpu"
+LARGE = 2**17
+"""Values of a row from which those without an expert are passed over. Each run of rows is then a product of its own,
+for 20 µs more: with rows of 37 × 192 training took a tenth longer so; with rows of 1024 × 1664 products took a fifth less.
+"""
 
 
-def _runs(index: Tensor) -> list[slice]:
-    """Rows that follow each other and have an expert; all rows where ``index`` is not at hand."""
-    if not _at_hand(index):
+def _passes_over(index: Tensor, size: int) -> bool:
+    """Whether rows of ``size`` values are passed over; never on a GPU, as to look at ``index`` would wait for it."""
+    return size >= LARGE and index.device.type == "cpu"
+
+
+def _runs(index: Tensor, size: int) -> list[slice]:
+    """Rows that follow each other and have an expert, or all rows."""
+    if not _passes_over(index, size):
         return [slice(0, len(index))]
     runs, start = [], 0
     for there, run in groupby(expert >= 0 for expert in index.tolist()):
@@ -97,9 +105,9 @@ def _runs(index: Tensor) -> list[slice]:
     return runs
 
 
-def _masked(t: Tensor, index: Tensor) -> Tensor:
-    """``t`` with zeros in rows without an expert, where :func:`_runs` has not passed them over."""
-    return t if _at_hand(index) else t * (index >= 0).to(t.dtype)[:, None, None]
+def _masked(t: Tensor, index: Tensor, size: int) -> Tensor:
+    """``t`` with zeros in rows without an expert, where :func:`_runs` has them in."""
+    return t if _passes_over(index, size) else t * (index >= 0).to(t.dtype)[:, None, None]
 
 
 def _triton() -> Any:

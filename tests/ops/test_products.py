@@ -23,10 +23,10 @@ def by_row(rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, z, drawn(EXPERTS, COLUMNS, WIDTH), torch.tensor(rows)
 
 
-@pytest.fixture(params=["index at hand", "index on a device"])
+@pytest.fixture(params=["passed over", "weighed with zero"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows without an expert are passed over where that can be seen, and weighed with zero where it cannot."""
-    monkeypatch.setattr(products, "_at_hand", lambda index: request.param == "index at hand")
+    """What becomes of rows without an expert, by their size."""
+    monkeypatch.setattr(products, "LARGE", 1 if request.param == "passed over" else 2**17)
 
 
 @pytest.mark.usefixtures("place")
