@@ -1,13 +1,15 @@
 """A frozen linear layer with a LoRA for each crop, forward and backward: grouped products against masked dense ones.
 
-    python benchmarks/crops.py [--width 1664] [--tokens 1024] [--crops 4] [--rank 16] [--dtype float32]
+    python benchmarks/crops.py [--width 1664] [--tokens 1024] [--crops 4] [--pictures 1] [--rank 16] [--dtype float32]
 
 Monkey's tower: rows are the crops of a picture and, last, its overview, which has no LoRA. Masked dense: all LoRAs side
 by side, with zeros for those of other crops; in plain PyTorch, and by our operations. Serial: one view after the other,
-as Monkey runs them. The layer alone is measured with them, as the same time is in all.
+as Monkey runs them. Grouped: as it comes and, on a CPU, both ways with overviews, to pass them over or to weigh them
+with zero. The layer alone is measured with them, as the same time is in all.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 
@@ -16,27 +18,29 @@ import torch.nn.functional as F
 from measure import append, medians, table
 from torch import Tensor
 
-from lora_mm.ops import kernels
+from lora_mm.ops import kernels, products
 from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import update_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("width", 1664), ("tokens", 1024), ("crops", 4), ("rank", 16), ("rounds", 11)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    sizes = (("width", 1664), ("tokens", 1024), ("crops", 4), ("pictures", 1), ("rank", 16), ("rounds", 11))
+    for size, default in sizes:
+        parser.add_argument(f"--{size}", type=int, default=default)
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
-    device, dtype = ("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, options.dtype)
-    crops, width, rank = options.crops, options.width, options.rank
+    name, device = options.dtype, "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, name)
+    crops, width, rank, pictures = options.crops, options.width, options.rank, options.pictures
 
     def drawn(*size: int) -> Tensor:
         return torch.randn(*size, device=device, dtype=dtype).requires_grad_()
 
     torch.manual_seed(0)
-    x, weight = drawn(crops + 1, options.tokens, width), drawn(width, width).detach()
+    x, weight = drawn(pictures * (crops + 1), options.tokens, width), drawn(width, width).detach()
     down, up = drawn(crops * rank, width), drawn(crops, width, rank)
-    index = torch.tensor([*range(crops), -1], device=device)
+    index = torch.tensor([*range(crops), -1] * pictures, device=device)
     mask = F.one_hot(index.clamp(min=0), crops).to(dtype) * (index >= 0).to(dtype)[:, None]
 
     def alone() -> Tensor:
@@ -47,11 +51,12 @@ def main() -> None:
         return F.linear(x, weight) + F.linear(hidden, up.transpose(0, 1).reshape(width, -1))
 
     def serial() -> Tensor:
-        parts = [
-            F.linear(x[row], weight) + F.linear(F.linear(x[row], down[row * rank : (row + 1) * rank]), up[row])
-            for row in range(crops)
-        ]
-        return torch.stack([*parts, F.linear(x[crops], weight)])
+        views = []
+        for view, crop in zip(x, index.tolist(), strict=True):
+            y = F.linear(view, weight)
+            own = slice(crop * rank, (crop + 1) * rank)
+            views.append(y if crop < 0 else y + F.linear(F.linear(view, down[own]), up[crop]))
+        return torch.stack(views)
 
     def masked() -> Tensor:
         return adapted_linears(x, [(Frozen(weight, None), update_of(x, down, up, weights=mask.unsqueeze(1)))])[0]
@@ -61,31 +66,39 @@ def main() -> None:
 
     dy = torch.randn_like(x)
 
-    def step(form: Callable[[], Tensor], choice: kernels.Kernels) -> Callable[[], object]:
+    def step(
+        form: Callable[[], Tensor], choice: kernels.Kernels = "torch", large: float = products.LARGE
+    ) -> Callable[[], object]:
         trained = (x,) if form is alone else (x, down, up)
 
         def run() -> object:
             kernels.choose(choice)
+            products.LARGE = large  # type: ignore[assignment]
             return torch.autograd.grad(form(), trained, dy)
 
         return run
 
     forms = {
-        "the layer alone": step(alone, "torch"),
-        "masked dense": step(plain, "torch"),
-        "serial": step(serial, "torch"),
-        "masked dense, ours": step(masked, "torch"),
-        "grouped, ours": step(grouped, "torch"),
+        "the layer alone": step(alone),
+        "masked dense": step(plain),
+        "serial": step(serial),
+        "masked dense, ours": step(masked),
+        "grouped, ours": step(grouped),
     }
     if device == "cuda":
         forms["grouped, ours, Triton"] = step(grouped, "triton")
+    else:
+        forms["grouped, passed over"] = step(grouped, large=0)
+        forms["grouped, weighed"] = step(grouped, large=math.inf)
     took = medians(forms, rounds=options.rounds, device=device)
     without, dense = took["the layer alone"], took["masked dense"] - took["the layer alone"]
     rows = [
         (form, f"{ms:.2f}", f"{ms - without:.2f}", f"{dense / (ms - without):.2f}" if ms > without else "–")
         for form, ms in took.items()
     ]
-    shape = f"{crops} crops and an overview of {options.tokens} tokens, D {width}, r {rank}, {options.dtype}"
+    shape = (
+        f"{pictures} × {crops} crops and an overview of {options.tokens} tokens, D {width}, r {rank}, {options.dtype}"
+    )
     command = "python benchmarks/crops.py " + " ".join(sys.argv[1:])
     head = ("form", "forward + backward, ms", "above the layer", "× masked dense")
     append("crops", shape, command, table(head, rows))

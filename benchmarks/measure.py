@@ -42,8 +42,8 @@ def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: s
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory for the process. Pages given back and fetched anew, which the system clears, were
-    more than half of the time of an update beside a layer (5 × 1024 × 1664, bf16), and most of what runs differed by.
+    """Have glibc keep freed memory for the process. Pages given back and fetched anew, which the system clears, are
+    else most of what runs of one computation differ by.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc, trim_threshold, mmap_max = ctypes.CDLL("libc.so.6"), -1, -4

@@ -1,6 +1,7 @@
-"""An NF4 weight's dequantisation with a low-rank change merged in: what it costs, alone and against bitsandbytes.
+"""An NF4 weight's dequantisation with a low-rank change merged in: what it costs, alone and against bitsandbytes; and
+a whole product, forward and backward, with the change merged or added in place.
 
-    python benchmarks/nf4.py [--rows 4096] [--width 4096] [--rank 16]
+    python benchmarks/nf4.py [--rows 4096] [--width 4096] [--rank 16] [--tokens 512 2048 8192 16384]
 
 Without bitsandbytes only our kernel runs, on a weight drawn bit by bit (on a GPU).
 """
@@ -12,8 +13,11 @@ from collections.abc import Callable
 
 import torch
 from measure import append, medians, table
+from torch import Tensor
 
-from lora_mm.ops import kernels
+from lora_mm.ops import kernels, nf4
+from lora_mm.ops.linear import Frozen, adapted_linears
+from lora_mm.ops.lowrank import uniform
 from lora_mm.ops.nf4 import Packed, merged
 
 
@@ -21,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rows", 4096), ("width", 4096), ("rank", 16), ("rounds", 11)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows, width, rank = options.rows, options.width, options.rank
@@ -51,6 +56,34 @@ def main() -> None:
     title = f"NF4 {rows} × {width} to bfloat16, double quantisation, r {rank}"
     command = "python benchmarks/nf4.py " + " ".join(sys.argv[1:])
     append("nf4", title, command, table(("form", "ms", "GB/s, of bytes in and out"), cells))
+    if importlib.util.find_spec("bitsandbytes"):
+        products(weight, options, device, command)
+
+
+def products(weight: Packed, options: argparse.Namespace, device: str, command: str) -> None:
+    """The change merged and added in place, over tokens: where one overtakes the other."""
+    rows, width = weight.shape
+    down = (torch.randn(options.rank, width, device=device) / width**0.5).requires_grad_()
+    up = torch.randn(rows, options.rank, device=device).requires_grad_()
+    lines = []
+    for tokens in options.tokens:
+        x = torch.randn(tokens, width, device=device, dtype=torch.bfloat16).requires_grad_()
+        dy = torch.randn(tokens, rows, device=device, dtype=torch.bfloat16)
+
+        def product(merging: bool, x: Tensor = x, dy: Tensor = dy) -> Callable[[], object]:
+            def run() -> object:
+                kernels.choose("triton" if merging and device == "cuda" else "torch")
+                nf4.MERGED_FROM = 0 if merging else sys.maxsize
+                (y,) = adapted_linears(x, [(Frozen(weight, None), uniform(down, up, 0.5))])
+                return torch.autograd.grad(y, (x, down, up), dy)
+
+            return run
+
+        forms = {"merged": product(True), "in place": product(False)}
+        took = medians(forms, rounds=5, device=device)
+        lines.append((tokens, *(f"{ms:.1f}" for ms in took.values()), f"{took['merged'] / took['in place']:.2f}"))
+    title = f"A product with an NF4 weight {rows} × {width}, r {options.rank}, forward and backward, bfloat16"
+    append("nf4", title, command, table(("tokens", "merged, ms", "in place, ms", "ratio"), lines))
 
 
 def form(choice: kernels.Kernels, weight: Packed, up: torch.Tensor, down: torch.Tensor) -> Callable[[], object]:

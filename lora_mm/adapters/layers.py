@@ -175,16 +175,11 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         return (base.weight, eps) if _FOLDS[kind] else None
 
     def _together(self, names: list[str]) -> bool:
-        """Whether a linear layer and its update may be one function: of one adapter, which reads what the layer does.
-
-        Experts whose outputs are combined stand side by side, so each gives a result of its own.
-        """
+        """Whether a linear layer and its update may be one function: of one adapter that reads what the layer does."""
         if len(names) != 1 or names[0] in self.residuals:
             return False
         placement = self.placements[names[0]]
-        return placement.row.reads == "input" and not (
-            placement.row.router == "token" and placement.combine == "output"
-        )
+        return placement.row.reads == "input" and not placement.side_by_side
 
     def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """``output`` with the update of adapter ``name``."""
@@ -192,7 +187,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         read = output if placement.row.reads == "output" else x
         if name in self.residuals:
             read = self.residuals[name].take()
-        if placement.row.router == "token" and placement.combine == "output":
+        if placement.side_by_side:
             return self._side_by_side(name, read, output)
         return self._routed(name, read, output)
 
@@ -243,24 +238,24 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         return visual.unsqueeze(-1).to(x.dtype)
 
     def _by_token(self, name: str, x: Tensor) -> Tensor:
-        weights, index = self._chosen(name, x)
-        chosen = nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype)  # [batch, tokens, k, E]
+        weights, chosen = self._chosen(name, x)
         return (chosen * weights.unsqueeze(-1).to(x.dtype)).sum(dim=-2)
 
     def _chosen(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices of each token's experts, ``[batch, tokens, k]`` (see :mod:`.mixture`)."""
+        """Weights of each token's experts ``[batch, tokens, k]``, and which they are ``[batch, tokens, k, E]``."""
         mixture = self.mixtures[name]
         if self.roles[name] == "down":
-            return mixture.current()
-        real = self.signal.real if self.signal is not None and self.placements[name].part == "language" else None
-        return mixture.route(x, real, training=self.training)
+            weights, index = mixture.current()
+        else:
+            real = self.signal.real if self.signal is not None and self.placements[name].part == "language" else None
+            weights, index = mixture.route(x, real, training=self.training)
+        return weights, nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype)
 
     def _side_by_side(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """One layer of a feed-forward whose experts' outputs are combined: each token's experts give one result each,
-        which the last layer mixes."""
-        weights, index = self._chosen(name, x)
+        """One layer of a feed-forward whose experts stand side by side (see :mod:`.mixture`)."""
+        weights, chosen = self._chosen(name, x)
+        chosen = chosen.movedim(-2, 0)
         last, scales = self.roles[name] == "down", self._scales(name)
-        chosen = nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype).movedim(-2, 0)
         chosen = chosen if scales is None else chosen * scales  # [k, batch, tokens, E]
         if not last:
             output = output.expand(len(chosen), *output.shape)

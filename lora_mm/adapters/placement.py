@@ -111,6 +111,11 @@ class Placement:
             return self.scale
         return self.alpha / self.rank if self.alpha else 1.0
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether a token's experts give a result each, which the last layer of their feed-forward mixes."""
+        return self.row.router == "token" and self.combine == "output"
+
     def __str__(self) -> str:
         return f"{self.method} on {self.part} at {self.at}"
 

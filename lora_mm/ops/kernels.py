@@ -59,6 +59,13 @@ def use_triton(operation: str, x: Tensor, columns: int) -> bool:
     return reason is None
 
 
+def launches() -> Any:
+    """What launches the kernels; imported only here, where they are to run."""
+    from lora_mm.ops import triton_launch
+
+    return triton_launch
+
+
 def _faster(operation: str, x: Tensor) -> bool:
     if not FASTER or not x.is_cuda:
         return False

@@ -20,7 +20,7 @@ from lora_mm.ops import products
 from lora_mm.ops.autocast import without_autocast
 from lora_mm.ops.lowrank import Update
 from lora_mm.ops.nf4 import Packed, merged, merges
-from lora_mm.ops.primitive import route, route_bwd
+from lora_mm.ops.primitive import route_bwd
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,18 @@ def _hidden(x: Tensor, update: Update) -> Tensor:
     return h if update.down_bias is None else h + update.down_bias
 
 
-def _routed(h: Tensor, update: Update) -> Tensor:
-    """z [..., C]."""
-    biased = update.columns.shape[-1] > update.experts * update.rank
-    return route(h, update.weights, update.keep, update.scale, update.experts, update.rank, biased)
-
-
 class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, layers: tuple[tuple[Frozen, Update], ...], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        rows, outputs, kept = x.reshape(-1, x.shape[-1]), [], []
+        outputs, kept = [], []
         for frozen, update in layers:
             weight, whole = _weight(frozen.weight, update, x)
-            y, h = F.linear(rows, weight, frozen.bias).view(*x.shape[:-1], -1), None
+            y, h = F.linear(products.flat(x), weight, frozen.bias).view(*x.shape[:-1], -1), None
             if not whole:
                 h = _hidden(x, update)
-                y = products.expand(y, _routed(h, update), update.columns.to(x.dtype), update.index, into=True)
+                y = products.expand(y, update.route(h), update.columns.to(x.dtype), update.index, into=True)
             outputs.append(y)
             kept.append(h)
         ctx.save_for_backward(x, *kept, *tensors)
@@ -107,7 +101,7 @@ class _Adapted(torch.autograd.Function):
             results += gradients
             if ctx.needs_input_grad[0]:
                 weight, whole = _weight(frozen, update, x)
-                rows = dy.reshape(-1, dy.shape[-1])
+                rows = products.flat(dy)
                 dx = rows @ weight if dx is None else dx.addmm_(rows, weight)
                 if not whole:
                     down = update.down.to(x.dtype).transpose(-1, -2)
@@ -119,7 +113,7 @@ def _update_bwd(x: Tensor, dy: Tensor, h: Tensor | None, update: Update) -> tupl
     """dh [..., K], and the gradients of the update's tensors; ``h`` is computed again where it was not kept."""
     h, columns, index = _hidden(x, update) if h is None else h, update.columns.to(x.dtype), update.index
     dz = products.shrink(dy, columns.transpose(-1, -2), index)
-    dcolumns = products.outer(dy, _routed(h, update), index, len(columns)).transpose(-1, -2)
+    dcolumns = products.outer(dy, update.route(h), index, len(columns)).transpose(-1, -2)
     dh, dweights = route_bwd(dz, h, update.weights, update.keep, update.scale, update.experts, update.rank)
     ddown = products.outer(x, dh, index, len(columns))
     dbias = None if update.down_bias is None else dh.sum_to_size(update.down_bias.shape)

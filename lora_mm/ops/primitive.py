@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lora_mm.ops import products
-from lora_mm.ops.autocast import autocast_on, without_autocast
-from lora_mm.ops.kernels import use_triton
+from lora_mm.ops.autocast import without_autocast
+from lora_mm.ops.kernels import launches, use_triton
+from lora_mm.ops.products import flat
 
 
 def _registered(
@@ -29,8 +30,8 @@ def _registered(
     """``forward`` as an op of torch.library and, where there is a ``backward``, differentiable.
 
     Outside of ``torch.compile`` the same functions run as a ``torch.autograd.Function``: the dispatcher's way through
-    Python takes 50 µs more for a forward and a backward, 8 % of an adapter on [1600, 192] in bf16 on one CPU core. That
-    function's forward sets up its context itself, as ``setup_context`` has ``apply`` bind the arguments anew: 80 µs.
+    Python is long for a small adapter. That function's forward sets up its context itself, as ``setup_context`` has
+    ``apply`` bind the arguments at every call.
     """
     name = forward.__name__.removeprefix("_")
     op = torch.library.custom_op(f"lora_mm::{name}", forward, mutates_args=())
@@ -54,17 +55,11 @@ def _registered(
         first: Tensor = args[0]
         run = op if torch.compiler.is_compiling() or type(first) is not Tensor else eager
         run = forward if run is eager and not torch.is_grad_enabled() else run
-        if autocast_on(first):
-            with without_autocast(first):
-                return run(*args)
-        return run(*args)
+        with without_autocast(first):
+            return run(*args)
 
     call.__doc__ = forward.__doc__
     return call
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
 
 
 def _like(x: Tensor) -> Tensor:
@@ -72,11 +67,6 @@ def _like(x: Tensor) -> Tensor:
 
 
 # --- shrink and expand -----------------------------------------------------------------------------------------------
-
-
-def _shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
-    """See ``products.shrink``."""
-    return products.shrink(x, down, index)
 
 
 def _shrink_fake(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
@@ -203,17 +193,11 @@ def _residual(
         rank: r.
     """
     if use_triton("residual", x, columns.shape[1]):
-        return _triton().residual(x, norm, eps, down, down_bias, columns, weights, keep, scale, experts, rank)
+        return launches().residual(x, norm, eps, down, down_bias, columns, weights, keep, scale, experts, rank)
     n, rstd = (x, x.new_empty(0)) if norm is None else _normed(x, norm, eps)
     h = torch.nn.functional.linear(n, down, down_bias)
     z = route(h, weights, keep, scale, experts, rank, columns.shape[1] > experts * rank)
-    return torch.addmm(_rows(n), _rows(z), columns.t()).view(x.shape), h, rstd
-
-
-def _triton() -> Any:
-    from lora_mm.ops import triton_launch
-
-    return triton_launch
+    return torch.addmm(flat(n), flat(z), columns.t()).view(x.shape), h, rstd
 
 
 def _residual_fake(x: Tensor, norm: Tensor | None, eps: float, down: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -252,7 +236,7 @@ def _residual_bwd(
     z = route(h, weights, keep, scale, experts, rank, columns.shape[1] > experts * rank)
     triton = use_triton("residual", x, columns.shape[1])
     if triton:
-        dx, dz = _triton().residual_bwd(
+        dx, dz = launches().residual_bwd(
             dy, x, h, rstd, norm, down, down_bias, columns, weights, keep, scale, experts, rank
         )
     else:
@@ -260,12 +244,12 @@ def _residual_bwd(
     dcolumns = products.outer(dy, z, None, 1).t().contiguous()
     dh, dweights = route_bwd(dz, h, weights, keep, scale, experts, rank)
     if not triton:
-        dx = torch.addmm(_rows(dy), _rows(dh), down).view(x.shape)
+        dx = torch.addmm(flat(dy), flat(dh), down).view(x.shape)
         dx = dx if norm is None else _normed_bwd(dx, x, rstd, norm)
     ddown = products.outer(x, dh if norm is None else (dh * rstd).to(x.dtype), None, 1)
     ddown = ddown if norm is None else ddown * norm
     none = dy.new_empty(0)
-    return dx, ddown, _rows(dh).sum(dim=0), dcolumns, none if dweights is None else dweights
+    return dx, ddown, flat(dh).sum(dim=0), dcolumns, none if dweights is None else dweights
 
 
 def _normed_bwd(dn: Tensor, x: Tensor, rstd: Tensor, norm: Tensor) -> Tensor:
@@ -302,7 +286,7 @@ def _residual_backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
 
 
 shrink_bwd = _registered(_shrink_bwd, _shrink_bwd_fake)
-shrink = _registered(_shrink, _shrink_fake, _shrink_backward, _shrink_keep)
+shrink = _registered(products.shrink, _shrink_fake, _shrink_backward, _shrink_keep)
 expand_bwd = _registered(_expand_bwd, _expand_bwd_fake)
 expand_add = _registered(_expand_add, _expand_add_fake, _expand_backward, _expand_keep)
 residual_bwd = _registered(_residual_bwd, _residual_bwd_fake)
