@@ -70,7 +70,7 @@ def run() -> None:
     except SystemExit:  # of a wrong call, or after --help: the first says so, and ends the others with itself
         if not processes.rank():
             raise
-    except Exception:
+    except Exception:  # a fault of ours: its traceback, but of one process
         if processes.tells():
             raise
         sys.exit(1)

@@ -51,8 +51,11 @@ def check_sources(recipe: Recipe) -> None:
         raise Unreachable(*missing)
 
 
-def load_recipe_base(recipe: Recipe) -> Base:
-    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels."""
+def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
+    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels.
+
+    ``weights``: see :func:`~lora_mm.models.loading.load_base`.
+    """
     section = recipe.base
     kernels.choose(section.kernels)
     base = load_base(
@@ -63,7 +66,8 @@ def load_recipe_base(recipe: Recipe) -> Base:
         full_precision=section.full_precision,
         attention=section.attention,
         anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
+        weights=weights,
     )
-    if section.quantization == "none":
+    if weights and section.quantization == "none":
         base.model.to(default_device())
     return base

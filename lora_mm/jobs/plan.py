@@ -17,10 +17,10 @@ from rich.table import Table
 from lora_mm.adapters.tuner import attach, hold_in_fp32
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.errors import InputError, shortened
-from lora_mm.jobs.base import check_sources
+from lora_mm.jobs.base import check_sources, load_recipe_base
 from lora_mm.jobs.batching import collator_of
 from lora_mm.jobs.splits import load_both
-from lora_mm.models.loading import Base, load_without_weights, memory_by_part
+from lora_mm.models.loading import Base, memory_by_part
 from lora_mm.recipe import Recipe, TrainingSection
 from lora_mm.training.memory import StepUse, Unforeseen, step_use
 
@@ -60,7 +60,6 @@ class Plan:
         trained: parameters that train.
         optimizer: bytes of AdamW's states.
         tokens, pictures: of the largest batch: tokens of its longest row, and rows with pictures.
-        assumed: bytes for what nobody counts (see :data:`ASSUMED`).
         ways: the recipe's own first, then others.
     """
 
@@ -71,12 +70,11 @@ class Plan:
     steps: int
     tokens: int
     pictures: int
-    assumed: float
     ways: tuple[Way, ...]
 
     def needed(self, way: Way) -> float:
-        """Bytes in all."""
-        return sum(self.parts.values()) + self.optimizer + way.step + self.assumed
+        """Bytes in all, with what is assumed for CUDA."""
+        return sum(self.parts.values()) + self.optimizer + way.step + ASSUMED
 
     def first_within(self, memory: float) -> Way | None:
         """The recipe's own way, if ``memory`` bytes hold it, or the one with the least work that they hold."""
@@ -86,12 +84,16 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         ways = [asdict(way) | {"needed": self.needed(way)} for way in self.ways]
-        return asdict(self) | {"ways": ways}
+        return asdict(self) | {"ways": ways, "assumed": ASSUMED}
 
 
 def own_memory() -> float:
     """Bytes of this machine's GPU; of a card of 24 GB where there is none."""
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 24.0 * GIB
+    return (
+        torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        if torch.cuda.is_available()
+        else 24.0 * GIB
+    )
 
 
 def needs_table(plan: Plan) -> Table:
@@ -102,7 +104,7 @@ def needs_table(plan: Plan) -> Table:
     rows += [
         ("optimiser", plan.optimizer, f"{plan.trained:,} parameters train"),
         ("activations, gradients", own.step, f"at most, in a batch of {batch}"),
-        ("CUDA and its libraries", plan.assumed, "assumed"),
+        ("CUDA and its libraries", ASSUMED, "assumed"),
         ("in all", plan.needed(own), ""),
     ]
     table = Table(title="Memory", title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -150,86 +152,84 @@ def verdict(plan: Plan, memory: float) -> str:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """What ``recipe`` takes to train on a card, and other ways to take its steps.
+    """What ``recipe`` takes to train on a card, by one process, and other ways to take its steps.
 
     Raises:
         InputError: for anything in recipe or data that cannot be used.
+        Unforeseen: for a base that cannot run without its weights.
     """
     check_sources(recipe)
     train, _ = load_both(recipe)
-    base = _without_weights(recipe)
+    base = load_recipe_base(recipe, weights=False)
     collator = collator_of(recipe, base)
     prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError("No example is left to train on.", *shortened(prepared.faults))
-    return _planned(recipe, base, collator, prepared, list(_ways(recipe.training)), ASSUMED)
-
-
-def foreseen(recipe: Recipe, collator: Collator, prepared: Prepared) -> str:
-    """Whether what is about to train fits this machine, in a line."""
-    card = torch.cuda.is_available()
-    memory = own_memory() if card else psutil.virtual_memory().total
-    ways = list(_ways(recipe.training))[:1]
-    try:
-        found = _planned(recipe, _without_weights(recipe), collator, prepared, ways, ASSUMED if card else 0)
-    except Unforeseen as error:
-        return f"What training takes is not told: {error}"
-    line = f"Training takes some {found.needed(found.ways[0]) / GIB:.1f} of {memory / GIB:.1f} GiB"
-    if found.first_within(memory):
-        return f"{line}."
-    return f"Warning: {line}. `lora-mm plan` names settings that take less."
-
-
-def _without_weights(recipe: Recipe) -> Base:
-    section = recipe.base
-    return load_without_weights(
-        section.model,
-        revision=section.revision,
-        dtype=section.dtype,
-        quantization=section.quantization,
-        full_precision=section.full_precision,
-        attention=section.attention,
-        anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
-    )
-
-
-def _planned(
-    recipe: Recipe,
-    base: Base,
-    collator: Collator,
-    prepared: Prepared,
-    ways: Sequence[tuple[int, int, bool]],
-    assumed: float,
-) -> Plan:
-    with torch.device("meta"):
-        model = attach(base.model, recipe.adapters, train=recipe.train)
-    hold_in_fp32(model)
+    trial = _Trial(recipe, base, collator, prepared)
     settings = recipe.training
-
-    def use_of(order: Sequence[int], size: int, checkpointing: bool) -> StepUse:
-        batch = collator([prepared.examples[number] for number in islice(cycle(order), size)])
-        return step_use(model, batch, gradient_checkpointing=checkpointing)
-
-    size, _, checkpointing = ways[0]
-    usual = use_of(_usual(prepared, size, settings.train_sampling_strategy), size, checkpointing)
-    own = [(use_of(order, size, checkpointing), order) for order in _orders(prepared)]
-    most, order = max(own, key=lambda found: found[0].peak)
-    uses = [most, *(use_of(order, size, checkpointing) for size, _, checkpointing in ways[1:])]
-
+    most, order = trial.largest()
+    usual = trial.use(_usual(prepared, settings), settings.per_device_train_batch_size, trial.checkpointing)
     steps = _steps(settings, len(prepared.examples))
-    work = usual.flops * steps / most.flops
-    batch = list(islice(cycle(order), size))
+    ways: list[Way] = []
+    for size, accumulation, checkpointing in _ways(settings):
+        use = trial.use(order, size, checkpointing) if ways else most  # the first is the recipe's own
+        flops = usual.flops * steps * accumulation * (use.flops / most.flops)
+        ways.append(Way(size, accumulation, checkpointing, use.peak, flops))
+    largest = list(islice(cycle(order), settings.per_device_train_batch_size))
     return Plan(
-        parts={part: size for part, (_, _, size) in memory_by_part(model).items()},
-        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        optimizer=usual.optimizer,
+        parts=trial.parts,
+        trained=sum(parameter.numel() for parameter in trial.model.parameters() if parameter.requires_grad),
+        optimizer=most.optimizer,
         examples=len(prepared.examples),
         steps=steps,
-        tokens=prepared.lengths[batch[0]],
-        pictures=sum(prepared.pictured[number] for number in batch),
-        assumed=assumed,
-        ways=tuple(Way(*way, use.peak, work * use.flops * way[1]) for way, use in zip(ways, uses, strict=True)),
+        tokens=prepared.lengths[largest[0]],
+        pictures=sum(prepared.pictured[number] for number in largest),
+        ways=tuple(ways),
     )
+
+
+def foreseen(recipe: Recipe, collator: Collator, prepared: Prepared, memory: float | None = None) -> str:
+    """Whether what is about to train fits ``memory`` bytes, by default this machine's, in a line."""
+    card = torch.cuda.is_available()
+    if memory is None:
+        memory = own_memory() if card else psutil.virtual_memory().total
+    trial = _Trial(recipe, load_recipe_base(recipe, weights=False), collator, prepared)
+    try:
+        use, _ = trial.largest()
+    except Unforeseen as error:
+        return f"What training takes is not told: {error}"
+    needed = sum(trial.parts.values()) + use.optimizer + use.peak + (ASSUMED if card else 0)
+    line = f"Training takes some {needed / GIB:.1f} of {memory / GIB:.1f} GiB"
+    return f"{line}." if needed <= memory else f"Warning: {line}. `lora-mm plan` names settings that take less."
+
+
+class _Trial:
+    """A recipe's model without weights, and steps that it takes.
+
+    Attributes:
+        parts: part → bytes of its weights.
+        checkpointing: as the recipe has it.
+    """
+
+    def __init__(self, recipe: Recipe, base: Base, collator: Collator, prepared: Prepared) -> None:
+        with torch.device("meta"):
+            self.model = attach(base.model, recipe.adapters, train=recipe.train)
+        hold_in_fp32(self.model)
+        self.parts = {part: size for part, (_, _, size) in memory_by_part(self.model).items()}
+        self.checkpointing = recipe.training.gradient_checkpointing
+        self._size = recipe.training.per_device_train_batch_size
+        self._collator, self._prepared = collator, prepared
+
+    def use(self, order: Sequence[int], size: int, checkpointing: bool) -> StepUse:
+        """Of a step on the first ``size`` examples of ``order``, which begins anew where it ends."""
+        batch = self._collator([self._prepared.examples[number] for number in islice(cycle(order), size)])
+        return step_use(self.model, batch, gradient_checkpointing=checkpointing)
+
+    def largest(self) -> tuple[StepUse, list[int]]:
+        """Of a step as the recipe takes it on the batch that takes most, and the order that begins with it."""
+        orders = _orders(self._prepared)
+        uses = [(self.use(order, self._size, self.checkpointing), order) for order in orders]
+        return max(uses, key=lambda found: found[0].peak)
 
 
 def _steps(settings: TrainingSection, examples: int) -> int:
@@ -257,10 +257,10 @@ def _orders(prepared: Prepared) -> list[list[int]]:
     return [by_length, pictured] if pictured and pictured != by_length else [by_length]
 
 
-def _usual(prepared: Prepared, size: int, strategy: str) -> list[int]:
+def _usual(prepared: Prepared, settings: TrainingSection) -> list[int]:
     """A batch as most are: of like length near the mean where batches are grouped by length, else of all lengths."""
-    lengths = np.asarray(prepared.lengths)
-    if strategy.startswith("group_by"):
+    lengths, size = np.asarray(prepared.lengths), settings.per_device_train_batch_size
+    if settings.train_sampling_strategy.startswith("group_by"):
         order = np.argsort(np.abs(lengths - lengths.mean()), kind="stable")[:size]
     else:
         order = np.argsort(lengths, kind="stable")[((np.arange(size) + 0.5) / size * len(lengths)).astype(int)]

@@ -52,6 +52,7 @@ def load_base(
     full_precision: Sequence[str] = ("vision", "connector", "head"),
     attention: str | None = None,
     anatomy: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Base:
     """Load a base with its processor, frozen and ready for adapters.
 
@@ -63,75 +64,90 @@ def load_base(
         full_precision: parts that are not quantised.
         attention: transformers' ``attn_implementation``; None for its default.
         anatomy: what :func:`~lora_mm.models.families.describe_family` takes, for a type without a row.
+        weights: False makes the model from its configuration alone: tensors have shapes and no data (device ``meta``),
+            and the base no fingerprint.
 
     Raises:
         InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
     """
-    source = _source(name)
-    config = _described(name, revision, anatomy)
+    config = find_config(name, revision)
+    if anatomy is not None:
+        describe_family(config.model_type, **anatomy)
+    try:
+        anatomy_for(config)
+    except InputError as error:
+        first, *rest = error.faults
+        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
         options["attn_implementation"] = attention
-    if quantization != "none":
-        options["quantization_config"] = _quantization(quantization, dtype, config, full_precision)
-        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-    try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            source, revision=revision, output_loading_info=True, **options
-        )
-        processor = load_processor(source, config, revision)
-    except ImportError as error:
-        raise InputError(
-            f"base.model: '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}"
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unusable(name, error) from error
-    if info["missing_keys"]:  # transformers draws those at random
-        raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
-    _freeze(model, processor)
+    quantized = None if quantization == "none" else _quantization(quantization, dtype, config, full_precision)
+    model = (_loaded if weights else _without_weights)(name, revision, config, quantized, options)
+    processor = find_processor(name, config, revision)
+    told = getattr(processor, "image_token_id", None)
+    if told is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config does not say
+        model.config.image_token_id = told
+    model.requires_grad_(False)
+    if not weights:
+        return Base(name, model, processor, None, "")
     _keep_weights_in_place(model)
+    source = _source(name)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
     return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint(folder))
 
 
-def load_without_weights(
+def _loaded(
     name: str,
-    *,
-    revision: str | None = None,
-    dtype: Dtype = "float32",
-    quantization: Quantization = "none",
-    full_precision: Sequence[str] = ("vision", "connector", "head"),
-    attention: str | None = None,
-    anatomy: Mapping[str, Any] | None = None,
-) -> Base:
-    """As :func:`load_base`, from the base's configuration alone: tensors have shapes and no data (device ``meta``)."""
-    config = _described(name, revision, anatomy)
-    options = {"attn_implementation": attention} if attention else {}
+    revision: str | None,
+    config: PretrainedConfig,
+    quantized: BitsAndBytesConfig | None,
+    options: Mapping[str, Any],
+) -> Any:
+    if quantized is not None:
+        place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        options = {**options, "quantization_config": quantized, "device_map": {"": place}}
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            _source(name), revision=revision, output_loading_info=True, **options
+        )
+    except ImportError as error:
+        raise _lacking(name, error) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable(name, error) from error
+    if info["missing_keys"]:  # transformers draws those at random
+        raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
+    return model
+
+
+def _without_weights(
+    name: str,
+    revision: str | None,
+    config: PretrainedConfig,
+    quantized: BitsAndBytesConfig | None,
+    options: Mapping[str, Any],
+) -> Any:
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), **options)
-    if quantization != "none":
-        _pack(model, _quantization(quantization, dtype, config, full_precision))
-    processor = find_processor(name, config, revision)
-    _freeze(model, processor)
-    return Base(name, model, processor, None, "")
+        model = AutoModelForImageTextToText.from_config(config, **options)
+        if quantized is not None:
+            _pack(model, quantized)
+    return model
 
 
 def _pack(model: Any, settings: BitsAndBytesConfig) -> None:
-    """Give a model without data the layers that transformers would quantise."""
+    """Give a model the layers that transformers would quantise, without data: in the context of ``meta``."""
     import bitsandbytes as bnb
     from transformers.integrations import replace_with_bnb_linear
 
     keep = settings.llm_int8_skip_modules or []
-    with torch.device("meta"):
-        replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=settings)
-        for module in model.modules():
-            if isinstance(module, bnb.nn.Linear4bit):
-                module.weight = _nf4(module.weight.shape, settings.bnb_4bit_compute_dtype)
-                module.quant_state = module.weight.quant_state
-            elif isinstance(module, bnb.nn.Linear8bitLt):
-                data = torch.empty(module.weight.shape, dtype=torch.int8)
-                scales = torch.empty(len(data))
-                module.weight = bnb.nn.Int8Params(data, requires_grad=False, CB=data, SCB=scales)
+    replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=settings)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.weight = _nf4(module.weight.shape, settings.bnb_4bit_compute_dtype)
+            module.quant_state = module.weight.quant_state
+        elif isinstance(module, bnb.nn.Linear8bitLt):
+            data = torch.empty(module.weight.shape, dtype=torch.int8)
+            scales = torch.empty(len(data))
+            module.weight = bnb.nn.Int8Params(data, requires_grad=False, CB=data, SCB=scales)
     setattr(model, "is_loaded_in_4bit" if settings.load_in_4bit else "is_loaded_in_8bit", True)
 
 
@@ -146,26 +162,6 @@ def _nf4(shape: torch.Size, dtype: torch.dtype) -> Any:
     state = bnb.functional.QuantState(absmax, shape, torch.empty(16), 64, "nf4", dtype, torch.empty(()), state2)
     data = torch.empty(-(-values // 2), 1, dtype=torch.uint8)
     return bnb.nn.Params4bit(data, False, state, 64, quant_type="nf4", bnb_quantized=True)
-
-
-def _described(name: str, revision: str | None, anatomy: Mapping[str, Any] | None) -> PretrainedConfig:
-    """The configuration of a base that can be adapted; raises InputError for others."""
-    config = find_config(name, revision)
-    if anatomy is not None:
-        describe_family(config.model_type, **anatomy)
-    try:
-        anatomy_for(config)
-    except InputError as error:
-        first, *rest = error.faults
-        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
-    return config
-
-
-def _freeze(model: Any, processor: Any) -> None:
-    told = getattr(processor, "image_token_id", None)
-    if told is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config does not say
-        model.config.image_token_id = told
-    model.requires_grad_(False)
 
 
 def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
@@ -248,11 +244,15 @@ def find_processor(name: str, config: PretrainedConfig, revision: str | None = N
     try:
         return load_processor(_source(name), config, revision)
     except ImportError as error:
-        raise InputError(
-            f"base.model: '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}"
-        ) from error
+        raise _lacking(name, error) from error
     except (OSError, ValueError) as error:
         raise _unusable(name, error) from error
+
+
+def _lacking(name: str, error: ImportError) -> InputError:
+    return InputError(
+        f"base.model: '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}"
+    )
 
 
 def _unusable(name: str, error: Exception) -> InputError:

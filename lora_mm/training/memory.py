@@ -36,28 +36,28 @@ def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing:
     """What a step of ``model`` on ``batch`` would use, as the Trainer takes it.
 
     Args:
-        model: on ``meta`` (see :func:`~lora_mm.models.loading.load_without_weights`), with its adapters.
+        model: on ``meta`` (see :func:`~lora_mm.models.loading.load_base`), with its adapters.
         batch: model inputs and labels, real.
 
     Raises:
         Unforeseen: for a model that asks its activations for data.
     """
-    model.train()
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_disable()
     chosen = kernels.chosen()
     kernels.choose("torch")
     try:
-        return _use(model, batch)
+        return _use(model, batch, gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:  # whatever an operation that needs data raises without
         raise Unforeseen(f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}") from error
     finally:
         kernels.choose(chosen)
 
 
-def _use(model: Any, batch: Mapping[str, Tensor]) -> StepUse:
+def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUse:
+    model.train()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with counted() as usage:
         optimizer = torch.optim.AdamW(trained)
@@ -65,7 +65,7 @@ def _use(model: Any, batch: Mapping[str, Tensor]) -> StepUse:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()  # a first one, which leaves its states
         optimizer.zero_grad()
-        states = usage.peak = usage.now
+        states = usage.now
         loss = answer_loss(model, dict(batch))
         if loss.requires_grad:  # not of text alone, where only tower or connector train
             loss.backward()

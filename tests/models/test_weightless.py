@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.models.families import FAMILIES
-from lora_mm.models.loading import Quantization, load_base, load_without_weights, memory_by_part
+from lora_mm.models.loading import Quantization, load_base, memory_by_part
 from lora_mm.models.weightless import META, Usage, counted
 from lora_mm.training.loss import answer_loss
 from tests.families import family_batch, family_model
@@ -98,6 +98,6 @@ def test_a_base_without_weights_weighs_what_the_loaded_one_does(base_folder: Pat
     if quantization != "none":
         pytest.importorskip("bitsandbytes")
     loaded = load_base(str(base_folder), dtype="bfloat16", quantization=quantization)
-    without = load_without_weights(str(base_folder), dtype="bfloat16", quantization=quantization)
+    without = load_base(str(base_folder), dtype="bfloat16", quantization=quantization, weights=False)
     assert memory_by_part(without.model) == memory_by_part(loaded.model)
     assert {parameter.device for parameter in without.model.parameters()} == {META}

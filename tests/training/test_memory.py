@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lora_mm
-from lora_mm.models.loading import Quantization, load_without_weights
+from lora_mm.models.loading import Quantization, load_base
 from lora_mm.models.weightless import META, Usage
 from lora_mm.training.loss import answer_loss
 from lora_mm.training.memory import Unforeseen, step_use
@@ -65,7 +65,7 @@ def test_a_quantised_base_does_the_same_work(base_folder: Path, quantization: Qu
     pytest.importorskip("bitsandbytes")
     flops = []
     for kind in ("none", quantization):
-        base = load_without_weights(str(base_folder), dtype="bfloat16", quantization=kind)
+        base = load_base(str(base_folder), dtype="bfloat16", quantization=kind, weights=False)
         with torch.device(META):
             model = lora_mm.attach(base.model, ADAPTERS)
         flops.append(step_use(model, labelled(), gradient_checkpointing=False).flops)
