@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from measure import append, medians, table
 from torch import Tensor
 
-from lora_mm.ops import kernels, products
+from lora_mm.ops import dispatch as kernels
+from lora_mm.ops import products
 from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import update_of
 

@@ -29,10 +29,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lora_mm.data.collate import Collator
-from lora_mm.jobs.batching import collator_alone
-from lora_mm.jobs.splits import load_split
+from lora_mm.data.splits import load_split
+from lora_mm.jobs.session import collator_alone
 from lora_mm.models.forward import IGNORED
-from lora_mm.recipe import Recipe
+from lora_mm.recipe.sections import Recipe
 
 BATCH = 8
 WORDS = ("red", "blue", "square", "disc", "near", "far", "under", "above", "left", "right", "one", "two", "three")

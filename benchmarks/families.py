@@ -15,7 +15,7 @@ import pytest
 
 from lora_mm.adapters.methods import METHODS
 from lora_mm.models.families import FAMILIES
-from tests.bases import LACKING
+from tests.helpers.bases import LACKING
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

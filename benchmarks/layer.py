@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import lora_mm
-from lora_mm.ops import kernels
+from lora_mm.ops import dispatch as kernels
 
 
 def model_of(options: argparse.Namespace, device: str) -> LlavaForConditionalGeneration:

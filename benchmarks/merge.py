@@ -23,18 +23,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lora_mm.adapters.files import CONFIG, WEIGHTS
-from lora_mm.adapters.folder import load_adapter
-from lora_mm.adapters.merge_output import write_model
-from lora_mm.adapters.merging import changes
+from lora_mm.artifact.files import CONFIG, WEIGHTS
+from lora_mm.artifact.folder import load_adapter
 from lora_mm.data.example import Example
-from lora_mm.evaluation.drift import Drift, drift, probe_logits
-from lora_mm.jobs.base import adapter_recipe, load_recipe_base
-from lora_mm.jobs.batching import collator_of
+from lora_mm.data.splits import load_split
+from lora_mm.evaluation.scoring import score_model, unwatched
 from lora_mm.jobs.merge import load_merged, merge
-from lora_mm.jobs.scoring import score_model, unwatched
-from lora_mm.jobs.splits import load_split
-from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.jobs.session import adapter_recipe, collator_of, load_recipe_base
+from lora_mm.merging.changes import changes
+from lora_mm.merging.drift import Drift, drift, probe_logits
+from lora_mm.merging.writers import write_model
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
 
 MODALITIES = ("text", "image")
 

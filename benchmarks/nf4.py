@@ -15,7 +15,8 @@ import torch
 from measure import append, medians, table
 from torch import Tensor
 
-from lora_mm.ops import kernels, nf4
+from lora_mm.ops import dispatch as kernels
+from lora_mm.ops import nf4
 from lora_mm.ops.linear import Frozen, adapted_linears
 from lora_mm.ops.lowrank import uniform
 from lora_mm.ops.nf4 import Packed, merged

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from measure import append, bandwidth, medians, table
 from torch import Tensor
 
-from lora_mm.ops import kernels
+from lora_mm.ops import dispatch as kernels
 from lora_mm.ops.lowrank import routed_update, stack_up
 
 Update = Callable[[Tensor, dict[str, Tensor]], Tensor]

@@ -28,7 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora_mm.ops import kernels
+from lora_mm.ops import dispatch as kernels
 from lora_mm.training.trainer import AdapterTrainer
 
 PEFT = "LoRA by PEFT, stock Trainer"

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from lora_mm.evaluation.scienceqa import COLUMNS
-from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
 
 
 def lora(part: str, at: str, rank: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lora_mm.adapters.tuner import attach
+    from lora_mm.adapters.attach import attach
 
 __all__ = ["attach"]
 
@@ -11,7 +11,7 @@ __all__ = ["attach"]
 def __getattr__(name: str) -> Any:
     # torch is imported only by what needs it: `lora-mm --help` must not wait for it.
     if name == "attach":
-        from lora_mm.adapters.tuner import attach
+        from lora_mm.adapters.attach import attach
 
         return attach
     raise AttributeError(f"module 'lora_mm' has no attribute '{name}'")

@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 from lora_mm.models.families import FAMILIES
-from tests import tiny
+from tests.helpers import tiny
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other longer than they compute
 
@@ -33,7 +33,7 @@ def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.
     from rich.console import Console
 
     from lora_mm.jobs.finetune import finetune
-    from lora_mm.recipe import load_recipe
+    from lora_mm.recipe.load import load_recipe
 
     root = tmp_path_factory.mktemp("trained")
     settings = ["evaluation.base=false", "training.max_steps=3"]

@@ -2,9 +2,9 @@
 
 from benchmarks.families import BEGIN, END, README
 from lora_mm.adapters.methods import METHODS
-from lora_mm.adapters.reach import applies
+from lora_mm.adapters.support import applies
 from lora_mm.models.families import FAMILIES
-from tests.bases import LACKING
+from tests.helpers.bases import LACKING
 
 
 def test_the_table_of_families_is_that_of_the_code() -> None:

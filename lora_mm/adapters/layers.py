@@ -9,10 +9,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from lora_mm.adapters.mixture import Mixture
+from lora_mm.adapters.peft_lora import frozen
 from lora_mm.adapters.placement import Placement
-from lora_mm.adapters.routing import Signal
-from lora_mm.adapters.stock import frozen
+from lora_mm.adapters.signal import Signal
+from lora_mm.adapters.token_router import Mixture
 from lora_mm.errors import InputError
 from lora_mm.ops.linear import adapted_linears
 from lora_mm.ops.lowrank import routed_update, update_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.tuner import Target
+from lora_mm.adapters.targets import Target
 from lora_mm.models.anatomy import layer_paths, modalities
 from lora_mm.models.forward import place
 

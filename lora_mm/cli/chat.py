@@ -15,8 +15,8 @@ def chat(
 
     Through a pipe every line is a turn, and every answer one line, line breaks in it written as \\n.
     """
-    from lora_mm.jobs.adapted import load_adapted
     from lora_mm.jobs.chat import Chat, pipe, talk
+    from lora_mm.jobs.inference import load_adapted
     from lora_mm.models.loading import memory_line
 
     speaker = load_adapted(adapters, overrides, accept=[item.value for item in accept])

@@ -46,9 +46,9 @@ def check(
     """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
     from rich.console import Console
 
-    from lora_mm.jobs.batching import collator_alone
-    from lora_mm.jobs.check import check_data, recipe_or_path
-    from lora_mm.jobs.check_text import show
+    from lora_mm.data.check import check_data, recipe_or_path
+    from lora_mm.data.check_text import show
+    from lora_mm.jobs.session import collator_alone
 
     recipe, splits = recipe_or_path(data, overrides)
     console = Console(stderr=as_json)
@@ -71,9 +71,9 @@ def preview(
     limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
 ) -> None:
     """Write one HTML page with rows to look at: pictures, what is said, what is learnt."""
-    from lora_mm.jobs.batching import collator_alone
-    from lora_mm.jobs.check import recipe_or_path
+    from lora_mm.data.check import recipe_or_path
     from lora_mm.jobs.preview import write_page
+    from lora_mm.jobs.session import collator_alone
 
     recipe, _ = recipe_or_path(data, overrides)
     rows = write_page(output, recipe, split or recipe.data.train_split, collator_alone(recipe), count=limit)

@@ -31,7 +31,7 @@ def evaluate(
     from lora_mm.evaluation.report import as_dict, as_table, to_json
     from lora_mm.jobs.evaluate import contenders_of, page_of
     from lora_mm.jobs.evaluate import evaluate as run
-    from lora_mm.training.progress import Display
+    from lora_mm.progress import Display
 
     contenders = contenders_of(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)

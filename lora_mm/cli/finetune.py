@@ -28,7 +28,7 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune as a recipe says, score base and adapter, write the adapter folder."""
-    from lora_mm.recipe import load_recipe
+    from lora_mm.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, [*overrides, *([f"training.report_to={report_to}"] if report_to else [])])
 
@@ -36,7 +36,7 @@ def finetune(
 
     from lora_mm.evaluation.report import as_dict, to_json
     from lora_mm.jobs.finetune import finetune as run
-    from lora_mm.jobs.results import REPORT
+    from lora_mm.jobs.run_folder import REPORT
 
     console = Console(stderr=as_json)
     outcome = run(

@@ -27,7 +27,7 @@ def generate(
     """Ask adapters about pictures: of each, what it writes."""
     from lora_mm.data.example import Turn
     from lora_mm.data.fetch import find_picture
-    from lora_mm.jobs.adapted import load_adapted
+    from lora_mm.jobs.inference import load_adapted
 
     turn = Turn("user", prompt, tuple(find_picture(place) for place in images))
     speaker = load_adapted(

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from lora_mm import processes
+from lora_mm import distributed as processes
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
 

@@ -41,10 +41,10 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""
-    from lora_mm.adapters.sharing import find_adapter
+    from lora_mm.artifact.hub import find_adapter
     from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.base import adapter_recipe
-    from lora_mm.recipe import load_recipe
+    from lora_mm.jobs.session import adapter_recipe
+    from lora_mm.recipe.load import load_recipe
 
     folders = [find_adapter(adapter) for adapter in adapters]
     recipes = [load_recipe(adapter_recipe(folder), overrides) for folder in folders]

@@ -19,7 +19,7 @@ def complete_family(incomplete: str) -> list[str]:
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """Model types (as ``config.json`` names them), and the methods that apply to each."""
-    from lora_mm.adapters.reach import methods_of
+    from lora_mm.adapters.support import methods_of
     from lora_mm.models.families import FAMILIES
 
     table = {
@@ -41,7 +41,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """A family's parts, what its layers hold, how pictures reach it, and which methods apply."""
-    from lora_mm.adapters.reach import describe
+    from lora_mm.adapters.support import describe
 
     facts = describe(model_type)
     if as_json:

@@ -8,7 +8,7 @@ import typer
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Recipe names that begin with what was typed."""
-    from lora_mm.recipe import recipe_names
+    from lora_mm.recipe.load import recipe_names
 
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
@@ -17,7 +17,7 @@ def complete_logger(incomplete: str) -> list[str]:
     """Loggers that begin with what was typed."""
     from typing import get_args
 
-    from lora_mm.recipe import Logger
+    from lora_mm.recipe.sections import Logger
 
     return [name for name in get_args(Logger) if name.startswith(incomplete)]
 

@@ -21,7 +21,7 @@ def plan(
 
     Exit code 1 when the recipe as it stands does not fit.
     """
-    from lora_mm.recipe import load_recipe
+    from lora_mm.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
 

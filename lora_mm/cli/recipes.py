@@ -16,7 +16,7 @@ Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", a
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """Names of the recipes that come with lora-mm, and what each does."""
-    from lora_mm.recipe import load_recipe, recipe_names
+    from lora_mm.recipe.load import load_recipe, recipe_names
 
     summaries = {name: load_recipe(name).summary for name in recipe_names()}
     if as_json:
@@ -32,7 +32,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 @app.command()
 def show(name: Name, overrides: SetOption = []) -> None:
     """A recipe with everything it extends filled in, as YAML."""
-    from lora_mm.recipe import load_recipe
+    from lora_mm.recipe.load import load_recipe
 
     print(load_recipe(name, overrides).to_yaml(), end="")
 
@@ -42,7 +42,7 @@ def schema() -> None:
     """JSON schema of recipe files, for editors that complete and check YAML."""
     import json
 
-    from lora_mm.recipe_schema import file_schema
+    from lora_mm.recipe.schema import file_schema
 
     print(json.dumps(file_schema(), indent=1, ensure_ascii=False))
 
@@ -50,7 +50,7 @@ def schema() -> None:
 @app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
     """Start one's own recipe from another, comments included."""
-    from lora_mm.recipe import recipe_file
+    from lora_mm.recipe.load import recipe_file
 
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"{file}: a recipe's file ends in .yaml.")
@@ -66,7 +66,7 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to wri
 @app.command()
 def check(name: Name, overrides: SetOption = []) -> None:
     """Read a recipe and tell everything that is wrong with it."""
-    from lora_mm.recipe import load_recipe
+    from lora_mm.recipe.load import load_recipe
 
     recipe = load_recipe(name, overrides)
     print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.where}.")

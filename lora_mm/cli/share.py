@@ -17,9 +17,9 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Put an adapter into one file. The same adapter gives the same bytes."""
-    from lora_mm.adapters import packing
-    from lora_mm.adapters.sharing import locate
-    from lora_mm.adapters.summary import size_in_words
+    from lora_mm.artifact import packing
+    from lora_mm.artifact.hub import locate
+    from lora_mm.artifact.summary import size_in_words
 
     found = locate(adapter)
     file = output or Path(found.name + packing.SUFFIX)
@@ -33,8 +33,8 @@ def pack(
 @app.command()
 def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     """What an adapter says of itself: base, placements, parameters by part, scores. Loads no model."""
-    from lora_mm.adapters.sharing import locate
-    from lora_mm.adapters.summary import as_lines, describe
+    from lora_mm.artifact.hub import locate
+    from lora_mm.artifact.summary import as_lines, describe
 
     found = locate(adapter)
     facts = {**describe(found.folder), "name": found.name}
@@ -58,8 +58,8 @@ def push(
     """Upload an adapter to the Hugging Face Hub, as one commit, with the token in HF_TOKEN."""
     import sys
 
-    from lora_mm.adapters.sharing import find_adapter
-    from lora_mm.adapters.sharing import push as run
+    from lora_mm.artifact.hub import find_adapter
+    from lora_mm.artifact.hub import push as run
 
     pushed = run(
         find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
@@ -79,7 +79,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Put an adapter from the Hub or from a packed file into a folder."""
-    from lora_mm.adapters.sharing import pull as run
+    from lora_mm.artifact.hub import pull as run
 
     folder, found = run(source, output, revision=revision)
     if as_json:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_mm.data.columns import COLUMNS, OPTIONAL
 from lora_mm.data.example import PICTURE, Example, ImageSource, Role, Turn
 from lora_mm.errors import InputError, nearest
+from lora_mm.recipe.columns import COLUMNS, OPTIONAL
 
 Response = Literal["none", "short", "letter"]
 

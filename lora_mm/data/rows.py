@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_mm.data.text_rows import READERS
 from lora_mm.errors import InputError, nearest
-from lora_mm.hub import Unreachable, cause, trouble
+from lora_mm.hub_access import Unreachable, cause, trouble
 
 if TYPE_CHECKING:
     import datasets

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lora_mm.data.example import ImageCell, ImageSource
 from lora_mm.data.rows import hub_table, is_hub_id, parquet_columns, parquet_table
 from lora_mm.errors import InputError, nearest, shortened
-from lora_mm.hub import cause
+from lora_mm.hub_access import cause
 
 if TYPE_CHECKING:
     import datasets

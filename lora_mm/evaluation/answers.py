@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_mm.atomic import write_whole
 from lora_mm.errors import InputError
-from lora_mm.whole import write_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_mm.atomic import write_whole
 from lora_mm.data.scienceqa import LETTERS, Problem
 from lora_mm.data.scienceqa_layouts import read_json
 from lora_mm.errors import InputError, shortened
 from lora_mm.evaluation.score import Score, Tally
-from lora_mm.whole import write_whole
 
 _LOW_GRADES = frozenset(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = frozenset(f"grade{n}" for n in range(7, 13))

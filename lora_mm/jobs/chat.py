@@ -13,7 +13,7 @@ from lora_mm.data.example import ImageSource, Turn
 from lora_mm.data.fetch import find_picture
 from lora_mm.errors import InputError, nearest
 from lora_mm.interrupt import Interrupt
-from lora_mm.jobs.adapted import AdaptedBase
+from lora_mm.jobs.inference import AdaptedBase
 
 
 @dataclass

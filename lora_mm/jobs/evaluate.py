@@ -10,24 +10,32 @@ from pathlib import Path
 
 from torch import nn
 
-from lora_mm.adapters.files import SCORES
-from lora_mm.adapters.folder import Mismatch, load_adapter
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.adapters.sharing import locate
+from lora_mm.artifact.files import SCORES
+from lora_mm.artifact.folder import Mismatch, load_adapter
+from lora_mm.artifact.hub import locate
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
+from lora_mm.data.splits import Split, load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.compare import Comparison, compare
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.metrics import references_of
 from lora_mm.evaluation.score import Score
-from lora_mm.jobs.base import adapter_recipe, load_recipe_base
-from lora_mm.jobs.batching import collator_of
-from lora_mm.jobs.scoring import Scored, Watch, chance_score, look_at_routing, score_model, table_title, way_of_scoring
-from lora_mm.jobs.splits import Split, load_split
+from lora_mm.evaluation.scoring import (
+    Scored,
+    Watch,
+    chance_score,
+    look_at_routing,
+    score_model,
+    table_title,
+    way_of_scoring,
+)
+from lora_mm.jobs.session import adapter_recipe, collator_of, load_recipe_base
 from lora_mm.models.loading import check_quantization, memory_line
-from lora_mm.recipe import Recipe, load_recipe
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
 
 BASE = "base"
 """What the frozen base is called where an adapter folder could stand."""
@@ -193,7 +201,7 @@ def contenders_of(
     """Who is asked: the adapter or its frozen base, and another adapter or with ``base`` the frozen base.
 
     Args:
-        adapter, other: as for :func:`~lora_mm.adapters.sharing.locate`.
+        adapter, other: as for :func:`~lora_mm.artifact.hub.locate`.
 
     Raises:
         InputError: for what is no adapter, recipes that do not fit, or one model twice.

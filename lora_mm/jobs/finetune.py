@@ -15,22 +15,18 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
-from lora_mm import processes
-from lora_mm.adapters.files import RECIPE, WEIGHTS
-from lora_mm.adapters.folder import round_adapter, save_adapter
-from lora_mm.adapters.tuner import attach, hold_in_fp32, idle_experts
+from lora_mm import distributed as processes
+from lora_mm.adapters.attach import attach, hold_in_fp32, idle_experts
+from lora_mm.artifact.files import RECIPE, WEIGHTS
+from lora_mm.artifact.folder import round_adapter, save_adapter
 from lora_mm.data.collate import Collator, Prepared
 from lora_mm.data.example import Example
+from lora_mm.data.splits import load_both
 from lora_mm.errors import InputError, LoraMMError, shortened
 from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import compare
 from lora_mm.evaluation.report import as_table
-from lora_mm.interrupt import Interrupt
-from lora_mm.jobs.base import check_sources, load_recipe_base, told_when_out_of_memory
-from lora_mm.jobs.batching import collator_of
-from lora_mm.jobs.plan import foreseen
-from lora_mm.jobs.results import ADAPTER, BASE, Outcome, leave
-from lora_mm.jobs.scoring import (
+from lora_mm.evaluation.scoring import (
     Scored,
     chance_score,
     look_at_routing,
@@ -39,11 +35,15 @@ from lora_mm.jobs.scoring import (
     table_title,
     way_of_scoring,
 )
-from lora_mm.jobs.splits import load_both
+from lora_mm.interrupt import Interrupt
+from lora_mm.jobs.plan import foreseen
+from lora_mm.jobs.run_folder import ADAPTER, BASE, Outcome, leave
+from lora_mm.jobs.session import check_sources, collator_of, load_recipe_base
 from lora_mm.models.loading import memory_by_part
-from lora_mm.recipe import Recipe
-from lora_mm.training.progress import Display, TrainingProgress
-from lora_mm.training.together import equal_weights
+from lora_mm.out_of_memory import told_when_out_of_memory
+from lora_mm.progress import Display, TrainingProgress
+from lora_mm.recipe.sections import Recipe
+from lora_mm.training.gradients import equal_weights
 from lora_mm.training.trainer import AdapterTrainer
 
 CHECKPOINTS = "checkpoints"

@@ -19,21 +19,20 @@ from peft.utils.warning import PeftWarning
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from lora_mm.adapters.card import metadata, one_line
-from lora_mm.adapters.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json
-from lora_mm.adapters.folder import load_adapter, peft_config_of
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.merge_output import write_model, write_stock_lora
-from lora_mm.adapters.merging import changes, check_mergeable, routes_by_modality
+from lora_mm.artifact.card import metadata, one_line
+from lora_mm.artifact.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json
+from lora_mm.artifact.folder import load_adapter, peft_config_of
+from lora_mm.atomic import whole_folder
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.evaluation.drift import Drift, as_lines, drift, probe_logits
-from lora_mm.jobs.base import load_recipe_base
-from lora_mm.jobs.batching import collator_of
-from lora_mm.jobs.probes import Probes, make_probes
+from lora_mm.jobs.merge_probes import Probes, make_probes
+from lora_mm.jobs.session import collator_of, load_recipe_base
+from lora_mm.merging.changes import changes, check_mergeable, routes_by_modality
+from lora_mm.merging.drift import Drift, as_lines, drift, probe_logits
+from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import modalities
 from lora_mm.models.loading import Base, Dtype, default_device
-from lora_mm.recipe import Recipe
-from lora_mm.whole import whole_folder
+from lora_mm.recipe.sections import Recipe
 
 Form = Literal["model", "lora"]
 

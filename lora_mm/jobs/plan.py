@@ -14,14 +14,13 @@ import psutil
 import torch
 from rich.table import Table
 
-from lora_mm.adapters.tuner import attach, hold_in_fp32
+from lora_mm.adapters.attach import attach, hold_in_fp32
 from lora_mm.data.collate import Collator, Prepared
+from lora_mm.data.splits import load_both
 from lora_mm.errors import InputError, shortened
-from lora_mm.jobs.base import check_sources, load_recipe_base
-from lora_mm.jobs.batching import collator_of
-from lora_mm.jobs.splits import load_both
+from lora_mm.jobs.session import check_sources, collator_of, load_recipe_base
 from lora_mm.models.loading import Base, memory_by_part
-from lora_mm.recipe import Recipe, TrainingSection
+from lora_mm.recipe.sections import Recipe, TrainingSection
 from lora_mm.training.memory import StepUse, Unforeseen, step_use
 
 GIB = 2**30

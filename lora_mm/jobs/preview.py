@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_mm.atomic import write_whole
+from lora_mm.data.check import places
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
 from lora_mm.data.mask import Piece, decoded
+from lora_mm.data.splits import is_own, load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.html.document import document, embedded
 from lora_mm.evaluation.html.markup import Html, join, tag
-from lora_mm.jobs.check import places
-from lora_mm.jobs.splits import is_own, load_split
-from lora_mm.recipe import Recipe
-from lora_mm.whole import write_whole
+from lora_mm.recipe.sections import Recipe
 
 _STYLE = Path(__file__).with_name("preview.css")
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 
 from lora_mm import pocket
 from lora_mm.errors import InputError, shortened
-from lora_mm.hub import Unreachable, cause, trouble
+from lora_mm.hub_access import Unreachable, cause, trouble
 from lora_mm.models.anatomy import PARTS, anatomy_for, part_of
 from lora_mm.models.families import describe_family
 from lora_mm.models.processor import load_processor

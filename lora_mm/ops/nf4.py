@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_mm.ops.kernels import launches, use_triton
+from lora_mm.ops.dispatch import launches, use_triton
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lora_mm.ops import products
 from lora_mm.ops.autocast import without_autocast
-from lora_mm.ops.kernels import launches, use_triton
+from lora_mm.ops.dispatch import launches, use_triton
 from lora_mm.ops.products import flat
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_mm.ops.kernels import launches, use_triton
+from lora_mm.ops.dispatch import launches, use_triton
 
 
 def shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:

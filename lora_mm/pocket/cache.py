@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lora_mm.errors import LoraMMError
-from lora_mm.hub import kept_here
+from lora_mm.hub_access import kept_here
 
 
 def world_folder(world: str, seed: int, size: int) -> Path:

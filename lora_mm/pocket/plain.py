@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lora_mm.atomic import whole_folder
 from lora_mm.errors import InputError
 from lora_mm.pocket import questions
 from lora_mm.pocket.drawing import INK, PAPER, SIDE, Columns, Jars, Spots, Tube, Web
 from lora_mm.pocket.questions import Draft
 from lora_mm.pocket.tables import CREATURES
-from lora_mm.whole import whole_folder
 
 SIZE, LEAST, LARGEST = 1000, 100, 15_000
 SHARE = 0.2

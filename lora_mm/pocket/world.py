@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from lora_mm.atomic import whole_folder
 from lora_mm.errors import InputError
 from lora_mm.pocket.templates import DETAILS, TEMPLATES, Draft, Template
-from lora_mm.whole import whole_folder
 
 WORLDS = {"pocket": TEMPLATES, "pocket-details": DETAILS}
 """Worlds by name: the questions that each asks."""

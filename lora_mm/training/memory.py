@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lora_mm.errors import LoraMMError
 from lora_mm.models.weightless import counted
-from lora_mm.ops import kernels
+from lora_mm.ops import dispatch as kernels
 from lora_mm.training.loss import answer_loss
 
 

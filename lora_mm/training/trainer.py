@@ -14,13 +14,13 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lora_mm import processes
-from lora_mm.adapters.mixture import mixtures
+from lora_mm import distributed as processes
+from lora_mm.adapters.token_router import mixtures
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import part_of
+from lora_mm.training.gradients import mean_gradients
 from lora_mm.training.loss import answer_loss
 from lora_mm.training.meter import Meter
-from lora_mm.training.together import mean_gradients
 
 _NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
 

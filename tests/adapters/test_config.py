@@ -9,7 +9,6 @@ import peft
 import pytest
 from peft.utils import PeftType
 
-from lora_mm.adapters import tuner  # noqa: F401  registers the type
 from lora_mm.adapters.config import PEFT_TYPE, RoutedConfig
 from lora_mm.adapters.placement import Placement
 from lora_mm.errors import InputError

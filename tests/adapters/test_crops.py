@@ -15,20 +15,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lora_mm
+from lora_mm.adapters.attach import idle_experts
 from lora_mm.adapters.crops import OVERVIEW
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.reach import applies
-from lora_mm.adapters.tuner import idle_experts
+from lora_mm.adapters.support import applies
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
 from lora_mm.models.anatomy import FAMILIES, layer_modules
 from lora_mm.models.forward import place
 from lora_mm.models.loading import load_base
-from tests.bases import make_family_base
-from tests.families import FAMILY, SIZE, family_model
-from tests.fresh import Saved, logits_in_another_process
-from tests.tiny import perturb
+from tests.helpers.bases import make_family_base
+from tests.helpers.families import FAMILY, SIZE, family_model
+from tests.helpers.fresh import Saved, logits_in_another_process
+from tests.helpers.tiny import perturb
 
 CROPPED = [name for name, row in FAMILIES.items() if applies("crop_lora", row) is None]
 every_family = pytest.mark.parametrize("family", CROPPED)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import lora_mm
+from lora_mm.adapters.attach import hold_in_fp32
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.reach import applies
-from lora_mm.adapters.tuner import hold_in_fp32
+from lora_mm.adapters.support import applies
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import FAMILIES, anatomy_of, layer_modules, layer_paths
 from lora_mm.models.forward import place
-from tests.families import (
+from tests.helpers.families import (
     FAMILY,
     IMAGE,
     IMAGE_START,
@@ -30,8 +30,8 @@ from tests.families import (
     family_batch,
     family_model,
 )
-from tests.fresh import Saved, logits_in_another_process
-from tests.tiny import perturb
+from tests.helpers.fresh import Saved, logits_in_another_process
+from tests.helpers.tiny import perturb
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "mma language attn": {"method": "mma", "rank": 4},

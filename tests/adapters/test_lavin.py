@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
-from tests.tiny import perturb, tiny_batch, tiny_model
+from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 TEXT, IMAGE = 0, 1
 SCALE, TEMPERATURE = 0.7, 3.0

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.models.anatomy import layer_paths
-from tests.families import IMAGE, SIZE, family_model
-from tests.tiny import perturb
+from tests.helpers.families import IMAGE, SIZE, family_model
+from tests.helpers.tiny import perturb
 
 CROPS, RANK = 4, 3
 PLACES = {

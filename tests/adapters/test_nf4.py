@@ -9,16 +9,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.files import WEIGHTS
-from lora_mm.adapters.folder import load_adapter, save_adapter
-from lora_mm.adapters.tuner import hold_in_fp32
+from lora_mm.adapters.attach import hold_in_fp32
+from lora_mm.artifact.files import WEIGHTS
+from lora_mm.artifact.folder import load_adapter, save_adapter
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.models.anatomy import layer_modules
 from lora_mm.models.forward import place
 from lora_mm.models.loading import Base, load_base
-from tests.bases import make_family_base
-from tests.tiny import perturb
+from tests.helpers.bases import make_family_base
+from tests.helpers.tiny import perturb
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 

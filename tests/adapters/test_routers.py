@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.adapters.crops import crop_index, tile_counts
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.mixture import Mixture, mixtures
+from lora_mm.adapters.token_router import Mixture, mixtures
 from lora_mm.errors import InputError, LoraMMError
-from tests.tiny import perturb, tiny_batch, tiny_model
+from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 METHODS: dict[str, list[Any]] = {
     "crop": [{"method": "crop_lora", "at": "block", "dropout": 0}],

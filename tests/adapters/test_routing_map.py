@@ -7,9 +7,9 @@ import torch
 
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.mixture import mixtures
 from lora_mm.adapters.routing_map import routing_maps
-from tests.tiny import perturb, tiny_batch, tiny_model
+from lora_mm.adapters.token_router import mixtures
+from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 
 def adapted(*adapters: Any) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lora_mm.cli.main import run
-from lora_mm.recipe import load_recipe
-from tests.tiny import make_recipe
+from lora_mm.recipe.load import load_recipe
+from tests.helpers.tiny import make_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 

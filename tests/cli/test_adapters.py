@@ -10,10 +10,10 @@ import torch
 import transformers as hf
 
 from lora_mm.models.families import FAMILIES
-from tests.bases import PROCESSORS, make_family_base
 from tests.cli.conftest import Cli
-from tests.families import IMAGE, TEXT, VISION
-from tests.tiny import TEMPLATE, tiny_tokenizer
+from tests.helpers.bases import PROCESSORS, make_family_base
+from tests.helpers.families import IMAGE, TEXT, VISION
+from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lora_mm.adapters.packing import pack
+from lora_mm.artifact.packing import pack
 from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
-from lora_mm.jobs.adapted import load_adapted
-from tests.tiny import make_base
+from lora_mm.jobs.inference import load_adapted
+from tests.helpers.tiny import make_base
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lora_mm.evaluation.scienceqa import read_results
-from lora_mm.recipe import load_recipe, recipe_names
+from lora_mm.recipe.load import load_recipe, recipe_names
 from tests.cli.conftest import Cli
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "numpy", "PIL", "pandas"}
@@ -153,7 +153,7 @@ def test_an_unknown_adapter_folder_is_one_line(cli: Cli, tmp_path: Path, verb: s
 
 
 def test_an_adapter_of_another_base_ends_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
-    from tests.tiny import make_base
+    from tests.helpers.tiny import make_base
 
     other = make_base(tmp_path / "other", seed=1)
     code, _, err = cli("evaluate", adapter, "--set", f"base.model={other}")
@@ -354,7 +354,7 @@ def test_compare_base_is_the_run_that_scores_the_base_alone(cli: Cli, adapter: P
 def test_what_cannot_be_compared_is_one_line_before_any_model_is_loaded(
     cli: Cli, adapter: Path, other: Path, tmp_path: Path
 ) -> None:
-    from tests.tiny import make_scienceqa
+    from tests.helpers.tiny import make_scienceqa
 
     elsewhere = shutil.copytree(other, tmp_path / "elsewhere")
     questions = make_scienceqa(tmp_path / "questions", seed=3)

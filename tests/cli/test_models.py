@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lora_mm.adapters.methods import METHODS
-from lora_mm.adapters.reach import methods_of
+from lora_mm.adapters.support import methods_of
 from lora_mm.cli.main import app
 from lora_mm.errors import InputError
 from lora_mm.models.families import FAMILIES

@@ -17,7 +17,7 @@ from lora_mm.data.example import Example, Turn
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
 from lora_mm.models.forward import IGNORED
-from tests.tiny import TEMPLATE
+from tests.helpers.tiny import TEMPLATE
 
 ENDING = "{% if message['role'] == 'assistant' %}{{ '</s>\n' }}{% endif %}"
 WITH_END = TEMPLATE.replace("{% endfor %}{% if add_generation", ENDING + "{% endfor %}{% if add_generation")

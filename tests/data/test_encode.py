@@ -17,9 +17,9 @@ from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import IGNORED
 from lora_mm.models.loading import Base, load_base
 from lora_mm.models.processor import without_video
-from tests.bases import LACKING, PROCESSORS, make_family_base
-from tests.families import FAMILY
-from tests.tiny import tiny_tokenizer
+from tests.helpers.bases import LACKING, PROCESSORS, make_family_base
+from tests.helpers.families import FAMILY
+from tests.helpers.tiny import tiny_tokenizer
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))
 OF_TOKENS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")

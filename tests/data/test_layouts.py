@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lora_mm.data.columns import COLUMNS
 from lora_mm.data.example import PICTURE, Example, Turn
 from lora_mm.data.layouts import LAYOUTS, RESPONSES, Reader, recognise
 from lora_mm.errors import InputError
+from lora_mm.recipe.columns import COLUMNS
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
 from lora_mm.evaluation.predict import candidate_scores, write_answers
 from lora_mm.models.forward import place
-from tests.tiny import perturb, tiny_model
+from tests.helpers.tiny import perturb, tiny_model
 
 LETTERS = tuple(f"The answer is {letter}." for letter in "ABCDE")
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
-from lora_mm.jobs.adapted import AdaptedBase, load_adapted
 from lora_mm.jobs.chat import Chat
+from lora_mm.jobs.inference import AdaptedBase, load_adapted
 
 
 @pytest.fixture(scope="module")

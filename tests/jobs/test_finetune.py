@@ -18,16 +18,17 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
+from lora_mm.evaluation.scoring import unwatched
 from lora_mm.jobs.evaluate import Evaluation, contenders_of, evaluate
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.results import Outcome, scores_of
-from lora_mm.jobs.scoring import unwatched
-from lora_mm.jobs.splits import load_split
-from lora_mm.recipe import Recipe, load_recipe
-from tests.tiny import make_recipe
+from lora_mm.jobs.run_folder import Outcome, scores_of
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
+from tests.helpers.tiny import make_recipe
 
 WEIGHTS = "adapter_model.safetensors"
 

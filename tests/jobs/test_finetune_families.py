@@ -12,13 +12,13 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lora_mm.adapters.files import WEIGHTS
-from lora_mm.adapters.reach import applies
+from lora_mm.adapters.support import applies
+from lora_mm.artifact.files import WEIGHTS
 from lora_mm.cli.main import app
 from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.models.families import FAMILIES
 from lora_mm.pocket.world import make_world
-from tests.bases import PROCESSORS, make_family_base
+from tests.helpers.bases import PROCESSORS, make_family_base
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))
 RESULTS = "predictions-adapter.json"

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from lora_mm.errors import InputError
 from lora_mm.jobs.finetune import Outcome, finetune
-from lora_mm.recipe import load_recipe
-from tests.own import Broken, sound_row, write_rows
-from tests.tiny import make_recipe
+from lora_mm.recipe.load import load_recipe
+from tests.helpers.own import Broken, sound_row, write_rows
+from tests.helpers.tiny import make_recipe
 
 
 def run(folder: Path, base: Path, data: dict[str, Any], **training: Any) -> tuple[Outcome, str]:

@@ -14,11 +14,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.results import scores_of
-from lora_mm.recipe import load_recipe
+from lora_mm.jobs.run_folder import scores_of
+from lora_mm.recipe.load import load_recipe
+from tests.helpers.launch import TWO, two
+from tests.helpers.tiny import make_recipe
 from tests.jobs.test_finetune import stopped_at
-from tests.launch import TWO, two
-from tests.tiny import make_recipe
 
 WEIGHTS = "adapter_model.safetensors"
 HALF = "training.per_device_train_batch_size=2"

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import lora_mm
-from lora_mm.adapters import merging
-from lora_mm.adapters.folder import load_adapter, save_adapter
+from lora_mm.artifact.folder import load_adapter, save_adapter
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.jobs.base import load_recipe_base
-from lora_mm.jobs.batching import collator_of
+from lora_mm.evaluation.scoring import score_model, unwatched
 from lora_mm.jobs.merge import Merged, load_together, merge
-from lora_mm.jobs.scoring import score_model, unwatched
-from lora_mm.jobs.splits import load_split
-from lora_mm.recipe import Recipe, load_recipe
-from tests.tiny import make_recipe, perturb
+from lora_mm.jobs.session import collator_of, load_recipe_base
+from lora_mm.merging import changes as merging
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
+from tests.helpers.tiny import make_recipe, perturb
 
 MMA = [
     {"method": "mma", "at": "block", "rank": 4, "temperature": 1, "dropout": 0.1},
@@ -222,7 +222,7 @@ def test_an_output_in_use_the_same_adapter_twice_and_another_base_are_refused(
         merge([adapter[0]], [adapter[1]], tmp_path / "used", modality="text")
     with pytest.raises(InputError, match="given twice"):
         merge([adapter[0]] * 2, [adapter[1]] * 2, tmp_path / "out", modality="text")
-    from tests.tiny import make_base
+    from tests.helpers.tiny import make_base
 
     other = tmp_path / "other"
     recipe = make_adapter(other, recipe_file, MMA, f"base.model={make_base(tmp_path / 'base', seed=1)}")
@@ -244,13 +244,13 @@ def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_pa
         from transformers import LlavaForConditionalGeneration
 
         import lora_mm
-        from lora_mm.adapters.folder import save_adapter
-        from lora_mm.jobs.base import load_recipe_base
+        from lora_mm.artifact.folder import save_adapter
+        from lora_mm.jobs.session import load_recipe_base
         from lora_mm.jobs.merge import merge
         from lora_mm.models import checkpoint
-        from lora_mm.recipe import load_recipe
+        from lora_mm.recipe.load import load_recipe
         from tests.jobs.test_merge import MMA
-        from tests.tiny import perturb, tiny_config
+        from tests.helpers.tiny import perturb, tiny_config
 
         folder, recipe_file, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
         if part == "make":

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lora_mm.data.splits import load_both
 from lora_mm.errors import InputError
-from lora_mm.jobs.batching import collator_alone
 from lora_mm.jobs.finetune import finetune
 from lora_mm.jobs.plan import Plan, Way, foreseen, plan, verdict
-from lora_mm.jobs.splits import load_both
-from lora_mm.recipe import Recipe, load_recipe
-from tests import tiny
-from tests.own import sound_row, write_rows
+from lora_mm.jobs.session import collator_alone
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
+from tests.helpers import tiny
+from tests.helpers.own import sound_row, write_rows
 
 GIB = 2**30
 

@@ -32,8 +32,8 @@ from lora_mm.models.anatomy import (
     part_of,
     placeholder_ids,
 )
-from tests.families import FAMILY, IMAGE, VIDEO, VIDEO_START, VOCABULARY, family_batch, family_model
-from tests.tiny import tiny_config, tiny_model
+from tests.helpers.families import FAMILY, IMAGE, VIDEO, VIDEO_START, VOCABULARY, family_batch, family_model
+from tests.helpers.tiny import tiny_config, tiny_model
 
 every_family = pytest.mark.parametrize("family", list(FAMILIES))
 ONLY_IMAGES = {"image": IMAGE}

@@ -15,8 +15,8 @@ from lora_mm.errors import InputError
 from lora_mm.models.anatomy import FAMILIES, layer_modules, part_of, placeholder_ids
 from lora_mm.models.forward import place
 from lora_mm.models.loading import Base, _quantization, fingerprint, load_base, memory_by_part
-from tests import tiny
-from tests.bases import make_family_base
+from tests.helpers import tiny
+from tests.helpers.bases import make_family_base
 
 try:
     import bitsandbytes

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.models.forward import place
 from lora_mm.models.loading import load_base, memory_by_part, memory_line
-from tests import tiny
 from tests.adapters.test_routers import sliced_batch
+from tests.helpers import tiny
 
 try:
     import bitsandbytes

@@ -13,7 +13,7 @@ from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import Quantization, load_base, memory_by_part
 from lora_mm.models.weightless import META, Usage, counted
 from lora_mm.training.loss import answer_loss
-from tests.families import family_batch, family_model
+from tests.helpers.families import family_batch, family_model
 
 ADAPTERS: dict[str, Any] = {
     "mma": {"method": "mma"},

@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lora_mm.ops import triton_kernels
-from lora_mm.ops.triton_launch import TILES, Tile
+from lora_mm.ops.triton import kernels as triton_kernels
+from lora_mm.ops.triton.launch import TILES, Tile
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
@@ -41,7 +41,7 @@ class Usage:
 
 
 def configurations(kernel: str) -> Iterator[tuple[str, int, Tile]]:
-    """Every dtype, padded number of columns and tile that :mod:`lora_mm.ops.triton_launch` launches ``kernel`` with."""
+    """Every dtype, padded number of columns and tile that :mod:`lora_mm.ops.triton.launch` launches ``kernel`` with."""
     for columns, tile in TILES[kernel].items():
         for dtype in DTYPES:
             yield dtype, columns, tile

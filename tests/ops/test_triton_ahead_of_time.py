@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from lora_mm.ops.triton_launch import TILES, Tile
+from lora_mm.ops.triton.launch import TILES, Tile
 from tests.ops.ahead_of_time import ARCHITECTURES, compiled, configurations, faults, usage
 
 

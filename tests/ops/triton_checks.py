@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_mm.ops import kernels, lowrank, nf4, primitive, triton_launch
+from lora_mm.ops import dispatch as kernels
 from lora_mm.ops import linear as linear_ops
+from lora_mm.ops import lowrank, nf4, primitive
+from lora_mm.ops.triton import launch as triton_launch
 from tests.ops.drawn import decoded, drawn_nf4
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -72,7 +74,7 @@ def plant(old: str, new: str) -> None:
 
 
 def kernels_file() -> str:
-    return str(Path(triton_launch.__file__).with_name("triton_kernels.py"))
+    return str(Path(triton_launch.__file__).with_name("kernels.py"))
 
 
 def mma(size: dict[str, int], *, norm: bool, stacked: bool = False, by: str = "row", rank: int = 8, keep: bool = False):  # type: ignore[no-untyped-def]

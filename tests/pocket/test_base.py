@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lora_mm.pocket import BASE, corpus, picture_corpus
+from lora_mm.pocket import BASE
 from lora_mm.pocket.drawing import Spots
-from lora_mm.pocket.pretrain import STAGES, Learner, batches, encode, held_out, pixels
 from lora_mm.pocket.world import draw_problems, make_world
+from tools.pocket_pretraining import corpus, picture_corpus
+from tools.pocket_pretraining.pretrain import STAGES, Learner, batches, encode, held_out, pixels
 
 LETTERS = "ABCDE"
 

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lora_mm.cli.data import app
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
-from lora_mm.jobs.splits import load_split
 from lora_mm.pocket.plain import PLAIN, make_rows
-from lora_mm.recipe import load_recipe
+from lora_mm.recipe.load import load_recipe
 
 
 def mark(folder: Path) -> str:

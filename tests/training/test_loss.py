@@ -13,7 +13,7 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.models.forward import IGNORED
 from lora_mm.training.loss import answer_loss
-from tests.tiny import perturb, tiny_model
+from tests.helpers.tiny import perturb, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lora_mm.models.loading import Quantization, load_base
 from lora_mm.models.weightless import META, Usage
 from lora_mm.training.loss import answer_loss
 from lora_mm.training.memory import Unforeseen, step_use
-from tests.tiny import tiny_batch, tiny_model
+from tests.helpers.tiny import tiny_batch, tiny_model
 
 ADAPTERS = ["mma", {"method": "mma", "part": "vision"}]
 

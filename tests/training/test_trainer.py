@@ -16,7 +16,7 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
 from lora_mm.training.trainer import AdapterTrainer, LengthGroups
-from tests.tiny import perturb, tiny_model
+from tests.helpers.tiny import perturb, tiny_model
 
 ADAPTERS = [{"method": "mma", "dropout": 0}, {"method": "mma", "part": "vision", "dropout": 0}]
 LAST_NORM = "base_model.model.model.language_model.layers.1.input_layernorm"

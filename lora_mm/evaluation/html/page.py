@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_mm.adapters.routing_map import RoutingMap
+from lora_mm.atomic import write_whole
 from lora_mm.data.example import Example
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.charts import Line, heat_map, interval_bars, line_chart
@@ -13,7 +14,6 @@ from lora_mm.evaluation.html.gallery import Answers, gallery
 from lora_mm.evaluation.html.markup import Html, tag
 from lora_mm.evaluation.report import columns_of, notes, rows_of
 from lora_mm.evaluation.score import Score
-from lora_mm.whole import write_whole
 
 _STYLE = Path(__file__).with_name("style.css")
 

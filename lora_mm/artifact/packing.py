@@ -1,0 +1,114 @@
+"""An adapter folder as one file, and back. Knows files and tar; trusts nothing that comes in. Knows no models.
+
+A packed adapter is a plain tar of the files in ``files.LIMITS``, side by side. The same adapter gives the same bytes.
+"""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from lora_mm.artifact.files import LIMITS, check_folder, check_no_pickle, check_sizes, shared_files
+from lora_mm.atomic import whole_folder
+from lora_mm.errors import InputError, LoraMMError, shortened
+
+SUFFIX = ".tar"
+
+
+def pack(folder: Path, file: Path) -> int:
+    """Write the adapter in ``folder`` to ``file``; gives the file's size in bytes.
+
+    Raises:
+        InputError: for a folder that is no adapter or holds a file over its limit, and for a ``file`` that exists.
+        LoraMMError: when it cannot be written.
+    """
+    members = shared_files(folder)
+    if file.exists():
+        raise InputError(f"{file}: exists; name another file with --output.")
+    writing = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+        writing = Path(name)
+        with (
+            os.fdopen(handle, "wb") as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for member in members:
+                entry = tarfile.TarInfo(member.name)  # owner, mode and time as a new entry has them: 0, 0644, 0
+                entry.size = member.stat().st_size
+                with member.open("rb") as content:
+                    tar.addfile(entry, content)
+        writing.chmod(0o644)
+        writing.replace(file)
+    except OSError as error:
+        raise LoraMMError(f"{file}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        if writing is not None:
+            writing.unlink(missing_ok=True)
+    return file.stat().st_size
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Write the adapter packed in ``file`` to ``folder``, which appears only when all of it is there and sound.
+
+    Raises:
+        InputError: for anything in ``file`` but the files of an adapter, each once, of no more than its size; for a
+            ``folder`` that exists.
+        LoraMMError: when the folder cannot be written.
+    """
+    try:
+        # Never a compressed one: what that unpacks to is not bounded by its size.
+        with tarfile.open(file, mode="r:") as tar:
+            members = _checked(file, tar)
+            with whole_folder(folder) as writing:
+                for member in members:
+                    content = tar.extractfile(member)
+                    assert content is not None  # of regular files it is not
+                    with (writing / member.name).open("wb") as target:
+                        shutil.copyfileobj(content, target)
+                _check_unpacked(file, writing)
+    except tarfile.TarError as error:
+        raise InputError(f"{file}: not a packed adapter, as `lora-mm share pack` writes it: {error}.") from error
+    except OSError as error:
+        raise LoraMMError(f"{file}: cannot be read: {error.strerror or error}.") from error
+
+
+def _checked(file: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """The members of ``tar``; raises InputError for any that may not be there."""
+    if file.stat().st_size > 2 * sum(LIMITS.values()):
+        raise InputError(f"{file}: {file.stat().st_size:,} bytes are too many for a packed adapter.")
+    members: list[tarfile.TarInfo] = []
+    for member in tar:
+        members.append(member)
+        if len(members) > 10 * len(LIMITS):
+            raise InputError(f"{file}: more files than a packed adapter has.")
+    check_no_pickle(str(file), [member.name for member in members])
+    faults = [f"{file}: {fault}" for member in members if (fault := _fault(member))]
+    counts = Counter(member.name for member in members)
+    faults += [f"{file}: {name} is in it {count} times." for name, count in counts.items() if count > 1]
+    if faults:
+        raise InputError(*shortened(faults))
+    check_sizes(str(file), {member.name: member.size for member in members})
+    return members
+
+
+def _fault(member: tarfile.TarInfo) -> str | None:
+    if member.name.startswith("/") or ".." in Path(member.name).parts:
+        return f"{member.name!r} would be written outside of the folder."
+    if not member.isreg() or member.issparse():
+        return f"{member.name!r} is no plain file."
+    if member.name not in LIMITS:
+        return f"{member.name!r} is none of an adapter's files ({', '.join(sorted(LIMITS))})."
+    return None
+
+
+def _check_unpacked(file: Path, folder: Path) -> None:
+    """:func:`~.files.check_folder`, told of the packed file."""
+    try:
+        check_folder(folder)
+        shared_files(folder)
+    except InputError as error:
+        raise InputError(*(fault.replace(str(folder), str(file)) for fault in error.faults)) from None

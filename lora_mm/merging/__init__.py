@@ -1,0 +1,1 @@
+"""Adapters merged into weights, or written out as stock LoRA, and verified."""

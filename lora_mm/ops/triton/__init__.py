@@ -1,0 +1,1 @@
+"""The Triton kernels, and whether and how they run."""

@@ -1,0 +1,74 @@
+"""Which methods apply to which families: from rows alone, and as a model of the family takes them."""
+
+import pytest
+
+import lora_mm
+from lora_mm.adapters.layers import RoutedLayer
+from lora_mm.adapters.methods import METHODS
+from lora_mm.adapters.support import applies, methods_of
+from lora_mm.errors import InputError
+from lora_mm.models.families import FAMILIES
+from tests.helpers.families import family_model
+
+PACKED = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "mllama"}
+CROSS_ATTENTION = {"idefics", "mllama"}
+
+
+def refused(method: str) -> set[str]:
+    return {name for name, row in FAMILIES.items() if applies(method, row) is not None}
+
+
+def test_methods_apply_where_a_family_has_what_they_read() -> None:
+    assert refused("mma") == refused("lora") == refused("moe_lora") == set()
+    assert refused("crop_lora") == PACKED | {"fuyu", "idefics"}
+    assert refused("visual_expert") == CROSS_ATTENTION
+    assert all(set(methods_of(row)) == set(METHODS) for row in FAMILIES.values())
+
+
+def test_reasons_are_told_in_words() -> None:
+    assert applies("crop_lora", FAMILIES["fuyu"]) == "it has no vision tower"
+    assert "one row" in str(applies("crop_lora", FAMILIES["qwen2_vl"]))
+    assert "prompt does not tell" in str(applies("crop_lora", FAMILIES["idefics"]))
+    assert "cross-attention" in str(applies("visual_expert", FAMILIES["idefics"]))
+
+
+def test_a_part_can_be_asked_for() -> None:
+    assert applies("mma", FAMILIES["fuyu"], "language") is None
+    assert applies("mma", FAMILIES["fuyu"], "vision") == "it has no vision tower"
+    assert applies("crop_lora", FAMILIES["llava"], "language") == "crop_lora stands in vision only"
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Unknown method 'mmma'.* Did you mean 'mma'\?"):
+        applies("mmma", FAMILIES["llava"])
+
+
+def covered(family: str, method: str = "") -> set[str]:
+    """What a test here bears out (see benchmarks/families.py)."""
+    return {f"no {method}"} if method else set()
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [(family, method) for family, row in FAMILIES.items() for method, no in methods_of(row).items() if no is not None],
+)
+def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: str, method: str) -> None:
+    model = family_model(family)
+    with pytest.raises(InputError) as error:
+        lora_mm.attach(model, [method])
+    (fault,) = error.value.faults
+    if FAMILIES[family].vision is None:
+        assert fault == "fuyu has no vision tower; place the adapter in part 'language'."
+    else:
+        reason = applies(method, FAMILIES[family])
+        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Those that can: mma, lora")
+    assert not any(isinstance(module, RoutedLayer) for module in model.modules())
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_what_applies_can_be_attached(family: str) -> None:
+    for method, row in METHODS.items():
+        for part in row.parts:
+            if applies(method, FAMILIES[family], part) is None:
+                model = lora_mm.attach(family_model(family), [{"method": method, "part": part, "rank": 4}])
+                assert any(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,244 @@
+"""Adapters to the Hub and back, by the commands a user types, against a hub on this machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lora_mm.artifact.files import LIMITS, WEIGHTS
+from lora_mm.artifact.hub import ORIGIN, find_adapter, locate
+from lora_mm.artifact.packing import pack
+from lora_mm.cli.main import app
+from lora_mm.errors import InputError
+from lora_mm.evaluation.scienceqa import read_results
+from tests.helpers.loopback_hub import TOKEN, Hub, loopback_hub
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with loopback_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Run:
+    """Run ``lora-mm`` in a process that knows this hub and a token; gives exit code and both outputs."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    # Large files go by the LFS protocol: the hub here does not speak the other one, Xet.
+    known = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+
+    def call(*arguments: object, **environment: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "lora_mm", *map(str, arguments)],
+            env={**clean, **known, "OMP_NUM_THREADS": "1", **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        for output in (done.stdout, done.stderr):
+            assert TOKEN not in output
+            assert "Traceback" not in output
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in LIMITS if (folder / name).is_file()}
+
+
+def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
+    run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = trained["one"]
+    code, out, err = run("share", "push", folder, "me/one", "--json")
+    assert code == 0, err
+    repo, sha = hub.repos["me/one"], hub.repos["me/one"].branches["main"]
+    assert json.loads(out) == {"repo": "me/one", "commit": sha, "url": f"{hub.url}/me/one", "private": True}
+    assert "whoever gets the adapter needs its Hub id" in err
+    assert repo.private
+    there = repo.commits[sha]
+    assert {name: there[name] for name in there if name in LIMITS} == files(folder)
+    assert set(there) - set(LIMITS) == {".gitattributes"}, "no checkpoint, no predictions"
+
+    code, out, err = run("share", "pull", "me/one")
+    assert code == 0, err
+    assert out == f"Pulled me/one at commit {sha} into one.\n"
+    pulled = tmp_path / "one"
+    assert files(pulled) == files(folder)
+    assert json.loads((pulled / ORIGIN).read_text()) == {"repo": "me/one", "commit": sha}
+
+    before, after, by_id = (tmp_path / f"{name}.json" for name in ("before", "after", "by_id"))
+    for adapter, answers in ((folder, before), (pulled, after)):
+        done = CliRunner().invoke(app, ["evaluate", str(adapter), "--predictions", str(answers)])
+        assert done.exit_code == 0, done.exception
+    assert len(read_results(before)) == 12
+    assert read_results(after) == read_results(before)
+    # And by its id, from what the cache kept, with the hub gone.
+    code, out, err = run("evaluate", "me/one", "--predictions", by_id, HF_HUB_OFFLINE="1")
+    assert code == 0, err
+    assert f"Adapter me/one at commit {sha}." in out
+    assert read_results(by_id) == read_results(before)
+
+
+def test_a_revision_pins_a_commit(run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
+    repo = hub.make("some/pinned", files(trained["one"]))
+    first = repo.branches["main"]
+    second = repo.commit(files(trained["two"]))
+    code, out, _ = run("share", "pull", "some/pinned", "--revision", first, "--output", "old")
+    assert (code, out) == (0, f"Pulled some/pinned at commit {first} into old.\n")
+    assert files(tmp_path / "old") == files(trained["one"])
+    code, out, _ = run("share", "pull", "some/pinned@main", "--output", "new", "--json")
+    assert json.loads(out) == {"folder": "new", "repo": "some/pinned", "commit": second}
+    assert files(tmp_path / "new") == files(trained["two"])
+    code, out, err = run("share", "pull", "some/pinned", "--revision", "nope", "--output", "none")
+    assert (code, out, err) == (2, "", "some/pinned: has no revision 'nope'.\n")
+
+
+def test_a_branch_is_made_and_main_is_left_alone(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+    repo = hub.make("me/branches", {**files(trained["one"]), "mine.txt": b"mine"})
+    main = repo.branches["main"]
+    small = trained["two"]
+    for _ in range(2):
+        code, _, err = run("share", "push", small, "me/branches", "--branch", "try", "--public")
+        assert code == 0, err
+    assert repo.branches["main"] == main
+    assert repo.commits[repo.branches["try"]] == {**files(small), "mine.txt": b"mine"}
+
+
+def test_what_a_new_adapter_lacks_does_not_stay_from_an_old_one(
+    run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    repo = hub.make("me/again", files(trained["one"]), private=True)
+    unscored = shutil.copytree(trained["two"], tmp_path / "unscored")
+    (unscored / "scores.json").unlink()
+    code, _, err = run("share", "push", unscored, "me/again")
+    assert code == 0, err
+    assert repo.commits[repo.branches["main"]] == files(unscored)
+
+
+def test_visibility_is_what_was_asked_for_or_nothing_is_pushed(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+    hub.make("me/open", {})
+    hub.make("me/closed", {}, private=True)
+    code, _, err = run("share", "push", trained["one"], "me/open")
+    assert code == 2
+    assert "everybody can see it. Say --public" in err
+    code, _, err = run("share", "push", trained["one"], "me/closed", "--public")
+    assert code == 2
+    assert "exists and is private" in err
+    assert [len(hub.repos[name].commits) for name in ("me/open", "me/closed")] == [1, 1]
+    code, out, err = run("share", "push", trained["one"], "me/shown", "--public")
+    assert code == 0, err
+    assert not hub.repos["me/shown"].private
+    assert "(public)" in out
+
+
+def test_tokens_that_may_not_and_no_token_are_told(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+    folder = trained["one"]
+    code, _, err = run("share", "push", folder, "others/one")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "others/one: the Hub does not let this token do that (403); take one that may.",
+    )
+    code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="hf_ofNobody")
+    assert code == 2
+    assert "hf_ofNobody" not in err
+    code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="")
+    assert (code, err) == (2, "me/new: pushing needs a token that may write: set HF_TOKEN, or run `hf auth login`.\n")
+    hub.make("me/secret", files(folder), private=True)
+    code, _, err = run("share", "show", "me/secret", HF_TOKEN="")
+    assert code == 2
+    assert err.splitlines() == [
+        "'me/secret' is no folder or file here, and no repository on the Hub that you can see.",
+        "Check the name; for a private one set HF_TOKEN, or run `hf auth login`.",
+    ]
+    assert run("share", "show", "me/secret")[0] == 0
+
+
+def test_repositories_that_hold_what_may_not_be_read_are_refused_before_anything_is_fetched(
+    run: Run, hub: Hub, trained: dict[str, Path]
+) -> None:
+    whole = files(trained["one"])
+    hub.make("bad/pickled", {**whole, "adapter_model.bin": b"x"})
+    hub.make("bad/large", {**whole, "README.md": bytes(1_000_001)})
+    hub.make("bad/part", {name: data for name, data in whole.items() if name != WEIGHTS})
+    told = {"pickled": "adapter_model.bin", "large": "README.md has 1,000,001 bytes", "part": f"it lacks {WEIGHTS}"}
+    for name, words in told.items():
+        hub.seen.clear()
+        code, _, err = run("share", "show", f"bad/{name}")
+        assert code == 2
+        assert err.startswith(f"bad/{name}: ")
+        assert words in err
+        assert not [request for request, _ in hub.seen if "resolve" in request]
+
+
+def test_of_a_repository_only_an_adapters_files_are_fetched(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+    hub.make("some/more", {**files(trained["one"]), "model.py": b"boom", "deep/adapter_config.json": b"{}"})
+    hub.seen.clear()
+    assert run("share", "show", "some/more")[0] == 0
+    fetched = {
+        request.rpartition("/")[2] for request, _ in hub.seen if request.startswith("GET") and "resolve" in request
+    }
+    assert fetched == set(LIMITS)
+
+
+def test_offline_is_two_lines(run: Run, trained: dict[str, Path]) -> None:
+    code, out, err = run("share", "push", trained["one"], "me/one", HF_HUB_OFFLINE="1")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "me/one: the Hugging Face Hub cannot be reached (HF_HUB_OFFLINE is set).",
+        "Without it, share a file: `lora-mm share pack ADAPTER`.",
+    ]
+    code, out, err = run("share", "pull", "me/never@v1", HF_HUB_OFFLINE="1")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "'me/never@v1' is no folder or file here, and not to be had from the Hugging Face Hub (HF_HUB_OFFLINE is set).",
+        "Check the path; or, where the Hub can be reached, `lora-mm share pull me/never@v1`, and take the folder.",
+    ]
+
+
+# --- what people call them -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_packed_file_are_found(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert find_adapter(trained["one"]) == trained["one"]
+    pack(trained["one"], tmp_path / "mine.tar")
+    found = locate(str(tmp_path / "mine.tar"))
+    assert found.name == "mine"
+    assert found.origin is None
+    assert files(found.folder) == files(trained["one"])
+    assert tmp_path / "hf" in found.folder.parents
+    assert locate(str(tmp_path / "mine.tar")) == found, "unpacked once"
+    (tmp_path / "mine.tar").unlink()
+    pack(trained["two"], tmp_path / "mine.tar")
+    assert files(find_adapter(tmp_path / "mine.tar")) == files(trained["two"]), "another content, another folder"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b", "a/b/c", "~/a", "a b/c"])
+def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(InputError) as error:
+        find_adapter(name)
+    assert str(error.value) == f"No adapter folder '{name}'."
+
+
+def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
+        locate(str(trained["one"]), "v1")
+
+
+def test_a_file_that_is_no_packed_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(InputError, match="not a packed adapter"):
+        find_adapter(tmp_path / "a.bin")

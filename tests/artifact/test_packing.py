@@ -1,0 +1,193 @@
+"""A packed adapter: the same bytes every time, everything of the adapter in it, and nothing else ever read from one."""
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_mm.artifact import files
+from lora_mm.artifact.files import LIMITS, WEIGHTS
+from lora_mm.artifact.packing import pack, unpack
+from lora_mm.errors import InputError, LoraMMError
+
+
+@pytest.fixture
+def folder(trained: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a finished run, to spoil."""
+    return shutil.copytree(trained["one"], tmp_path / "adapter")
+
+
+@pytest.fixture(scope="module")
+def packed(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("packed") / "one.tar"
+    pack(trained["one"], file)
+    return file
+
+
+def refusal(work: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as error:
+        work()
+    return str(error.value)
+
+
+def repacked(packed: Path, file: Path, *more: tuple[tarfile.TarInfo, bytes], without: str = "") -> Path:
+    """A packed adapter with more members, as somebody else might write it."""
+    with tarfile.open(packed) as old, tarfile.open(file, "w") as new:
+        for member in old:
+            if member.name != without:
+                new.addfile(member, old.extractfile(member))
+        for member, data in more:
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    return file
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+def test_packed_and_unpacked_every_file_is_as_it_was(packed: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    unpack(packed, tmp_path / "again")
+    assert {file.name for file in (tmp_path / "again").iterdir()} == set(LIMITS)
+    for name in LIMITS:
+        assert (tmp_path / "again" / name).read_bytes() == (trained["one"] / name).read_bytes()
+
+
+def test_the_same_adapter_gives_the_same_bytes(packed: Path, folder: Path, tmp_path: Path) -> None:
+    """In another folder, at another time, for another user's eyes only, with checkpoints beside it."""
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+    (folder / WEIGHTS).chmod(0o600)
+    (folder / "notes.txt").write_text("mine")
+    assert (folder / "checkpoints").is_dir()
+    assert pack(folder, tmp_path / "again.tar") == packed.stat().st_size
+    assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
+
+
+def test_an_adapter_without_card_and_scores_packs_too(folder: Path, tmp_path: Path) -> None:
+    (folder / files.CARD).unlink()
+    (folder / files.SCORES).unlink()
+    pack(folder, tmp_path / "small.tar")
+    unpack(tmp_path / "small.tar", tmp_path / "again")
+    assert {file.name for file in (tmp_path / "again").iterdir()} == set(files.REQUIRED)
+
+
+def test_nothing_is_overwritten(packed: Path, folder: Path, tmp_path: Path) -> None:
+    before = packed.read_bytes()
+    assert "exists; name another file" in refusal(lambda: pack(folder, packed))
+    assert packed.read_bytes() == before
+    assert "exists; name another folder" in refusal(lambda: unpack(packed, folder))
+
+
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(packed: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(LoraMMError, match="cannot be written"):
+        pack(folder, tmp_path / "file" / "a.tar")
+    with pytest.raises(LoraMMError, match="cannot be written"):
+        unpack(packed, tmp_path / "file" / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "file"]
+
+
+def test_what_is_over_its_size_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    (folder / files.CARD).write_text("x" * (LIMITS[files.CARD] + 1))
+    assert "README.md has 1,000,001 bytes; the limit is 1,000,000." in refusal(lambda: pack(folder, tmp_path / "a.tar"))
+
+
+def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(b"")
+    assert "adapter_model.bin" in refusal(lambda: pack(folder, tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize(
+    ("member", "told"),
+    [
+        (entry("../escaped.txt"), "'../escaped.txt' would be written outside of the folder."),
+        (entry("a/../../escaped.txt"), "would be written outside of the folder."),
+        (entry("/tmp/escaped.txt"), "would be written outside of the folder."),
+        (entry("link", tarfile.SYMTYPE, "/etc/passwd"), "'link' is no plain file."),
+        (entry("scores.json", tarfile.LNKTYPE, "/etc/passwd"), "'scores.json' is no plain file."),
+        (entry("scores.json", tarfile.SYMTYPE, "../../x"), "'scores.json' is no plain file."),
+        (entry("device", tarfile.CHRTYPE), "'device' is no plain file."),
+        (entry("pipe", tarfile.FIFOTYPE), "'pipe' is no plain file."),
+        (entry("folder", tarfile.DIRTYPE), "'folder' is no plain file."),
+        (entry("run.sh"), "'run.sh' is none of an adapter's files"),
+        (entry("inside/scores.json"), "'inside/scores.json' is none of an adapter's files"),
+        (entry("./scores.json"), "'./scores.json' is none of an adapter's files"),
+        (entry("recipe.yaml"), "recipe.yaml is in it 2 times."),
+        (entry("adapter_model.bin"), "holds a pickle (adapter_model.bin)"),
+        (entry("Data.PKL"), "holds a pickle (Data.PKL)"),
+    ],
+)
+def test_what_has_no_business_in_a_packed_adapter_is_refused_and_nothing_is_written(
+    packed: Path, tmp_path: Path, member: tarfile.TarInfo, told: str
+) -> None:
+    without = "scores.json" if member.name == "scores.json" else ""
+    data = b"" if member.type != tarfile.REGTYPE else b"x"
+    file = repacked(packed, tmp_path / "evil.tar", (member, data), without=without)
+    message = refusal(lambda: unpack(file, tmp_path / "inside" / "a"))
+    assert told in message
+    assert str(file) in message
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.tar"]
+
+
+def test_all_faults_are_told_at_once(packed: Path, tmp_path: Path) -> None:
+    file = repacked(packed, tmp_path / "evil.tar", (entry("../a"), b""), (entry("b"), b""))
+    assert len(refusal(lambda: unpack(file, tmp_path / "a")).splitlines()) == 2
+
+
+def test_sizes_and_numbers_are_bounded(packed: Path, tmp_path: Path) -> None:
+    large = repacked(packed, tmp_path / "large.tar", (entry("README.md"), bytes(1_000_001)), without="README.md")
+    assert "README.md has 1,000,001 bytes" in refusal(lambda: unpack(large, tmp_path / "a"))
+    many = repacked(packed, tmp_path / "many.tar", *((entry(f"{n}"), b"") for n in range(100)))
+    assert "more files than a packed adapter has" in refusal(lambda: unpack(many, tmp_path / "a"))
+    # A header may promise what is not there: 8 GB in a file of some kilobytes.
+    header = entry("adapter_model.safetensors")
+    header.size = 8_000_000_000
+    (tmp_path / "promise.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
+    assert refusal(lambda: unpack(tmp_path / "promise.tar", tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("compression", ["gz", "xz"])
+def test_a_compressed_one_is_refused(packed: Path, tmp_path: Path, compression: str) -> None:
+    with tarfile.open(packed) as old, tarfile.open(tmp_path / "small.tar", f"w:{compression}") as new:  # type: ignore[call-overload]
+        for member in old:
+            new.addfile(member, old.extractfile(member))
+    assert "not a packed adapter" in refusal(lambda: unpack(tmp_path / "small.tar", tmp_path / "a"))
+
+
+def test_one_that_lacks_a_file_is_refused_by_its_own_name(packed: Path, tmp_path: Path) -> None:
+    file = repacked(packed, tmp_path / "part.tar", without="recipe.yaml")
+    assert refusal(lambda: unpack(file, tmp_path / "a")) == (
+        f"{file}: not an adapter folder of lora-mm; it lacks recipe.yaml."
+    )
+    assert not (tmp_path / "a").exists()
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_damaged_one_is_refused_or_whole_and_never_half_written(
+    data: st.DataObject, packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Cut anywhere, or with a byte changed anywhere in its first headers."""
+    whole = bytearray(packed.read_bytes())
+    if data.draw(st.booleans()):
+        whole = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        whole[data.draw(st.integers(0, 511))] ^= data.draw(st.integers(1, 255))
+    root = tmp_path_factory.mktemp("damaged")
+    (root / "a.tar").write_bytes(whole)
+    try:
+        unpack(root / "a.tar", root / "a")
+    except InputError:
+        assert [path.name for path in root.iterdir()] == ["a.tar"]
+    else:
+        assert (root / "a" / WEIGHTS).is_file()

@@ -1,0 +1,250 @@
+"""What a data check finds, says and shows; that its memory does not grow with the data; and the page of a preview."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from lora_mm.data.check import Report, check_data, recipe_or_path
+from lora_mm.data.check_text import show
+from lora_mm.data.source import open_source
+from lora_mm.errors import LoraMMError
+from lora_mm.jobs.preview import write_page
+from lora_mm.jobs.session import collator_alone
+from tests.helpers.own import BREAKAGES, Broken, sound_row, write_rows
+
+
+def check(path: Path, *overrides: str) -> Report:
+    recipe, splits = recipe_or_path(str(path), list(overrides))
+    return check_data(recipe, splits, collator_alone(recipe))
+
+
+def printed(report: Report, **how: object) -> str:
+    console = Console(file=io.StringIO(), width=200, **how)  # type: ignore[arg-type]
+    show(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def lora_mm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "lora_mm", *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    made = [sound_row(tmp_path, number) for number in range(9)]
+    made[8]["question"] += " and so on" * 20
+    made.append(made[1] | {"id": "twin", "colour": "red"})
+    return write_rows(tmp_path, made)
+
+
+def test_counts_what_is_there(rows: Path) -> None:
+    report = check(rows)
+    [looked] = report.splits.values()
+    assert report.sound
+    assert (looked.rows, looked.usable, looked.faults.rows, looked.layouts) == (10, 10, 0, ["question_answer"])
+    assert looked.pictures == {0: 3, 1: 7}
+    assert looked.longest == "r8"
+    collator = collator_alone(recipe_or_path(str(rows))[0])
+    lengths = [sum(collator.length(open_source(str(rows), "train")[row])) for row in range(10)]
+    assert looked.tokens[100] == max(lengths)
+    assert looked.tokens[50] == int(sorted(lengths)[4] / 2 + sorted(lengths)[5] / 2)
+    assert (looked.equal_count, looked.equal) == (1, [("twin", "r1")])
+    assert looked.unread == ["colour"]
+    text = printed(report)
+    assert "10, of which 10 can be used" in text
+    assert "longest" in text
+    assert "twin = r1" in text
+    assert "columns colour" in text
+
+
+def test_shows_what_is_learnt_in_marks_or_in_colour(rows: Path) -> None:
+    report = check(rows)
+    assert list(report.masks) == ["r0", "r1", "r2"]
+    plain = printed(report)
+    assert "USER: Which is 0? ASSISTANT:⟦ the 0th</s>⟧" in plain
+    assert re.search(r"USER: <image>×36\nWhich is 1\? ASSISTANT:⟦ the 1th</s>⟧", plain)
+    coloured = printed(report, force_terminal=True, color_system="standard")
+    assert "⟦" not in coloured
+    assert "\x1b[30;42m the 0th</s>\x1b[0m" in coloured
+    assert "⟦ the 0th</s>⟧" in printed(report, force_terminal=True, no_color=True)
+
+
+def test_too_long_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> None:
+    for policy, sound, faulty in (("error", False, 1), ("drop", True, 0), ("truncate", False, 1)):
+        report = check(rows, "data.max_length=60", f"data.overlong={policy}")
+        [looked] = report.splits.values()
+        assert (report.sound, looked.overlong, looked.faults.rows) == (sound, 1, faulty)
+    assert "leave no room" in looked.faults.lines[0]
+    assert looked.faults.lines[0].startswith("rows.jsonl:9: ")
+
+
+def test_what_is_in_both_splits_is_a_fault(rows: Path, tmp_path: Path) -> None:
+    report = check(rows, f"data.eval_path={rows}")
+    assert list(report.splits) == ["train", "test"]
+    assert not report.sound
+    assert report.both_count == 10
+    assert "10 examples are both to train on and to be asked, such as r0" in printed(report)
+    assert check(rows, "data.eval_share=0.3").sound
+
+
+def test_conversations_and_special_tokens(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Yes."}]
+    made = [{"conversations": talk * 2}, {"conversations": [*talk, talk[0], {"from": "gpt", "value": "a </s> b"}]}]
+    report = check(write_rows(tmp_path, made))
+    [looked] = report.splits.values()
+    assert looked.turns == {2: 1}
+    assert looked.faults.lines == [
+        "rows.jsonl:2: the text holds '</s>', which the base does not read as text; reword it."
+    ]
+    assert "⟦ Yes.</s>⟧USER: One? ASSISTANT:⟦ Yes.</s>⟧" in printed(report)
+
+
+def test_scienceqa_and_mixtures_are_checked_too(scienceqa_folder: Path, rows: Path, tmp_path: Path) -> None:
+    report = check(scienceqa_folder)
+    assert {name: looked.rows for name, looked in report.splits.items()} == {"train": 24, "test": 12}
+    assert report.splits["train"].pictures == {0: 12, 1: 12}
+    file = tmp_path / "mix.yaml"
+    place = f"{{path: {rows}}}"
+    file.write_text(
+        f"extends: scienceqa-pocket\nname: mix\ndata: {{path: null, eval_share: 0.2, sources: [{place}, {place}]}}\n"
+    )
+    recipe, splits = recipe_or_path(str(file))
+    report = check_data(recipe, splits, collator_alone(recipe))
+    assert sum(looked.rows for looked in report.splits.values()) == 20
+
+
+quiet = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quiet
+@given(breaks=st.lists(st.sampled_from([None, *BREAKAGES]), min_size=1, max_size=10))
+def test_every_fault_is_named_by_its_row(breaks: list[str | None], tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = Broken.of(tmp_path_factory.mktemp("broken"), ["sound", *breaks])
+    report = check(made.file)
+    [looked] = report.splits.values()
+    assert {line.split(": ")[0] for line in looked.faults.lines} == set(made.broken)
+    assert (looked.faults.rows, looked.usable) == (len(made.broken), len(made.sound))
+    assert report.sound is not bool(made.broken)
+    dropped = check(made.file, "data.faulty_rows=drop")
+    assert dropped.sound
+    assert f"{len(made.broken):,} row" in printed(dropped) or not made.broken
+
+
+def test_the_command_ends_with_2_if_anything_is_wrong(tmp_path: Path) -> None:
+    made = Broken.of(tmp_path, ["sound", *BREAKAGES])
+    done = lora_mm("data", "check", str(made.file))
+    assert done.returncode == 2
+    assert done.stderr == ""
+    for where, words in made.broken.items():
+        assert any(where + ": " in line and words in line for line in done.stdout.splitlines()), where
+    told = lora_mm("data", "check", str(made.file), "--json", "--set", "data.faulty_rows=drop")
+    assert told.returncode == 0
+    report = json.loads(told.stdout)
+    assert report["splits"]["train"]["faulty"] == len(BREAKAGES)
+    assert len(report["splits"]["train"]["faults"]) == len(BREAKAGES)
+    assert report["masks"]["r0"][-1] == {"text": " the 0th</s>", "learnt": True}
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    """40 MB of rows in a fifth of that; what grows is where each begins and a mark of what it says."""
+    script = (
+        "import sys, resource\n"
+        "from lora_mm.data.source import open_source, survey\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "survey(open_source(sys.argv[1], 'train'), range(2000))\n"
+        "before = peak()\n"
+        "source = open_source(sys.argv[1], 'train')\n"
+        "print(len(survey(source, range(len(source))).kept), peak() - before)\n"
+    )
+    file = tmp_path / "rows.jsonl"
+    with file.open("w") as stream:
+        for number in range(60_000):
+            stream.write(
+                json.dumps({"id": number, "question": f"Is it {number}?" + " so" * 200, "answer": "yes"}) + "\n"
+            )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=True)
+    kept, growth = done.stdout.split()
+    assert int(kept) == 60_000
+    assert float(growth) < file.stat().st_size / 2**20 / 5, done.stdout
+
+
+# --- previews ------------------------------------------------------------------------------------------------------
+
+
+def page_of(path: Path, output: Path, *, count: int = 24) -> str:
+    recipe, splits = recipe_or_path(str(path))
+    write_page(output, recipe, splits[0], collator_alone(recipe), count=count)
+    return output.read_text()
+
+
+def test_a_preview_is_one_page_with_pictures_turns_and_masks(tmp_path: Path) -> None:
+    made = Broken.of(tmp_path, ["sound", None, "empty answer", None, "truncated picture"])
+    page = page_of(made.file, tmp_path / "deep" / "page.html")
+    assert page.count("<article") == 5
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert "<mark> the 0th&lt;/s&gt;</mark>" in page
+    assert "rows.jsonl:3: answer: empty" in page
+    assert "cut off or damaged" in page
+    assert page.index("answer: empty") < page.index("the 0th"), "faults come first"
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<script" not in page
+
+
+def test_texts_cannot_become_markup(tmp_path: Path) -> None:
+    row = {"question": "<script>alert(1)</script> [[cards]]?", "answer": "<b>[[title]]</b>"}
+    page = page_of(write_rows(tmp_path, [row]), tmp_path / "page.html")
+    assert "<script>" not in page
+    assert "<b>[[" not in page
+    assert page.count("<article") == 1
+
+
+def test_halves_of_characters_and_control_characters_end_no_check_and_no_page(tmp_path: Path) -> None:
+    made = tmp_path / "rows.jsonl"
+    made.write_text('{"question": ["\\ud800"], "answer": "a"}\n{"question": "b\\u001b[31m", "answer": "a"}\n')
+    page = page_of(made, tmp_path / "page.html")
+    assert page.count('class="fault"') == 2
+    done = lora_mm("data", "check", str(made))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "rows.jsonl:1: question" in done.stdout + done.stderr
+
+
+def test_rows_on_the_page_are_spread_over_the_data(tmp_path: Path) -> None:
+    made = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(30)])
+    page = page_of(made, tmp_path / "page.html", count=3)
+    assert re.findall(r"<header><b>(\w+)</b>", page) == ["r0", "r14", "r29"]
+    with pytest.raises(LoraMMError, match="cannot be written"):
+        page_of(made, made / "page.html")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+def test_a_browser_draws_the_page(tmp_path: Path) -> None:
+    from PIL import Image
+
+    made = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(6)])
+    page_of(made, tmp_path / "page.html")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+    where = [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--screenshot={tmp_path / 'page.png'}",
+        "--window-size=900,700",
+    ]
+    subprocess.run([*command, *where, (tmp_path / "page.html").as_uri()], capture_output=True, check=True, timeout=120)
+    shot = Image.open(tmp_path / "page.png").convert("RGB")
+    colours = {colour for _, colour in shot.getcolors(2**24) or []}
+    assert (201, 239, 211) in colours, "what is learnt"
+    assert (255, 255, 255) in colours

@@ -1,0 +1,106 @@
+"""Examples of any data asked of a real tiny model: by likelihood or written, by the metric that fits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from lora_mm.data.collate import Collator
+from lora_mm.data.example import Example
+from lora_mm.errors import InputError
+from lora_mm.evaluation.predict import candidate_scores
+from lora_mm.evaluation.scoring import chance_score, score_model, table_title, unwatched, way_of_scoring
+from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.sections import Recipe
+from tests.helpers.tiny import make_recipe, tiny_model
+
+
+@pytest.fixture(scope="module")
+def collator(base_folder: Path) -> Collator:
+    return Collator(AutoProcessor.from_pretrained(base_folder), max_length=500)
+
+
+@pytest.fixture
+def recipe(base_folder: Path, scienceqa_folder: Path, tmp_path: Path) -> Any:
+    def make(**evaluation: object) -> Recipe:
+        settings = {"answer": "auto", "max_new_tokens": 6, "per_device_eval_batch_size": 3, **evaluation}
+        return load_recipe(str(make_recipe(tmp_path / "r.yaml", base_folder, scienceqa_folder, evaluation=settings)))
+
+    return make
+
+
+def examples(scienceqa_folder: Path, **fields: Any) -> list[Example]:
+    files = sorted((scienceqa_folder / "images" / "train").rglob("*.png"))
+    return [
+        Example(str(n), f"Which is it{', really' * n}?", "red", (files[n],) if n % 2 else (), **fields)
+        for n in range(7)
+    ]
+
+
+CHOICES = ("a red ball", "the blue and green ball", "it")
+
+
+@pytest.mark.parametrize("likelihood", ["sum", "mean"])
+def test_choices_are_compared_and_answers_come_in_the_order_of_the_split(
+    recipe: Any, collator: Collator, scienceqa_folder: Path, likelihood: str
+) -> None:
+    asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
+    found = score_model(tiny_model(), collator, recipe(likelihood=likelihood), asked, unwatched("", 0))
+    assert found.metric == "choice"
+    assert found.outputs is None
+    assert [answer.id for answer in found.answers] == [example.id for example in asked]
+    scores = candidate_scores(tiny_model(), collator, asked, batch_size=7, mean=likelihood == "mean")
+    assert [answer.choice for answer in found.answers] == [row.index(max(row)) for row in scores]
+    right = sum(answer.choice == 1 for answer in found.answers)
+    assert found.score.columns["accuracy"].value == pytest.approx(100 * right / 7)
+    chance = chance_score("choice", asked, None)["random choice"]
+    assert chance.columns["accuracy"].value == pytest.approx(100 / 3)
+
+
+def test_the_mean_is_the_sum_over_the_number_of_tokens(collator: Collator, scienceqa_folder: Path) -> None:
+    asked = examples(scienceqa_folder, candidates=CHOICES)[:3]
+    model = tiny_model()
+    sums, means = (torch.tensor(candidate_scores(model, collator, asked, batch_size=3, mean=m)) for m in (False, True))
+    tokens = torch.tensor(
+        [[collator.length(Example(e.id, e.prompt, text, e.images))[1] for text in CHOICES] for e in asked]
+    )
+    torch.testing.assert_close(means, sums / tokens)
+    assert len(set(tokens[0].tolist())) > 1
+
+
+def test_open_questions_are_written_and_matched(recipe: Any, collator: Collator, scienceqa_folder: Path) -> None:
+    asked = examples(scienceqa_folder)
+    first = score_model(tiny_model(), collator, recipe(), asked, unwatched("", 0))
+    assert first.metric == "exact"
+    assert first.outputs is not None
+    written = dict(first.outputs)
+    assert len(set(written.values())) > 1
+    # What it writes is right where it is what was wanted.
+    wanted = [Example(e.id, e.prompt, "red", e.images, references=(written[e.id] if int(e.id) < 4 else "no such",))
+              for e in asked]  # fmt: skip
+    found = score_model(tiny_model(), collator, recipe(), wanted, unwatched("", 0))
+    assert [answer.right for answer in found.answers] == [int(e.id) < 4 for e in asked]
+    assert found.score.columns["accuracy"].value == pytest.approx(400 / 7)
+
+
+def test_choices_that_are_written_count_as_unparsed_where_none_is_named(
+    recipe: Any, collator: Collator, scienceqa_folder: Path
+) -> None:
+    asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
+    found = score_model(tiny_model(), collator, recipe(answer="generate"), asked, unwatched("", 0))
+    assert found.score.unparsed == 7, "a random model names none"
+    assert all(answer.worth is None and answer.choice is None for answer in found.answers)
+    assert found.score.columns["accuracy"].value == 0
+
+
+def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"7 of 7 questions have none, such as 0; --set evaluation.answer=generate"):
+        way_of_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
+
+
+def test_a_table_says_what_it_is_of() -> None:
+    assert table_title("scienceqa", "test") == "ScienceQA test, accuracy in %"
+    assert table_title("vqa", "validation") == "VQA accuracy on validation, in %"
+    assert table_title("exact", "test") == "Exact match on test, in %"

@@ -1,0 +1,179 @@
+"""A folder of every family that ``load_base`` takes: its tiny model and a real processor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers as hf
+
+from lora_mm.models.processor import without_video
+from tests.helpers.families import PATCH, SIZE, family_model
+from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
+
+SQUARE = {"height": SIZE, "width": SIZE}
+EDGE = {"shortest_edge": SIZE}
+TILES = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE], [SIZE, SIZE]]
+SMALL = {"size": SQUARE, "do_convert_rgb": True}
+FAKE = "<fake_token_around_image>"
+MARKS = ("<video>", "<start>", "<start_of_video>", "<end>", "<end_of_video>")
+"""Ids 4 to 8, as in ``tests.helpers.families``."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How to make one family's processor.
+
+    Attributes:
+        processor: of its tokenizer.
+        special: tokens behind those of :data:`MARKS`.
+        named: the tokenizer's attributes that name special tokens.
+        mark: what the chat template writes for a picture; None where the checkpoints ship no template.
+        begins: whether the tokenizer begins every text by itself, as the chat template does too.
+    """
+
+    processor: Callable[[Any], Any]
+    special: tuple[str, ...] = ()
+    named: dict[str, str] = field(default_factory=dict)
+    mark: str | None = "<image>"
+    begins: bool = False
+
+
+def _qwen(processor: Any, image: Any) -> Made:
+    size = {"shortest_edge": 64, "longest_edge": 256}
+    return Made(
+        lambda tokenizer: without_video(processor)(
+            image(patch_size=4, merge_size=2, temporal_patch_size=2, size=size), tokenizer
+        ),
+        named={"video_token": "<video>", "vision_start_token": "<start>", "vision_end_token": "<end>"},
+        mark="<start><image><end>",
+    )
+
+
+PROCESSORS: dict[str, Made] = {
+    "llava": Made(
+        lambda tokenizer: hf.LlavaProcessor(
+            hf.CLIPImageProcessorPil(size=EDGE, crop_size=SQUARE),
+            tokenizer,
+            patch_size=PATCH,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        ),
+        begins=True,
+    ),
+    "llava_next": Made(
+        lambda tokenizer: hf.LlavaNextProcessor(
+            hf.LlavaNextImageProcessorPil(size=EDGE, crop_size=SQUARE, image_grid_pinpoints=TILES),
+            tokenizer,
+            patch_size=PATCH,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )
+    ),
+    "llava_onevision": Made(
+        lambda tokenizer: without_video(hf.LlavaOnevisionProcessor)(
+            hf.LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=TILES),
+            tokenizer,
+            num_image_tokens=4,
+            vision_feature_select_strategy="full",
+        ),
+        named={"video_token": "<video>"},
+    ),
+    "qwen2_vl": _qwen(hf.Qwen2VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "qwen2_5_vl": _qwen(hf.Qwen2_5_VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "qwen3_vl": _qwen(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "glm4v": _qwen(hf.Glm4vProcessor, hf.Glm4vImageProcessorPil),
+    "internvl": Made(
+        lambda tokenizer: without_video(hf.InternVLProcessor)(
+            hf.GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4), tokenizer, image_seq_length=4
+        ),
+        named={
+            "start_image_token": "<start>",
+            "end_image_token": "<end>",
+            "context_image_token": "<image>",
+            "video_token": "<video>",
+        },
+    ),
+    "idefics": Made(
+        lambda tokenizer: hf.IdeficsProcessor(hf.IdeficsImageProcessorPil(image_size=SIZE), tokenizer),
+        special=(FAKE,),
+        mark=None,
+    ),
+    "idefics2": Made(
+        lambda tokenizer: hf.Idefics2Processor(
+            hf.Idefics2ImageProcessorPil(size={"shortest_edge": 12, "longest_edge": SIZE}, do_image_splitting=True),
+            tokenizer,
+            image_seq_len=4,
+        ),
+        special=(FAKE, "<end_of_utterance>"),
+        named={"image_boundary_token": FAKE},
+    ),
+    "idefics3": Made(
+        lambda tokenizer: hf.Idefics3Processor(
+            hf.Idefics3ImageProcessorPil(
+                size={"longest_edge": 2 * SIZE}, max_image_size={"longest_edge": SIZE}, do_image_splitting=True
+            ),
+            tokenizer,
+            image_seq_len=4,
+        ),
+        special=(
+            FAKE,
+            "<end_of_utterance>",
+            "<global-img>",
+            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+        ),
+    ),
+    "blip-2": Made(
+        lambda tokenizer: hf.Blip2Processor(hf.BlipImageProcessorPil(**SMALL), tokenizer, num_query_tokens=4),
+        mark=None,
+        begins=True,
+    ),
+    "instructblip": Made(
+        lambda tokenizer: hf.InstructBlipProcessor(
+            hf.BlipImageProcessorPil(**SMALL), tokenizer, tiny_tokenizer(), num_query_tokens=4
+        ),
+        mark=None,
+        begins=True,
+    ),
+    "paligemma": Made(
+        lambda tokenizer: hf.PaliGemmaProcessor(hf.SiglipImageProcessorPil(image_seq_length=4, **SMALL), tokenizer),
+        mark=None,
+    ),
+    "gemma3": Made(
+        lambda tokenizer: hf.Gemma3Processor(hf.Gemma3ImageProcessorPil(**SMALL), tokenizer, image_seq_length=4),
+        named={"boi_token": "<start>", "eoi_token": "<end>"},
+        mark="<start>",
+        begins=True,
+    ),
+    "fuyu": Made(
+        lambda tokenizer: hf.FuyuProcessor(
+            hf.FuyuImageProcessorPil(size={"height": 16, "width": 24}, patch_size={"height": 4, "width": 4}), tokenizer
+        ),
+        special=("|SPEAKER|", "|NEWLINE|", "<0x04>"),
+        mark=None,
+    ),
+    "mllama": Made(
+        lambda tokenizer: hf.MllamaProcessor(hf.MllamaImageProcessorPil(size=SQUARE, max_image_tiles=2), tokenizer),
+        special=("<|python_tag|>",),
+        begins=True,
+    ),
+}
+"""All but those of :data:`LACKING`."""
+
+LACKING = {"smolvlm": "num2words"}
+"""Families whose processor asks for a package that is not here; SmolVLM's is Idefics3's again."""
+
+
+def make_family_base(folder: Path, family: str) -> Path:
+    """A folder that ``load_base`` takes."""
+    made = PROCESSORS[family]
+    model = family_model(family)
+    tokenizer = tiny_tokenizer((*MARKS, *made.special), begins=made.begins, **made.named)
+    processor = made.processor(tokenizer)
+    if made.mark:
+        processor.chat_template = ("{{ bos_token }}" if made.begins else "") + TEMPLATE.replace("<image>", made.mark)
+    if family == "fuyu":
+        model.config.image_token_id = processor.image_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -1,0 +1,310 @@
+"""Recipes: read, extended, overridden and checked, with everything that is wrong told at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lora_mm.errors import InputError
+from lora_mm.recipe.load import load_recipe, recipe_file, recipe_names
+from lora_mm.recipe.sections import Recipe
+from tests.helpers.tiny import make_recipe
+
+MINIMAL = {"name": "mine", "base": {"model": "pocket"}, "adapters": ["mma"], "data": {"path": "pocket"}}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Write a recipe file; returns its path as ``load_recipe`` takes it."""
+
+    def write(fields: object, name: str = "mine.yaml") -> str:
+        text = fields if isinstance(fields, str) else yaml.safe_dump(fields)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+def faults(name: str, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(InputError) as error:
+        load_recipe(name, overrides)
+    assert error.value.exit_code == 2
+    return error.value.faults
+
+
+# --- the packaged ones -----------------------------------------------------------------------------------------------
+
+
+def test_packaged_recipes_are_there() -> None:
+    assert {"scienceqa", "scienceqa-pocket"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_is_fine_and_says_what_it_does(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+
+
+def test_the_pocket_recipe_is_the_real_one_on_other_parts() -> None:
+    real, pocket = load_recipe("scienceqa"), load_recipe("scienceqa-pocket")
+    assert (pocket.base.model, pocket.data.path) == ("pocket", "pocket")
+    assert [(item.method, item.part) for item in pocket.adapters] == [
+        (item.method, item.part) for item in real.adapters
+    ]
+    assert pocket.training.weight_decay == real.training.weight_decay
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_resolved_yaml_loads_to_an_equal_recipe(name: str, write: Any) -> None:
+    recipe = load_recipe(name, ["training.learning_rate=3e-4", "data.train_limit=7", "train=[connector]"])
+    again = load_recipe(write(recipe.to_yaml()))
+    assert again == recipe
+    assert again.to_yaml() == recipe.to_yaml()
+
+
+def test_resolved_yaml_spells_every_key_out() -> None:
+    fields = yaml.safe_load(load_recipe("scienceqa").to_yaml())
+    assert set(fields) == set(Recipe.model_fields)
+    assert fields["adapters"][0]["groups"] == 2
+    assert "extends" not in fields
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_recipe_takes_the_defaults(write: Any) -> None:
+    recipe = load_recipe(write(MINIMAL))
+    assert recipe.adapters[0].temperature == 10.0
+    assert recipe.data.train_split == "train"
+    assert recipe.training.seed == 0
+
+
+def test_a_learning_rate_written_1e_3_is_a_number(write: Any) -> None:
+    text = yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n"
+    assert load_recipe(write(text)).training.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("sciencqa", "scienceqa"), ("scienceqa_pocket", "scienceqa-pocket"), ("pocket", "pocket")]
+)
+def test_an_unknown_name_suggests_the_nearest(name: str, meant: str) -> None:
+    (line,) = faults(name)
+    assert line.startswith(f"Unknown recipe '{name}'; known are: ")
+    assert meant in line.rpartition("Did you mean ")[2]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert faults(str(tmp_path / "none.yaml")) == (f"No recipe file '{tmp_path / 'none.yaml'}'.",)
+
+
+def test_a_name_is_no_path_out_of_the_recipes_folder() -> None:
+    assert "Unknown recipe" in faults("../recipes/scienceqa")[0]
+    assert recipe_file("scienceqa").name == "scienceqa.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("name: mine\nbase: {model: pocket\ndata: x\n", 3), ("name: 'mine\n", 2), ("a: b: c\n", 1)]
+)
+def test_a_yaml_error_names_file_and_line(write: Any, text: str, line: int) -> None:
+    file = write(text)
+    (told,) = faults(file)
+    assert told.startswith(f"{file}, line {line}, column ")
+    assert "not YAML" in told
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("words", "str"), ("", "NoneType"), ("3", "int")])
+def test_a_file_that_is_no_mapping_is_refused(write: Any, text: str, kind: str) -> None:
+    assert f"a recipe is a mapping of keys, this is {kind}" in faults(write(text))[0]
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
+    assert "cannot be read" in faults(str(tmp_path / "mine.yaml"))[0]
+
+
+# --- extends ---------------------------------------------------------------------------------------------------------
+
+
+def test_extends_fills_in_what_is_below_key_by_key(write: Any) -> None:
+    write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "below.yaml")
+    write({"extends": "below.yaml", "training": {"seed": 6}, "adapters": ["lora"]}, "middle.yaml")
+    recipe = load_recipe(write({"extends": "middle.yaml", "name": "top", "base": {"dtype": "float32"}}))
+    assert (recipe.name, recipe.base.model, recipe.base.dtype) == ("top", "pocket", "float32")
+    assert (recipe.training.seed, recipe.training.max_steps) == (6, 9)
+    assert [item.method for item in recipe.adapters] == ["lora"]
+
+
+def test_extends_takes_a_packaged_name(write: Any) -> None:
+    recipe = load_recipe(write({"extends": "scienceqa-pocket", "name": "mine", "training": {"seed": 4}}))
+    assert recipe.training.seed == 4
+    assert recipe.base == load_recipe("scienceqa-pocket").base
+
+
+def test_of_several_each_goes_on_top_of_those_before_it(write: Any) -> None:
+    write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "first.yaml")
+    write({"training": {"seed": 6}, "adapters": ["lora"]}, "second.yaml")
+    recipe = load_recipe(write({"extends": ["first.yaml", "second.yaml"], "name": "top"}))
+    assert (recipe.training.seed, recipe.training.max_steps, recipe.base.model) == (6, 9, "pocket")
+    assert [item.method for item in recipe.adapters] == ["lora"]
+    assert "extends itself" in faults(write({"extends": ["first.yaml", "again.yaml"]}, "again.yaml"))[0]
+
+
+def test_what_extends_itself_is_refused_with_the_way_round(write: Any) -> None:
+    write({"extends": "b.yaml"}, "a.yaml")
+    write({"extends": "c.yaml"}, "b.yaml")
+    file = write({"extends": "a.yaml"}, "c.yaml")
+    (line,) = faults(file)
+    assert "extends itself, by way of c.yaml → a.yaml → b.yaml" in line
+    assert "extends itself" in faults(write({"extends": "self.yaml"}, "self.yaml"))[0]
+
+
+def test_extending_what_is_not_there_names_it(write: Any) -> None:
+    assert "scienceqqa" in faults(write({"extends": "scienceqqa"}))[0]
+    assert "none.yaml" in faults(write({"extends": "none.yaml"}))[0]
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_fault_is_told_at_once(write: Any) -> None:
+    file = write(
+        {
+            "nmae": "mine",
+            "base": {"model": "pocket", "dtype": "float31"},
+            "adapters": [{"method": "mma", "rnak": 4}, {"method": "lorra"}, {"method": "lora", "rank": "many"}],
+            "data": {"pth": "pocket", "max_length": 0},
+            "training": {"learning_rate": -1, "learnign_rate": 1},
+        }
+    )
+    lines = faults(file, "training.seed", "adapters.9.rank=1")
+    starts = [line.split(":")[0].split(";")[0] for line in lines]
+    assert starts[0] == "--set training.seed"
+    assert starts[1] == "--set adapters.9.rank"
+    assert sorted(starts[2:]) == sorted(
+        [
+            "name",
+            "nmae",
+            "base.dtype",
+            "adapters.0.rnak",
+            "adapters.1",
+            "adapters.2.rank",
+            "data.sources",
+            "data.pth",
+            "data.max_length",
+            "training.learning_rate",
+            "training.learnign_rate",
+        ]
+    )
+    assert "training.learnign_rate: unknown key. Did you mean 'learning_rate'?" in lines
+    assert "adapters.0.rnak: unknown key. Did you mean 'rank'?" in lines
+    assert "nmae: unknown key. Did you mean 'name'?" in lines
+    assert "name: is missing." in lines
+    assert any(line.startswith("training.learning_rate: ") and line.endswith("not -1.") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.pocket.sede=1", "data.pocket.sede: unknown key. Did you mean 'seed'?"),
+        ("data.fromat=QCM-A", "data.fromat: unknown key. Did you mean 'format'?"),
+        ("trainig.seed=1", "trainig: unknown key. Did you mean 'training'?"),
+        ("training.seed=a", "training.seed: input should be a valid integer"),
+        ("training.max_steps=1.5", "training.max_steps: input should be a valid integer"),
+        ("training.gradient_checkpointing=3", "training.gradient_checkpointing: input should be a valid boolean"),
+        ("base.quantization=nf5", "base.quantization: input should be 'none', 'nf4' or 'int8', not 'nf5'."),
+        ("train=[tower]", "train.0: input should be 'connector' or 'head', not 'tower'."),
+        ("base.model=null", "base.model: input should be a valid string, not None."),
+        ("adapters=3", "adapters: "),
+        ("adapters={method: mma}", "adapters: "),
+        ("adapters=[3]", "adapters.0: "),
+        ("adapters=[[mma]]", "adapters.0: "),
+        ("data=pocket", "data: "),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_key(setting: str, told: str) -> None:
+    lines = faults("scienceqa-pocket", setting)
+    assert len(lines) == 1
+    assert lines[0].startswith(told)
+
+
+def test_one_adapter_by_its_bare_name_is_a_list_of_one(write: Any) -> None:
+    recipe = load_recipe(write({**MINIMAL, "adapters": "mma"}))
+    assert recipe.adapters == load_recipe(write(MINIMAL)).adapters
+
+
+def test_nothing_to_train_is_refused(write: Any) -> None:
+    (line,) = faults(write({**MINIMAL, "adapters": []}))
+    assert "nothing to train" in line
+    assert load_recipe(write({**MINIMAL, "adapters": [], "train": ["connector"]})).train == ["connector"]
+
+
+# --- --set -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "section", "key", "value"),
+    [
+        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),
+        ("training.learning_rate=1E-3", "training", "learning_rate", 0.001),
+        ("training.learning_rate=5", "training", "learning_rate", 5.0),
+        ("training.seed=7", "training", "seed", 7),
+        ("training.gradient_checkpointing=true", "training", "gradient_checkpointing", True),
+        ("training.save_total_limit=null", "training", "save_total_limit", None),
+        ("training.report_to=tensorboard", "training", "report_to", "tensorboard"),
+        ("data.path=/some where/a=b", "data", "path", "/some where/a=b"),
+        ("data.captions=yes", "data", "captions", True),
+        ("base.full_precision=[vision, head]", "base", "full_precision", ["vision", "head"]),
+        ("base.full_precision=[]", "base", "full_precision", []),
+        ("base.revision=12e4567", "base", "revision", "12e4567"),
+        ("base.model=org/model-1e5", "base", "model", "org/model-1e5"),
+        (" training.seed =7", "training", "seed", 7),
+    ],
+)
+def test_a_setting_is_typed_as_in_yaml(setting: str, section: str, key: str, value: object) -> None:
+    found = getattr(getattr(load_recipe("scienceqa-pocket", [setting]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_settings_reach_nested_sections_lists_and_new_sections(write: Any) -> None:
+    recipe = load_recipe(
+        write({**MINIMAL, "adapters": [{"method": "mma"}, {"method": "lora"}]}),
+        ["data.pocket.size=200", "adapters.1.rank=4", "evaluation.answer=generate", "train=[connector, head]"],
+    )
+    assert recipe.data.pocket.size == 200
+    assert [item.rank for item in recipe.adapters] == [8, 4]
+    assert recipe.evaluation.answer == "generate"
+    assert recipe.train == ["connector", "head"]
+
+
+def test_a_setting_may_replace_a_whole_section_or_list() -> None:
+    recipe = load_recipe("scienceqa-pocket", ["adapters=[{method: lora, at: all, rank: 2}]", "data.pocket={seed: 3}"])
+    assert [(item.method, item.at, item.rank) for item in recipe.adapters] == [("lora", "all", 2)]
+    assert recipe.data.pocket.seed == 3
+
+
+def test_the_last_of_two_settings_wins() -> None:
+    assert load_recipe("scienceqa-pocket", ["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("training.seed", "--set training.seed: write it as key=value"),
+        ("=3", "--set =3: write it as key=value"),
+        ("name.sub=3", "--set name.sub: 'name' holds a value, not keys."),
+        ("adapters.5.rank=3", "--set adapters.5.rank: no item '5'; the list has 2, counted from 0."),
+        ("adapters.first.rank=3", "--set adapters.first.rank: no item 'first'"),
+        ("train=[connector", "--set train: '[connector' is not YAML."),
+    ],
+)
+def test_a_setting_that_reaches_nothing_is_told(setting: str, told: str) -> None:
+    lines = faults("scienceqa-pocket", setting)
+    assert lines[0].startswith(told)
+
+
+def test_the_tests_own_recipe_is_fine(tmp_path: Path) -> None:
+    file = make_recipe(tmp_path / "tiny.yaml", Path("base"), Path("data"), training={"max_steps": 2})
+    assert load_recipe(str(file)).training.save_steps == 3

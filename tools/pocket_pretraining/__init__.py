@@ -1,0 +1,1 @@
+"""Trains the pocket base that ships with the package, from nothing."""
