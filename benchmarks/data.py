@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 
 from lora_mm.data.collate import Collator
 from lora_mm.data.splits import load_split
-from lora_mm.jobs.session import collator_alone
-from lora_mm.models.forward import IGNORED
+from lora_mm.jobs.session import make_collator_without_weights
+from lora_mm.models.forward import IGNORE_INDEX
 from lora_mm.recipe.sections import Recipe
 
 BATCH = 8
@@ -85,7 +85,7 @@ def samples_a_second(data: Any, collate: Callable[..., Any]) -> tuple[float, int
     loader: Any = DataLoader(data, batch_size=BATCH, num_workers=1, collate_fn=collate)
     begun, learnt, samples = 0.0, 0, 0
     for number, batch in enumerate(loader):
-        learnt += int((batch["labels"] != IGNORED).sum())
+        learnt += int((batch["labels"] != IGNORE_INDEX).sum())
         if number == 0:
             begun = time.perf_counter()
         else:
@@ -98,7 +98,7 @@ def compare(arguments: argparse.Namespace) -> list[str]:
     recipe = Recipe.model_validate(
         {"name": "data", "base": {"model": arguments.base}, "train": ["connector"], "data": {"path": "rows.jsonl"}}
     )
-    collator = collator_alone(recipe)
+    collator = make_collator_without_weights(recipe)
     with tempfile.TemporaryDirectory() as folder:
         file = make_rows(Path(folder), arguments.rows)
         ways = {"lora-mm": ours(file, collator, recipe)}

@@ -27,11 +27,11 @@ from lora_mm.artifact.files import CONFIG, WEIGHTS
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
-from lora_mm.evaluation.scoring import score_model, unwatched
-from lora_mm.jobs.merge import load_merged, merge
-from lora_mm.jobs.session import adapter_recipe, collator_of, load_recipe_base
-from lora_mm.merging.changes import changes
-from lora_mm.merging.drift import Drift, drift, probe_logits
+from lora_mm.evaluation.scoring import ignore_progress, score_model
+from lora_mm.jobs.merge import load_merged_model, merge
+from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.merging.changes import collect_changes
+from lora_mm.merging.drift import Drift, compute_probe_logits, measure_drift
 from lora_mm.merging.writers import write_model
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
@@ -51,21 +51,21 @@ def batches(collator: Any, examples: Sequence[Example], size: int = 64) -> list[
 
 def answers(model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]) -> dict[str, int | None]:
     """Example's id → the choice that ``model`` finds likeliest."""
-    scored = score_model(model, collator, recipe, examples, unwatched("", len(examples)))
+    scored = score_model(model, collator, recipe, examples, ignore_progress("", len(examples)))
     return {answer.id: answer.choice for answer in scored.answers}
 
 
 def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
     """Rows of the first table."""
-    recipe = load_recipe(adapter_recipe(adapter), settings)
+    recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
+    collator = make_base_collator(recipe, base)
     of_both = {modality: batches(collator, of_modality(examples, modality)) for modality in MODALITIES}
-    bare = {modality: probe_logits(base.model, of_both[modality]) for modality in MODALITIES}
+    bare = {modality: compute_probe_logits(base.model, of_both[modality]) for modality in MODALITIES}
     model = load_adapter(base, adapter)
     want = answers(model, recipe, collator, examples)
-    before = {modality: probe_logits(model, of_both[modality]) for modality in MODALITIES}
+    before = {modality: compute_probe_logits(model, of_both[modality]) for modality in MODALITIES}
     rows = [f"| {label} | adapter | | | | {accuracy(want, examples):.2f} |"]
     for form in ("model", "lora"):
         found: dict[str, int | None] = {}
@@ -74,10 +74,12 @@ def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) ->
             folder = scratch / f"{label}-{form}-{modality}"
             merge([adapter], [recipe], folder, form=form, modality=modality, dtype="float32")
             if form == "model":
-                merged = load_merged(folder, torch.float32, recipe.base.attention, 10**12, scratch)
+                merged = load_merged_model(folder, torch.float32, recipe.base.attention, 10**12, scratch)
             else:
                 merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
-            apart[modality] = drift(before[modality], probe_logits(merged, of_both[modality]), bare[modality])
+            apart[modality] = measure_drift(
+                before[modality], compute_probe_logits(merged, of_both[modality]), bare[modality]
+            )
             found |= answers(merged, recipe, collator, of_modality(examples, modality))
         cells = [f"{apart[modality].largest:.1e}" for modality in MODALITIES]
         equal = sum(found[example.id] == want[example.id] for example in examples)
@@ -95,27 +97,27 @@ def accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float
 
 def in_place(adapter: Path, scratch: Path) -> list[str]:
     """Rows of the second table: a bias-free LoRA on NF4, merged both ways."""
-    recipe = load_recipe(adapter_recipe(adapter), ["base.quantization=nf4", "base.dtype=float32"])
+    recipe = load_recipe(find_adapter_recipe(adapter), ["base.quantization=nf4", "base.dtype=float32"])
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     pictured = of_modality(examples, "image")
     folder = scratch / "stock"
     merge([adapter], [recipe], folder, form="lora", modality="image")
     without_biases(folder)
     base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
+    collator = make_base_collator(recipe, base)
     asked = batches(collator, pictured)
-    bare = probe_logits(base.model, asked)
+    bare = compute_probe_logits(base.model, asked)
     model = peft.PeftModel.from_pretrained(base.model, str(folder))
-    before, want = probe_logits(model, asked), answers(model, recipe, collator, pictured)
+    before, want = compute_probe_logits(model, asked), answers(model, recipe, collator, pictured)
 
     written = scratch / "ours"
     written.mkdir()
-    write_model(base.model, changes(base.model, None), written, base=base, dtype=torch.bfloat16)
-    coarse = load_merged(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.bfloat16)
+    coarse = load_merged_model(written, torch.float32, recipe.base.attention, 10**12, scratch)
     for path in written.iterdir():
         path.unlink()
-    write_model(base.model, changes(base.model, None), written, base=base, dtype=torch.float32)
-    exact = load_merged(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.float32)
+    exact = load_merged_model(written, torch.float32, recipe.base.attention, 10**12, scratch)
     again = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
     rows = []
     ways = {
@@ -124,7 +126,7 @@ def in_place(adapter: Path, scratch: Path) -> list[str]:
         "lora-mm merge, saved in float32": exact,
     }
     for name, merged in ways.items():
-        one = drift(before, probe_logits(merged, asked), bare)
+        one = measure_drift(before, compute_probe_logits(merged, asked), bare)
         found = answers(merged, recipe, collator, pictured)
         equal = sum(found[key] == want[key] for key in want)
         cells = [f"{one.largest:.1e}", f"{one.typical:.1e}", f"{one.typical / one.effect:.1%}"]

@@ -18,8 +18,8 @@ from layer import lora_by_us, mma_by_us
 from measure import append, table
 from step import batch_of, random_100m
 
-from lora_mm.training.loss import answer_loss
-from lora_mm.training.memory import step_use
+from lora_mm.training.loss import compute_answer_loss
+from lora_mm.training.memory import measure_step
 
 MIB = 2**20
 
@@ -37,7 +37,7 @@ def main() -> None:
             model = make(random_100m(dtype), options.rank)
             batch = batch_of(model, options.batch, options.tokens, "cpu")
             took = taken(model.to(device), batch, checkpointing=checkpointing)
-            use = step_use(model.to("meta"), batch, gradient_checkpointing=checkpointing)
+            use = measure_step(model.to("meta"), batch, gradient_checkpointing=checkpointing)
             rows.append((adapter, "yes" if checkpointing else "no", f"{use.peak / MIB:,.0f}", f"{took / MIB:,.0f}",
                          f"{use.peak / took:.2f}"))  # fmt: skip
             del model
@@ -55,7 +55,7 @@ def taken(model: Any, batch: dict[str, torch.Tensor], *, checkpointing: bool) ->
     for _ in range(2):
         gc.collect()
         before = _begin()
-        answer_loss(model.train(), dict(batch)).backward()
+        compute_answer_loss(model.train(), dict(batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
         most = _most()

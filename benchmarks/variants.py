@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lora_mm.evaluation.scienceqa import COLUMNS
+from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
@@ -62,7 +62,7 @@ def of_crops(recipe: Recipe) -> dict[str, list[str]]:
     }
 
 
-VARIANTS = {"scienceqa-pocket": (of_adapters, COLUMNS), "monkey-pocket": (of_crops, ("AVG",))}
+VARIANTS = {"scienceqa-pocket": (of_adapters, OFFICIAL_COLUMNS), "monkey-pocket": (of_crops, ("AVG",))}
 """Recipe → its variants (row of the table → what is set on top), and the columns of the score that tell them apart."""
 
 

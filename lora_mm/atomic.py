@@ -14,7 +14,7 @@ from lora_mm.errors import InputError, LoraMMError
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def atomic_folder(output: Path) -> Iterator[Path]:
     """A folder to write in, beside ``output``, that becomes it at the end; after any failure nothing is left of it.
 
     Raises:
@@ -37,7 +37,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file that is afterwards whole, or as it was before; folders above it are made.
 
     Raises:

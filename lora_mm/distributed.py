@@ -13,11 +13,11 @@ from typing import Any
 
 from lora_mm.errors import InputError, LoraMMError
 
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 """How long a process waits for others: the first may score a whole split. Where one fails, the launcher ends them."""
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes this run has."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -27,16 +27,16 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def join() -> None:
+def init_process_group() -> None:
     """Meet the other processes, and take the GPU that is this one's.
 
     To be called when all is imported: of torch's modules, some that are imported later keep the group for good, whose
-    threads then outlive :func:`part` and may abort the process at its exit.
+    threads then outlive :func:`destroy_process_group` and may abort the process at its exit.
 
     Raises:
         InputError: there are more processes than GPUs, or they are to share one model's weights.
     """
-    if count() == 1:
+    if world_size() == 1:
         return
     import torch
 
@@ -51,28 +51,28 @@ def join() -> None:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    torch.distributed.init_process_group(backend, store=_store(), rank=rank(), world_size=count(), timeout=PATIENCE)
+    torch.distributed.init_process_group(backend, store=_store(), rank=rank(), world_size=world_size(), timeout=TIMEOUT)
 
 
-def part() -> None:
+def destroy_process_group() -> None:
     """Once all have come here, each goes its way: nothing can be agreed on any more."""
-    if count() == 1:
+    if world_size() == 1:
         return
     import torch.distributed
 
-    wait()
+    barrier()
     torch.distributed.destroy_process_group()
 
 
-def alone() -> None:
+def become_single_process() -> None:
     """Let this be a run of one process, for us and for every library that reads the environment."""
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
 
 
-def any_of(mine: bool) -> bool:
+def any_rank(mine: bool) -> bool:
     """Whether ``mine`` is true in any process. All have to ask, and each waits here for the others."""
-    if count() == 1:
+    if world_size() == 1:
         return mine
     import torch
 
@@ -81,13 +81,13 @@ def any_of(mine: bool) -> bool:
     return bool(found)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when all have come here."""
-    any_of(False)
+    any_rank(False)
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def silence_other_ranks() -> Iterator[None]:
     """Nothing that Python prints within is seen, but of the first process.
 
     Raises:
@@ -101,17 +101,17 @@ def one_voice() -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            if count() > 1 and _is_of_a_lost_one(error):
+            if world_size() > 1 and _is_of_a_lost_one(error):
                 raise LoraMMError("A process of this run has ended without a word; its launcher says how.") from error
             raise
 
 
-def tells() -> bool:
+def is_first_to_fail() -> bool:
     """Whether this process is to say what made it fail: of several, the first that fails.
 
     What is wrong for all is said once so, and what others meet because one is gone is not said at all.
     """
-    if count() == 1 or _store().add("failed", 1) == 1:
+    if world_size() == 1 or _store().add("failed", 1) == 1:
         return True
     time.sleep(1)  # the launcher ends all when the first is gone: let the one that tells be it
     return False
@@ -128,5 +128,5 @@ def _store() -> Any:
     """What all processes can write to, from their launcher."""
     import torch.distributed
 
-    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
+    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))
     return store

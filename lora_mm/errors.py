@@ -23,13 +23,13 @@ class InputError(LoraMMError):
         self.faults = faults
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def suggest_name(name: str, known: Sequence[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to ``name``; empty when none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def shortened(faults: Sequence[str], enough: int = 10) -> list[str]:
+def truncate_faults(faults: Sequence[str], enough: int = 10) -> list[str]:
     """The first ``enough`` faults and, where there are more, a line that says how many."""
     rest = len(faults) - enough
     return [*faults[:enough], *([f"… and {rest:,} more"] if rest > 0 else [])]

@@ -13,7 +13,7 @@ from lora_mm.errors import InputError
 _TIMEOUT = 10.0  # seconds
 
 
-class Unreachable(InputError):
+class UnreachableError(InputError):
     """Something is neither on this machine nor to be had from the Hub: one line for that, one for what works anyway."""
 
     WAY_OUT = (
@@ -27,7 +27,7 @@ class Unreachable(InputError):
 
 
 @functools.cache
-def trouble() -> str | None:
+def connection_error() -> str | None:
     """Why the Hub does not answer; None if it does. Asked once: a machine without network knows after half a second.
 
     Left to themselves, transformers and datasets each ask six times, in 25 s, and log every try.
@@ -39,16 +39,16 @@ def trouble() -> str | None:
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
     except Exception as error:  # transport errors come from whichever HTTP library the Hub's client is built on
-        return cause(error)
+        return root_cause(error)
     return None
 
 
-def kept_here() -> Path:
+def cache_folder() -> Path:
     """Where lora-mm keeps what it has drawn or unpacked: ``$HF_HOME/lora-mm``, by default in ``~/.cache``."""
     return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
 
 
-def cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The innermost cause on one line: it names the trouble, the outer ones say that there was one."""
     while error.__cause__ is not None:
         error = error.__cause__

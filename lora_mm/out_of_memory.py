@@ -9,7 +9,7 @@ from lora_mm.errors import LoraMMError
 
 
 @contextmanager
-def told_when_out_of_memory() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Turn a GPU that is out of memory into a message that says what to change."""
     try:
         yield

@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from lora_mm.errors import InputError
-from lora_mm.hub_access import Unreachable, cause
+from lora_mm.hub_access import UnreachableError, root_cause
 
 ASK = "from lora_mm.hub_access import trouble; print(trouble())"
 
@@ -52,12 +52,12 @@ def test_offline_mode_is_told_as_such() -> None:
 
 
 def test_unreachable_things_are_one_line_and_the_way_out_another() -> None:
-    error = Unreachable("base 'a'", "data 'b'")
+    error = UnreachableError("base 'a'", "data 'b'")
     assert isinstance(error, InputError)
-    assert str(error).splitlines() == ["base 'a'; data 'b'", Unreachable.WAY_OUT]
+    assert str(error).splitlines() == ["base 'a'; data 'b'", UnreachableError.WAY_OUT]
 
 
 def test_the_innermost_cause_is_told() -> None:
     inner, outer = OSError("no route"), ValueError("failed")
     outer.__cause__ = inner
-    assert cause(outer) == "no route"
+    assert root_cause(outer) == "no route"

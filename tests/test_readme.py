@@ -2,7 +2,7 @@
 
 from benchmarks.families import BEGIN, END, README
 from lora_mm.adapters.methods import METHODS
-from lora_mm.adapters.support import applies
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.models.families import FAMILIES
 from tests.helpers.bases import LACKING
 
@@ -16,7 +16,7 @@ def test_the_table_of_families_is_that_of_the_code() -> None:
     assert head[1:-1] == [f"`{method}`" for method in METHODS], again
     assert list(told) == list(FAMILIES), again
     for family, row in FAMILIES.items():
-        expected = ["✓" if applies(method, row) is None else "–" for method in METHODS]
+        expected = ["✓" if find_obstacle(method, row) is None else "–" for method in METHODS]
         assert told[family][1:-1] == expected, f"{family}: {again}"
         through = told[family][-1]
         assert through.startswith("model level only") is (family in LACKING), f"{family}: {again}"

@@ -15,12 +15,12 @@ from torch import nn
 
 from lora_mm.adapters.config import ROUTED, RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer, Site
-from lora_mm.adapters.peft_lora import share_inputs, train_by_our_operations
-from lora_mm.adapters.placement import Placement, placement
+from lora_mm.adapters.peft_lora import group_shared_inputs, register_fused_layers
+from lora_mm.adapters.placement import Placement, parse_placement
 from lora_mm.adapters.signal import Signal
-from lora_mm.adapters.targets import Target, resolve
+from lora_mm.adapters.targets import Target, resolve_targets
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import anatomy_of, modalities, part_modules
+from lora_mm.models.anatomy import find_part_modules, get_anatomy, list_modalities
 
 
 class RoutedModel(BaseTuner):
@@ -40,7 +40,7 @@ class RoutedModel(BaseTuner):
         # Derived from model and placements, so neither saved nor a field: module path → placement.
         self.__dict__.setdefault("signal", None)
         self.__dict__.setdefault("first_layers", {})
-        peft_config.resolved = resolve(model, peft_config.placements)
+        peft_config.resolved = resolve_targets(model, peft_config.placements)
         experts = {item.experts or 0 for item in peft_config.placements if item.row.router == "crop"}
         if self.signal is not None:
             experts |= {self.signal.crop_experts} - {0}
@@ -73,7 +73,7 @@ class RoutedModel(BaseTuner):
         norm = self.model.get_submodule(spot.residual) if spot.residual else None
         site = Site(
             role=spot.role,
-            modalities=len(modalities(self.model)) if item.part == "language" else 1,
+            modalities=len(list_modalities(self.model)) if item.part == "language" else 1,
             first=self.first_layers.get(shared),
             residual=norm.get_base_layer() if isinstance(norm, RoutedLayer) else norm,
         )
@@ -138,20 +138,20 @@ def attach(
         >>> model = lora_mm.attach(model, ["mma", {"method": "mma", "part": "vision"}])
     """
     items = [adapters] if isinstance(adapters, str) else list(adapters)
-    placements = [placement(item) for item in items]
-    anatomy_of(model)  # refuses a model that is not described, before anything is changed
+    placements = [parse_placement(item) for item in items]
+    get_anatomy(model)  # refuses a model that is not described, before anything is changed
     whole = _part_paths(model, train) or None
     if not placements and not whole:
         raise InputError("Nothing to train: name at least one adapter or one part to train whole.")
     if placements and all(item.method == "lora" for item in placements):
         config: peft.PeftConfig = _stock_lora(model, placements, whole)
-        train_by_our_operations(config)
+        register_fused_layers(config)
     else:
         config = RoutedConfig(placements=placements, modules_to_save=whole)
     config.base_model_name_or_path = getattr(model.config, "name_or_path", None)
-    together = _readers(resolve(model, placements)) if isinstance(config, peft.LoraConfig) else {}
+    together = _readers(resolve_targets(model, placements)) if isinstance(config, peft.LoraConfig) else {}
     adapted = peft.get_peft_model(model, config, adapter_name=adapter_name)
-    share_inputs(model, together)
+    group_shared_inputs(model, together)
     return adapted
 
 
@@ -173,7 +173,7 @@ def _readers(targets: Mapping[str, Target]) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def hold_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:
+def train_whole_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:
     """Keep the parts that an adapter trains whole in fp32, whatever the base is in: inputs are cast on the way in,
     outputs back. The base's own copies stay as they are, so without the adapter the base computes what it always did.
     """
@@ -188,7 +188,7 @@ def hold_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:
         module.register_forward_hook(lambda _, args, out: _recast(out, dtype))
 
 
-def idle_experts(model: peft.PeftModel, adapter_name: str = "default") -> dict[str, list[int]]:
+def find_idle_experts(model: peft.PeftModel, adapter_name: str = "default") -> dict[str, list[int]]:
     """Method → experts that do nothing in any layer: what trained the adapter held no crop, or no token, for them."""
     busy: dict[tuple[str, int], torch.Tensor] = {}
     for layer in model.modules():
@@ -213,17 +213,17 @@ def _recast(value: Any, dtype: torch.dtype) -> Any:
 
 def _part_paths(model: nn.Module, parts: Iterable[str]) -> list[str]:
     """Modules to train whole; one inside another of them (Qwen's connector is in its tower) goes with that one."""
-    known, paths = anatomy_of(model).parts, []
+    known, paths = get_anatomy(model).parts, []
     for part in parts:
         if part not in known:
             raise InputError(f"Unknown part '{part}' to train; the model has: {', '.join(known)}.")
-        paths += part_modules(model, part)
+        paths += find_part_modules(model, part)
     return [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 def _stock_lora(model: nn.Module, placements: list[Placement], whole: list[str] | None) -> peft.LoraConfig:
     """The same placements as PEFT's LoRA: full module paths, ranks and alphas by path where they differ."""
-    resolved = {path: target.placement for path, target in resolve(model, placements).items()}
+    resolved = {path: target.placement for path, target in resolve_targets(model, placements).items()}
     first = placements[0]
     unlike = [name for name in ("dropout", "bias") if len({asdict(item)[name] for item in placements}) > 1]
     if unlike or first.bias:

@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from lora_mm.adapters.placement import placement
+from lora_mm.adapters.placement import parse_placement
 
 PEFT_TYPE = "ROUTED"
 
@@ -48,7 +48,7 @@ class RoutedConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = ROUTED
-        self.placements = [placement(item) for item in self.placements]
+        self.placements = [parse_placement(item) for item in self.placements]
 
     def to_dict(self) -> dict[str, Any]:
         """As saved; placements become plain dictionaries."""

@@ -9,7 +9,7 @@ OVERVIEW = -1
 """Crop index of a tower row that shows the whole picture."""
 
 
-def crop_index(
+def compute_crop_index(
     crops: str,
     ids: Tensor,
     token_ids: list[int],
@@ -114,7 +114,7 @@ def _tiled(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
     return sizes
 
 
-def tile_counts(pixels: Tensor) -> list[int]:
+def count_tiles(pixels: Tensor) -> list[int]:
     """Tower rows of each picture; ``pixels`` [pictures, tiles, channels, height, width].
 
     Pictures with fewer tiles than the most are padded with zeros, and the model leaves those tiles out.

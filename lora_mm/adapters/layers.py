@@ -9,10 +9,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from lora_mm.adapters.peft_lora import frozen
+from lora_mm.adapters.peft_lora import as_frozen
 from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.signal import Signal
-from lora_mm.adapters.token_router import Mixture
+from lora_mm.adapters.token_router import TokenRouter
 from lora_mm.errors import InputError
 from lora_mm.ops.linear import adapted_linears
 from lora_mm.ops.lowrank import routed_update, update_of
@@ -60,12 +60,12 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.signal = signal
         self.placements: dict[str, Placement] = {}
         self.shared: dict[str, nn.ParameterDict] = {}
-        self.mixtures: dict[str, Mixture] = {}
+        self.mixtures: dict[str, TokenRouter] = {}
         self.roles: dict[str, str] = {}
         self.residuals: dict[str, Residual] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
-        self.in_features, self.out_features = features(base_layer)
+        self.in_features, self.out_features = feature_sizes(base_layer)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
@@ -82,7 +82,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
         if site.residual is not None:
             self.residuals[adapter_name] = Residual(site.residual)
-        width = self.in_features if site.residual is None else features(site.residual)[0]
+        width = self.in_features if site.residual is None else feature_sizes(site.residual)[0]
         # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
         down = torch.empty(rank if row.shared_down else experts * rank, width)
         if row.shared_down:
@@ -127,7 +127,9 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         assert placement.experts is not None
         assert placement.top_k is not None
         self.routed_R[adapter_name] = self._router(placement.experts)
-        self.mixtures[adapter_name] = Mixture(self.routed_R, adapter_name, placement.top_k, placement.balance or 0.0)
+        self.mixtures[adapter_name] = TokenRouter(
+            self.routed_R, adapter_name, placement.top_k, placement.balance or 0.0
+        )
 
     def routing_table(self, adapter_name: str) -> Tensor:
         """Weight of every expert for every modality, ``[M, E]``: w = softmax((R m̂ + c) / t), m̂ = m / rms(m)."""
@@ -142,7 +144,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         if names and self.placements[names[0]].row.reads == "output" and (norm := self._norm(x)) is not None:
             first, *names = names
             output = self._routed(first, x, x, norm=norm[0], eps=norm[1])
-        elif not (args or kwargs) and self._together(names) and (base := frozen(self.base_layer, x)) is not None:
+        elif not (args or kwargs) and self._together(names) and (base := as_frozen(self.base_layer, x)) is not None:
             update = update_of(x, **self._routing(names[0], x), **self._tensors(names[0]))
             return adapted_linears(x, [(base, update)])[0]
         else:
@@ -315,7 +317,7 @@ class Residual:
         self._kept = args[0]
 
 
-def features(base_layer: nn.Module) -> tuple[int, int]:
+def feature_sizes(base_layer: nn.Module) -> tuple[int, int]:
     """Width of what goes into and comes out of a norm or a linear layer."""
     weight = getattr(base_layer, "weight", None)
     if weight is not None and weight.dim() == 1:

@@ -20,7 +20,7 @@ from lora_mm.ops.lowrank import Update, uniform
 from lora_mm.ops.nf4 import packed
 
 
-class Siblings:
+class SharedInput:
     """Layers that read the same tensor one after the other, such as q, k and v: the first that is called does all.
 
     Results wait here until they are asked for with that same tensor, and never longer than until the next one comes.
@@ -38,10 +38,10 @@ class Siblings:
             self._read = self._read if self._waiting else None
             return result
         self._read, self._waiting = None, {}
-        own = adapted(layer, x)
+        own = as_adapted(layer, x)
         if own is None:
             return None
-        others = [(id(other), form) for other in self.members if other is not layer and (form := adapted(other, x))]
+        others = [(id(other), form) for other in self.members if other is not layer and (form := as_adapted(other, x))]
         first, *results = adapted_linears(x, [own, *(form for _, form in others)])
         if others:
             self._read = x
@@ -49,10 +49,10 @@ class Siblings:
         return first
 
 
-def adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
+def as_adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
     """``layer`` as :func:`~lora_mm.ops.linear.adapted_linears` takes it; None for what that does not do.
 
-    That is: several adapters at once, dropout, variants such as DoRA, and what :func:`frozen` tells.
+    That is: several adapters at once, dropout, variants such as DoRA, and what :func:`as_frozen` tells.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1 or names[0] in layer.lora_variant:
@@ -63,11 +63,11 @@ def adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
     dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
     if (layer.training and getattr(dropout, "p", 0.0)) or up.bias is not None:
         return None
-    base = frozen(layer.base_layer, x)
+    base = as_frozen(layer.base_layer, x)
     return None if base is None else (base, uniform(down.weight, up.weight, layer.scaling[name]))
 
 
-def frozen(base: nn.Module, x: Tensor) -> Frozen | None:
+def as_frozen(base: nn.Module, x: Tensor) -> Frozen | None:
     """A frozen base layer in the form of ``adapted_linears``, for a product with ``x``; None where that has none.
 
     None is for hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes' own product
@@ -95,14 +95,14 @@ def frozen(base: nn.Module, x: Tensor) -> Frozen | None:
 class _Trained:
     """A LoRA layer of PEFT whose forward is ours where it can be."""
 
-    siblings: Siblings
+    siblings: SharedInput
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = None if args or kwargs else self.siblings.forward(self, x)
         return super().forward(x, *args, **kwargs) if result is None else result  # type: ignore[misc]
 
 
-class TrainedLinear(_Trained, LoraLinear):
+class FusedLoraLinear(_Trained, LoraLinear):
     """PEFT's LoRA beside an ``nn.Linear``."""
 
 
@@ -117,7 +117,7 @@ def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | N
     base = target.get_base_layer() if isinstance(target, LoraLayer) else target
     made: Any = None
     if type(base) is nn.Linear:
-        made = TrainedLinear(target, adapter_name, **kwargs)
+        made = FusedLoraLinear(target, adapter_name, **kwargs)
     elif type(base).__name__ == "Linear4bit" and kwargs.get("loaded_in_4bit"):
         from peft.tuners.lora.bnb import Linear4bit, dispatch_bnb_4bit
 
@@ -127,21 +127,21 @@ def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | N
             kind: Any = Linear4bit
             made.__class__ = _trained(kind)
     if made is not None:
-        made.siblings = Siblings()
+        made.siblings = SharedInput()
         made.siblings.members.append(made)
     return made
 
 
-def train_by_our_operations(config: peft.LoraConfig) -> None:
+def register_fused_layers(config: peft.LoraConfig) -> None:
     """Have the LoRA layers that PEFT makes from ``config`` in this process computed by ours."""
     config._register_custom_module({nn.Linear: _layer})
 
 
-def share_inputs(model: nn.Module, groups: Mapping[Any, Sequence[str]]) -> None:
+def group_shared_inputs(model: nn.Module, groups: Mapping[Any, Sequence[str]]) -> None:
     """Let the layers at the paths of each group, which read one tensor, be computed together."""
     for paths in groups.values():
         layers = [model.get_submodule(path) for path in paths]
-        together = Siblings()
+        together = SharedInput()
         together.members = [layer for layer in layers if isinstance(layer, _Trained)]
         for layer in together.members:
             layer.siblings = together

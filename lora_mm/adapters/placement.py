@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from lora_mm.adapters.methods import METHODS, Method
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, suggest_name
 
 _DEFAULTED = (
     "experts", "groups", "temperature", "dropout", "bias", "alpha", "learned_scale", "top_k", "combine", "balance",
@@ -61,7 +61,7 @@ class Placement:
     def _complete(self) -> Self:
         if self.method not in METHODS:
             raise ValueError(f"unknown method '{self.method}'; known are: {', '.join(METHODS)}."
-                             f"{nearest(self.method, list(METHODS))}")  # fmt: skip
+                             f"{suggest_name(self.method, list(METHODS))}")  # fmt: skip
         for name in _DEFAULTED:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self.row, name))
@@ -79,10 +79,11 @@ class Placement:
         assert self.groups is not None
         assert self.top_k is not None
         if self.part not in row.parts:
-            yield f"{method} has no part '{self.part}'; it has: {', '.join(row.parts)}.{nearest(self.part, row.parts)}"
+            close = suggest_name(self.part, row.parts)
+            yield f"{method} has no part '{self.part}'; it has: {', '.join(row.parts)}.{close}"
         if self.at not in row.sites:
             sites = list(row.sites)
-            yield f"{method} has no site '{self.at}'; it has: {', '.join(sites)}.{nearest(self.at, sites)}"
+            yield f"{method} has no site '{self.at}'; it has: {', '.join(sites)}.{suggest_name(self.at, sites)}"
         if self.experts > 1 and row.router in (None, "visual"):
             yield f"{self.experts} experts, but {method} has but one; use 1."
         if row.router == "token" and not self.top_k <= self.experts:
@@ -120,7 +121,7 @@ class Placement:
         return f"{self.method} on {self.part} at {self.at}"
 
 
-def placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
+def parse_placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
     """A :class:`Placement` from a method's name or its fields; raises InputError naming every fault."""
     if isinstance(fields, Placement):
         return fields
@@ -128,10 +129,10 @@ def placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
     try:
         return TypeAdapter(Placement).validate_python(data)
     except ValidationError as error:
-        raise InputError(*explain(error, Placement)) from None
+        raise InputError(*explain_validation_error(error, Placement)) from None
 
 
-def explain(error: ValidationError, model: Any) -> list[str]:
+def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
     """A validation error as one line a fault: the key, what is wrong with it, the nearest known key.
 
     Args:
@@ -144,14 +145,14 @@ def explain(error: ValidationError, model: Any) -> list[str]:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *path, key = item["loc"]
-            lines.append(f"{place}: unknown key.{nearest(str(key), _keys(model, path))}")
+            lines.append(f"{place}: unknown key.{suggest_name(str(key), _keys(model, path))}")
         elif item["type"] == "missing":
             lines.append(f"{place}: is missing.")
         elif item["type"] == "value_error":
             lines += [f"{place}: {line}" if place else line for line in message.splitlines()]
         else:
             known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
-            close = nearest(str(item["input"]), known)
+            close = suggest_name(str(item["input"]), known)
             lines.append(f"{place}: {message[0].lower()}{message[1:]}, not {item['input']!r}.{close}")
     return lines
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.targets import Target
-from lora_mm.models.anatomy import layer_paths, modalities
-from lora_mm.models.forward import place
+from lora_mm.models.anatomy import find_layers, list_modalities
+from lora_mm.models.forward import move_batch
 
 Batches = Mapping[str, Sequence[dict[str, Tensor]]]
 """Modality → model inputs of samples of it."""
@@ -35,7 +35,7 @@ class RoutingMap:
     meaning: str
 
 
-def routing_maps(model: Any, asked: Batches) -> list[RoutingMap]:
+def measure_routing(model: Any, asked: Batches) -> list[RoutingMap]:
     """The maps of an adapted model: by modality read off its routers, by token counted on the batches ``asked``.
 
     Args:
@@ -53,7 +53,7 @@ def routing_maps(model: Any, asked: Batches) -> list[RoutingMap]:
     maps = []
     for title, paths in _grouped(by_modality, spots).items():
         tables = [by_modality[path].routing_table("default").detach().float().tolist() for path in paths]
-        known = modalities(base) if len(tables[0]) > 1 else ("image",)
+        known = list_modalities(base) if len(tables[0]) > 1 else ("image",)
         maps.append(_map(base, spots, title, paths, known, tables, "weight of each expert"))
     if by_token:
         shares = {name: _token_shares(model, batches, by_token) for name, batches in asked.items()}
@@ -82,7 +82,7 @@ def _map(
     tables: Sequence[Sequence[Sequence[float]]],
     meaning: str,
 ) -> RoutingMap:
-    order = layer_paths(base, spots[paths[0]].placement.part)
+    order = find_layers(base, spots[paths[0]].placement.part)
     weights = tuple(tuple(tuple(row) for row in table) for table in tables)
     return RoutingMap(title, kinds, tuple(order.index(spots[path].layer) for path in paths), weights, meaning)
 
@@ -96,7 +96,7 @@ def _token_shares(
     mixtures = {path: layer.mixtures["default"] for path, layer in layers.items()}
     before = {path: mixture.taken() for path, mixture in mixtures.items()}
     for batch in batches:
-        model(**place(model, batch), logits_to_keep=1, use_cache=False)
+        model(**move_batch(model, batch), logits_to_keep=1, use_cache=False)
     found = {}
     for path, mixture in mixtures.items():
         use = mixture.taken().double()

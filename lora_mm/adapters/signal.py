@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_mm.adapters.crops import OVERVIEW, crop_index, tile_counts
+from lora_mm.adapters.crops import OVERVIEW, compute_crop_index, count_tiles
 from lora_mm.errors import LoraMMError
-from lora_mm.models.anatomy import anatomy_of, placeholder_ids
+from lora_mm.models.anatomy import get_anatomy, get_placeholder_ids
 
 _KEPT = "_lora_mm_modality"
 
@@ -39,7 +39,7 @@ class Signal:
     """What is known of the batch now in the model.
 
     Attributes:
-        modality: ``[batch]``, index of each row's modality in :func:`~lora_mm.models.anatomy.modalities`
+        modality: ``[batch]``, index of each row's modality in :func:`~lora_mm.models.anatomy.list_modalities`
             (0 is text; a row with placeholders of several modalities counts as the last of them). None before the
             first forward.
         visual: ``[batch, tokens]``, whether a token of this forward is a placeholder.
@@ -49,8 +49,8 @@ class Signal:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        anatomy = anatomy_of(model)
-        self.token_ids = list(placeholder_ids(model).values())
+        anatomy = get_anatomy(model)
+        self.token_ids = list(get_placeholder_ids(model).values())
         self.crops, self.framed = anatomy.crops, anatomy.framed
         self.crop_experts = 0
         self.modality: Tensor | None = None
@@ -106,7 +106,7 @@ class Signal:
         if tower.ids is None:
             raise LoraMMError("A tower with an adapter for each crop was called alone. Call the whole model.")
         if tower.crops is None:
-            index = crop_index(
+            index = compute_crop_index(
                 self.crops,
                 tower.ids,
                 self.token_ids,
@@ -132,7 +132,7 @@ class Signal:
     def announce(self, input_ids: Tensor, pixels: Tensor | None) -> None:
         """What the next call of the tower is about; ``pixels`` [pictures, tiles, …] where pictures are tiled."""
         tiled = self.crop_experts and pixels is not None and pixels.dim() == 5
-        self._tower = _Tower(input_ids, tile_counts(pixels) if tiled else None)
+        self._tower = _Tower(input_ids, count_tiles(pixels) if tiled else None)
 
     def _read(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Modality of each row and whether each token is visual."""

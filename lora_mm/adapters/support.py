@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_mm.adapters.methods import METHODS
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, suggest_name
 from lora_mm.models.families import Anatomy, Stack, find_family
 
 _LACKS: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
@@ -22,7 +22,7 @@ _LACKS: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
 """Router → when a family lacks what it reads, and the reason in words."""
 
 
-def applies(method_name: str, row: Anatomy, part: str | None = None) -> str | None:
+def find_obstacle(method_name: str, row: Anatomy, part: str | None = None) -> str | None:
     """Why a method cannot be used on a family; None where it can.
 
     Args:
@@ -35,7 +35,8 @@ def applies(method_name: str, row: Anatomy, part: str | None = None) -> str | No
     """
     if method_name not in METHODS:
         raise InputError(
-            f"Unknown method '{method_name}'; known are: {', '.join(METHODS)}.{nearest(method_name, list(METHODS))}"
+            f"Unknown method '{method_name}'; known are: {', '.join(METHODS)}."
+            f"{suggest_name(method_name, list(METHODS))}"
         )
     method = METHODS[method_name]
     if part is not None and part not in method.parts:
@@ -58,12 +59,12 @@ def _lacks_layers(part: str, stack: Stack | None, roles: set[str]) -> str | None
     return None if roles & set(stack.roles) else f"its {part} layers have none of {', '.join(sorted(roles))}"
 
 
-def methods_of(row: Anatomy) -> dict[str, str | None]:
+def list_methods(row: Anatomy) -> dict[str, str | None]:
     """Every method, with the reason why it cannot be used on the family of ``row``; None where it can."""
-    return {name: applies(name, row) for name in METHODS}
+    return {name: find_obstacle(name, row) for name in METHODS}
 
 
-def describe(model_type: str) -> dict[str, Any]:
+def describe_model_type(model_type: str) -> dict[str, Any]:
     """All that a row says and which methods it admits, as plain data for people and programs.
 
     Raises:
@@ -85,7 +86,7 @@ def describe(model_type: str) -> dict[str, Any]:
         "framed": row.framed,
         "packed": row.packed,
         "methods": {
-            name: {part: applies(name, row, part) for part in method.parts} for name, method in METHODS.items()
+            name: {part: find_obstacle(name, row, part) for part in method.parts} for name, method in METHODS.items()
         },
     }
 

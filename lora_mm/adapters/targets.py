@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lora_mm.adapters.layers import RoutedLayer, features
+from lora_mm.adapters.layers import RoutedLayer, feature_sizes
 from lora_mm.adapters.placement import Placement
-from lora_mm.adapters.support import applies, methods_of
+from lora_mm.adapters.support import find_obstacle, list_methods
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import anatomy_of, layer_modules, layer_paths
+from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Target:
     residual: str | None = None
 
 
-def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Target]:
+def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Target]:
     """Which module of ``model`` gets which placement.
 
     Raises:
@@ -56,17 +56,17 @@ def resolve(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Targ
 
 def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
     """The modules of one placement."""
-    row = anatomy_of(model)
+    row = get_anatomy(model)
     stack = row.stack(item.part)
-    reason = applies(item.method, row, item.part)
+    reason = find_obstacle(item.method, row, item.part)
     if reason is not None:
         family = model.config.model_type
-        others = [name for name, no in methods_of(row).items() if no is None]
+        others = [name for name, no in list_methods(row).items() if no is None]
         raise InputError(
             f"{item.method} cannot be used on '{family}' models: {reason}. "
             f"Those that can: {', '.join(others)} (`lora-mm models show {family}`)."
         )
-    layers = layer_paths(model, item.part)
+    layers = find_layers(model, item.part)
     chosen = range(len(layers)) if item.layers is None else item.layers
     beyond = [index for index in chosen if not 0 <= index < len(layers)]
     if beyond:
@@ -75,8 +75,8 @@ def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
         )
     targets: dict[str, Target] = {}
     for role in [role for role in item.roles if role in stack.roles]:
-        paths, norm = layer_modules(model, item.part, role), item.row.residual.get(role)
-        norms = layer_modules(model, item.part, norm) if norm else [None] * len(paths)
+        paths, norm = find_role_modules(model, item.part, role), item.row.residual.get(role)
+        norms = find_role_modules(model, item.part, norm) if norm else [None] * len(paths)
         targets |= {paths[index]: Target(item, role, layers[index], norms[index]) for index in chosen}
     if not targets:
         looked = "leave `layers` out for all" if item.layers == [] else (
@@ -85,7 +85,7 @@ def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
         raise InputError(f"{item} matches no module of this model: {looked}.")
     for path in targets:
         module = model.get_submodule(path)
-        width = features(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
+        width = feature_sizes(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
         if width % (item.groups or 1):
             raise InputError(f"{item}: groups {item.groups} must divide the layer's width, {width}.")
     return targets

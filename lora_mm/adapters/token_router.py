@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora_mm.ops.autocast import without_autocast
 
 
-class Mixture:
+class TokenRouter:
     """The routing of one feed-forward in the current forward.
 
     Attributes:
@@ -91,7 +91,7 @@ class _WithLoss(torch.autograd.Function):
         return grads[0], torch.full_like(ctx.like, ctx.weight), None
 
 
-def mixtures(model: nn.Module) -> list[Mixture]:
+def find_token_routers(model: nn.Module) -> list[TokenRouter]:
     """Every feed-forward's routing in ``model``, each once."""
     found = {id(one): one for module in model.modules() for one in getattr(module, "mixtures", {}).values()}
     return list(found.values())

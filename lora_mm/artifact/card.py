@@ -69,7 +69,7 @@ Into the base's weights, to be used without lora-mm:
 ```"""
 
 
-def model_card(
+def render_model_card(
     *,
     name: str,
     summary: str,
@@ -97,25 +97,27 @@ def model_card(
     """
     rows = "\n".join(f"| {part} | {total:,} | {count:,} |" for part, (total, count, _) in parts.items())
     return _CARD.format(
-        metadata=metadata(base, revision, licence, "peft", ["multimodal", *(dict.fromkeys(methods) or ["connector"])]),
-        name=one_line(name),
-        summary=one_line(summary),
-        base=one_line(base),
+        metadata=render_metadata(
+            base, revision, licence, "peft", ["multimodal", *(dict.fromkeys(methods) or ["connector"])]
+        ),
+        name=to_one_line(name),
+        summary=to_one_line(summary),
+        base=to_one_line(base),
         revision=f" at revision `{revision}`" if revision else "",
         version=version,
-        data=f"`{one_line(data)}`",
+        data=f"`{to_one_line(data)}`",
         trained=trained,
         size=size,
         scores=scores.strip(),
-        load=(_LOAD_STOCK if stock else _LOAD_ROUTED).format(folder=one_line(folder)),
-        merge=_merging(methods, one_line(folder)),
+        load=(_LOAD_STOCK if stock else _LOAD_ROUTED).format(folder=to_one_line(folder)),
+        merge=_merging(methods, to_one_line(folder)),
         parts=f"| part | parameters | trained |\n|---|---:|---:|\n{rows}",
-        folder=one_line(folder),
+        folder=to_one_line(folder),
         licence=_licence(licence),
     )
 
 
-def metadata(base: str, revision: str | None, licence: str, library: str, tags: Sequence[str] = ()) -> str:
+def render_metadata(base: str, revision: str | None, licence: str, library: str, tags: Sequence[str] = ()) -> str:
     """What the Hub reads on top of a card, as YAML.
 
     Args:
@@ -155,9 +157,9 @@ def _merging(methods: Sequence[str], folder: str) -> str:
 def _licence(licence: str) -> str:
     if licence == OTHER:
         return "Whoever trained it named none; what its base and its data are licensed under holds for it."
-    return f"{one_line(licence)}; what its base and its data are licensed under holds beside it."
+    return f"{to_one_line(licence)}; what its base and its data are licensed under holds beside it."
 
 
-def one_line(text: str) -> str:
+def to_one_line(text: str) -> str:
     """``text`` on one line, and no end of code in it."""
     return " ".join(text.split()).replace("`", "'")

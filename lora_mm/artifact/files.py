@@ -27,7 +27,7 @@ LIMITS = {
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
-def check_folder(folder: Path) -> None:
+def check_adapter_folder(folder: Path) -> None:
     """Raise InputError unless ``folder`` holds what an adapter folder must, and no pickle."""
     if not folder.is_dir():
         raise InputError(f"No adapter folder '{folder}'.")
@@ -47,7 +47,7 @@ def check_no_pickle(place: str, names: list[str]) -> None:
         )
 
 
-def check_sizes(place: str, sizes: dict[str, int]) -> None:
+def check_file_sizes(place: str, sizes: dict[str, int]) -> None:
     """Raise InputError for files of a folder, packed file or repository that are larger than they may be."""
     faults = [
         f"{place}: {name} has {size:,} bytes; the limit is {LIMITS[name]:,}."
@@ -58,16 +58,16 @@ def check_sizes(place: str, sizes: dict[str, int]) -> None:
         raise InputError(*faults)
 
 
-def shared_files(folder: Path) -> list[Path]:
+def list_shared_files(folder: Path) -> list[Path]:
     """The files of an adapter folder that are shared, by name; raises InputError where they cannot be."""
-    check_folder(folder)
+    check_adapter_folder(folder)
     files = [folder / name for name in sorted(LIMITS) if (folder / name).is_file()]
-    check_sizes(str(folder), {file.name: file.stat().st_size for file in files})
-    tensor_shapes(folder / WEIGHTS)
+    check_file_sizes(str(folder), {file.name: file.stat().st_size for file in files})
+    read_tensor_shapes(folder / WEIGHTS)
     return files
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Tensor → its shape and dtype (as safetensors names it: ``F32``, ``BF16``, …), read from the header alone."""
     try:
         with safe_open(str(file), framework="numpy") as tensors:
@@ -77,7 +77,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         raise InputError(f"{file}: not a whole safetensors file: {error}.") from error
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
     """The object in ``file``; raises InputError where there is none."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

@@ -16,10 +16,10 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from lora_mm.adapters.attach import hold_in_fp32
-from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_folder, read_json
-from lora_mm.errors import InputError, LoraMMError, shortened
-from lora_mm.models.anatomy import anatomy_of
+from lora_mm.adapters.attach import train_whole_in_fp32
+from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
+from lora_mm.errors import InputError, LoraMMError, truncate_faults
+from lora_mm.models.anatomy import get_anatomy
 from lora_mm.models.loading import Base
 
 Mismatch = Literal["base", "inputs"]
@@ -36,7 +36,8 @@ def save_adapter(
         folder: made if it does not exist.
         base: what the adapter was trained on.
         recipe: the resolved recipe, as YAML.
-        dtype: of the tensors in the file; round the model first (:func:`round_adapter`), or it computes another thing.
+        dtype: of the tensors in the file; round the model first (:func:`round_adapter_weights`), or it
+            computes another thing.
     """
     model.peft_config["default"].base_model_name_or_path = base.name
     model.peft_config["default"].revision = base.revision
@@ -47,13 +48,13 @@ def save_adapter(
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
     facts = {
         "base": _identity(base),
-        "parts": anatomy_of(base.model).parts,
-        "inputs": preprocessing(base.processor),
+        "parts": get_anatomy(base.model).parts,
+        "inputs": describe_preprocessing(base.processor),
     }
     (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def round_adapter(model: peft.PeftModel, dtype: torch.dtype) -> None:
+def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:
     """Round everything that trains to what ``dtype`` can hold, so that the model computes what the saved file will.
 
     Raises:
@@ -89,16 +90,16 @@ def load_adapter(
         InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, one that
             cannot stand beside those in ``onto``, and for missing, unexpected or misshapen tensors: each named.
     """
-    check_folder(folder)
+    check_adapter_folder(folder)
     _check_mismatches(base, folder, accept)
-    config = peft_config_of(folder)
+    config = load_peft_config(folder)
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
     if onto is None:
         model = peft.PeftModel(base.model, config, adapter_name=name)
     else:
         model = _beside(onto, config, name, folder)
-    hold_in_fp32(model, name)  # as they were trained; rounded they would score otherwise
+    train_whole_in_fp32(model, name)  # as they were trained; rounded they would score otherwise
     tensors = _tensors(folder / WEIGHTS)
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     faults = [f"missing tensor {name}" for name in expected if name not in tensors]
@@ -110,13 +111,13 @@ def load_adapter(
     ]
     if faults:
         model.delete_adapter(name)
-        raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *shortened(faults))
+        raise InputError(f"{folder / WEIGHTS}: does not fit its own config on this base:", *truncate_faults(faults))
     set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.eval()
     return model
 
 
-def preprocessing(processor: Any) -> dict[str, Any]:
+def describe_preprocessing(processor: Any) -> dict[str, Any]:
     """What makes inputs what they are: picture sizes and statistics, the chat template's hash, special tokens."""
     image = processor.image_processor.to_dict()
     kept = ("size", "crop_size", "image_mean", "image_std", "rescale_factor", "do_resize", "do_center_crop", "resample",
@@ -140,10 +141,10 @@ def _identity(base: Base) -> dict[str, str | None]:
 
 def _check_mismatches(base: Base, folder: Path, accept: Collection[Mismatch]) -> None:
     """Warn of what is accepted, and raise InputError for the rest."""
-    facts = read_json(folder / PREPROCESSING)
+    facts = read_json_object(folder / PREPROCESSING)
     found: dict[Mismatch, list[str]] = {
         "base": _other_base(_section(facts, "base"), _identity(base)),
-        "inputs": _other_inputs(_section(facts, "inputs"), preprocessing(base.processor)),
+        "inputs": _other_inputs(_section(facts, "inputs"), describe_preprocessing(base.processor)),
     }
     unknown = [kind for kind in accept if kind not in found]
     if unknown:
@@ -205,9 +206,9 @@ def _beside(model: peft.PeftModel, config: peft.PeftConfig, name: str, folder: P
     return model
 
 
-def peft_config_of(folder: Path) -> peft.PeftConfig:
+def load_peft_config(folder: Path) -> peft.PeftConfig:
     """PEFT's config of the adapter in ``folder``; raises InputError naming what cannot be in it."""
-    data = read_json(folder / CONFIG)
+    data = read_json_object(folder / CONFIG)
     known = peft.PEFT_TYPE_TO_CONFIG_MAPPING
     if data.get("peft_type") not in known:
         raise InputError(f"{folder / CONFIG}: unknown peft_type {data.get('peft_type')!r}.")

@@ -18,16 +18,16 @@ from lora_mm.artifact.files import (
     PREPROCESSING,
     RECIPE,
     REQUIRED,
-    check_folder,
+    check_adapter_folder,
+    check_file_sizes,
     check_no_pickle,
-    check_sizes,
-    read_json,
-    shared_files,
+    list_shared_files,
+    read_json_object,
 )
-from lora_mm.artifact.packing import SUFFIX, unpack
-from lora_mm.atomic import whole_folder
+from lora_mm.artifact.packing import SUFFIX, unpack_adapter
+from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.hub_access import kept_here, trouble
+from lora_mm.hub_access import cache_folder, connection_error
 
 ORIGIN = "origin.json"
 """Beside a pulled adapter: the repository and the commit that it is from."""
@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[^@\s]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedAdapter:
     """An adapter on this machine.
 
     Attributes:
@@ -57,7 +57,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class PushResult:
     """What a push left on the Hub."""
 
     repo: str
@@ -67,11 +67,11 @@ class Pushed:
 
 
 def find_adapter(text: str | Path) -> Path:
-    """The folder of the adapter that ``text`` names; see :func:`locate`."""
-    return locate(str(text)).folder
+    """The folder of the adapter that ``text`` names; see :func:`locate_adapter`."""
+    return locate_adapter(str(text)).folder
 
 
-def locate(text: str, revision: str | None = None) -> Found:
+def locate_adapter(text: str, revision: str | None = None) -> LocatedAdapter:
     """The adapter called ``text``: a folder, a packed file, or a Hub id, ``ID@REVISION`` for a certain commit of it.
 
     What is here by that name comes first. A packed file is unpacked under ``$HF_HOME/lora-mm``, once for each content.
@@ -84,35 +84,35 @@ def locate(text: str, revision: str | None = None) -> Found:
     if revision is not None and path.exists():
         raise InputError(f"--revision {revision}: '{text}' is here already; only what is on the Hub has revisions.")
     if path.is_dir():
-        check_folder(path)
-        origin = read_json(path / ORIGIN) if (path / ORIGIN).is_file() else {}
-        return Found(path, path.resolve().name, origin.get("repo"), origin.get("commit"))
+        check_adapter_folder(path)
+        origin = read_json_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
+        return LocatedAdapter(path, path.resolve().name, origin.get("repo"), origin.get("commit"))
     if path.is_file():
-        return Found(_unpacked(path), path.name.removesuffix(SUFFIX))
+        return LocatedAdapter(_unpacked(path), path.name.removesuffix(SUFFIX))
     match = _HUB_ID.fullmatch(text)
     if match is None:
         raise InputError(f"No adapter folder '{text}'.")
     repo = match["repo"]
     revision = revision or match["revision"]
     folder = _snapshot(repo, revision)
-    return Found(folder, repo.rpartition("/")[2], repo, folder.name)
+    return LocatedAdapter(folder, repo.rpartition("/")[2], repo, folder.name)
 
 
-def pull(text: str, output: Path | None = None, *, revision: str | None = None) -> tuple[Path, Found]:
+def pull_adapter(text: str, output: Path | None = None, *, revision: str | None = None) -> tuple[Path, LocatedAdapter]:
     """Put the adapter called ``text`` into a folder of its own.
 
     Args:
-        text: as for :func:`locate`.
+        text: as for :func:`locate_adapter`.
         output: the folder to make; by default one of the adapter's name, here.
         revision: branch, tag or commit on the Hub; the commit is kept in :data:`ORIGIN`.
 
     Returns:
         The folder, and what it was copied from.
     """
-    found = locate(text, revision)
+    found = locate_adapter(text, revision)
     output = output or Path(found.name)
-    with whole_folder(output) as folder:
-        for file in shared_files(found.folder):
+    with atomic_folder(output) as folder:
+        for file in list_shared_files(found.folder):
             shutil.copyfile(file, folder / file.name)
         if found.repo:
             origin = {"repo": found.repo, "commit": found.commit}
@@ -120,14 +120,14 @@ def pull(text: str, output: Path | None = None, *, revision: str | None = None) 
     return output, found
 
 
-def push(
+def push_adapter(
     folder: Path,
     repo: str,
     *,
     public: bool = False,
     branch: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Pushed:
+) -> PushResult:
     """Upload the adapter in ``folder`` to the Hub as one commit, with the token of ``HF_TOKEN`` or ``hf auth login``.
 
     Args:
@@ -141,7 +141,7 @@ def push(
             what was asked for.
         LoraMMError: when the Hub refuses.
     """
-    files = shared_files(folder)
+    files = list_shared_files(folder)
     if _HUB_ID.fullmatch(repo) is None or "@" in repo:
         raise InputError(f"'{repo}' is no Hub id; write it as OWNER/NAME.")
     _check_reachable(repo)
@@ -170,7 +170,7 @@ def push(
         operations += [CommitOperationDelete(name) for name in gone]
         message = f"Adapter {folder.resolve().name}"
         commit = api.create_commit(repo, operations, commit_message=message, revision=branch)
-    return Pushed(repo, commit.oid, f"{api.endpoint}/{repo}", bool(info.private))
+    return PushResult(repo, commit.oid, f"{api.endpoint}/{repo}", bool(info.private))
 
 
 def _check_visibility(repo: str, private: bool, public: bool) -> None:
@@ -182,7 +182,7 @@ def _check_visibility(repo: str, private: bool, public: bool) -> None:
 
 def _local_paths(folder: Path) -> Iterator[str]:
     """What the adapter says that holds on this machine only, a line each."""
-    base = read_json(folder / PREPROCESSING).get("base") or {}
+    base = read_json_object(folder / PREPROCESSING).get("base") or {}
     name, revision = base.get("name"), base.get("revision")
     if revision is None and name not in (None, "pocket"):
         yield (
@@ -197,9 +197,9 @@ def _unpacked(file: Path) -> Path:
     """The folder of a packed file, unpacked now if it is not yet."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    folder = kept_here() / "packed" / digest / file.name.removesuffix(SUFFIX)
+    folder = cache_folder() / "packed" / digest / file.name.removesuffix(SUFFIX)
     if not folder.is_dir():
-        unpack(file, folder)
+        unpack_adapter(file, folder)
     return folder
 
 
@@ -209,7 +209,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
 
     text = f"{repo}@{revision}" if revision else repo
 
-    if (why := trouble()) is not None:
+    if (why := connection_error()) is not None:
         try:
             folder = Path(
                 snapshot_download(repo, revision=revision, allow_patterns=list(LIMITS), local_files_only=True)
@@ -219,7 +219,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
                 f"'{text}' is no folder or file here, and not to be had from the Hugging Face Hub ({why}).",
                 f"Check the path; or, where the Hub can be reached, `lora-mm share pull {text}`, and take the folder.",
             ) from None
-        check_folder(folder)
+        check_adapter_folder(folder)
         return folder
     with _told(repo, revision):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
@@ -228,16 +228,16 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         missing = [name for name in REQUIRED if name not in sizes]
         if missing:
             raise InputError(f"{repo}: not an adapter of lora-mm; it lacks {', '.join(missing)}.")
-        check_sizes(repo, {name: size for name, size in sizes.items() if name in LIMITS})
+        check_file_sizes(repo, {name: size for name, size in sizes.items() if name in LIMITS})
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(LIMITS)))
     if folder.name != info.sha:
         raise LoraMMError(f"{repo}: was changed while it was read; do it again.")
-    check_folder(folder)
+    check_adapter_folder(folder)
     return folder
 
 
 def _check_reachable(repo: str) -> None:
-    if (why := trouble()) is not None:
+    if (why := connection_error()) is not None:
         raise InputError(
             f"{repo}: the Hugging Face Hub cannot be reached ({why}).",
             "Without it, share a file: `lora-mm share pack ADAPTER`.",

@@ -10,21 +10,21 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from lora_mm.artifact.files import LIMITS, check_folder, check_no_pickle, check_sizes, shared_files
-from lora_mm.atomic import whole_folder
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.artifact.files import LIMITS, check_adapter_folder, check_file_sizes, check_no_pickle, list_shared_files
+from lora_mm.atomic import atomic_folder
+from lora_mm.errors import InputError, LoraMMError, truncate_faults
 
 SUFFIX = ".tar"
 
 
-def pack(folder: Path, file: Path) -> int:
+def pack_adapter(folder: Path, file: Path) -> int:
     """Write the adapter in ``folder`` to ``file``; gives the file's size in bytes.
 
     Raises:
         InputError: for a folder that is no adapter or holds a file over its limit, and for a ``file`` that exists.
         LoraMMError: when it cannot be written.
     """
-    members = shared_files(folder)
+    members = list_shared_files(folder)
     if file.exists():
         raise InputError(f"{file}: exists; name another file with --output.")
     writing = None
@@ -51,7 +51,7 @@ def pack(folder: Path, file: Path) -> int:
     return file.stat().st_size
 
 
-def unpack(file: Path, folder: Path) -> None:
+def unpack_adapter(file: Path, folder: Path) -> None:
     """Write the adapter packed in ``file`` to ``folder``, which appears only when all of it is there and sound.
 
     Raises:
@@ -63,7 +63,7 @@ def unpack(file: Path, folder: Path) -> None:
         # Never a compressed one: what that unpacks to is not bounded by its size.
         with tarfile.open(file, mode="r:") as tar:
             members = _checked(file, tar)
-            with whole_folder(folder) as writing:
+            with atomic_folder(folder) as writing:
                 for member in members:
                     content = tar.extractfile(member)
                     assert content is not None  # of regular files it is not
@@ -90,8 +90,8 @@ def _checked(file: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
     counts = Counter(member.name for member in members)
     faults += [f"{file}: {name} is in it {count} times." for name, count in counts.items() if count > 1]
     if faults:
-        raise InputError(*shortened(faults))
-    check_sizes(str(file), {member.name: member.size for member in members})
+        raise InputError(*truncate_faults(faults))
+    check_file_sizes(str(file), {member.name: member.size for member in members})
     return members
 
 
@@ -106,9 +106,9 @@ def _fault(member: tarfile.TarInfo) -> str | None:
 
 
 def _check_unpacked(file: Path, folder: Path) -> None:
-    """:func:`~.files.check_folder`, told of the packed file."""
+    """:func:`~.files.check_adapter_folder`, told of the packed file."""
     try:
-        check_folder(folder)
-        shared_files(folder)
+        check_adapter_folder(folder)
+        list_shared_files(folder)
     except InputError as error:
         raise InputError(*(fault.replace(str(folder), str(file)) for fault in error.faults)) from None

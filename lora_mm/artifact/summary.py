@@ -14,18 +14,18 @@ from lora_mm.artifact.files import (
     RECIPE,
     SCORES,
     WEIGHTS,
-    check_folder,
-    read_json,
-    tensor_shapes,
+    check_adapter_folder,
+    read_json_object,
+    read_tensor_shapes,
 )
 from lora_mm.errors import InputError
-from lora_mm.models.families import part_at
+from lora_mm.models.families import match_part
 
 _ROOT = "base_model.model."
 """What PEFT writes before the path of every tensor."""
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def summarize_adapter(folder: Path) -> dict[str, Any]:
     """All there is to know of the adapter in ``folder`` before it is loaded, as plain data.
 
     Parameters by part are counted from the tensors that are in the file, not from what the card says.
@@ -33,9 +33,13 @@ def describe(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: for a folder that is no adapter, or files in it that cannot be read.
     """
-    check_folder(folder)
-    config, facts, recipe = read_json(folder / CONFIG), read_json(folder / PREPROCESSING), _yaml(folder / RECIPE)
-    shapes = tensor_shapes(folder / WEIGHTS)
+    check_adapter_folder(folder)
+    config, facts, recipe = (
+        read_json_object(folder / CONFIG),
+        read_json_object(folder / PREPROCESSING),
+        _yaml(folder / RECIPE),
+    )
+    shapes = read_tensor_shapes(folder / WEIGHTS)
     card = _text(folder / CARD) if (folder / CARD).is_file() else ""
     return {
         "name": folder.name,
@@ -48,12 +52,12 @@ def describe(folder: Path) -> dict[str, Any]:
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _data(recipe),
         "licence": _front_matter(card, folder / CARD).get("license"),
-        "scores": _fields(read_json(folder / SCORES).get("scores")) if (folder / SCORES).is_file() else {},
+        "scores": _fields(read_json_object(folder / SCORES).get("scores")) if (folder / SCORES).is_file() else {},
         "card": card,
     }
 
 
-def as_lines(facts: dict[str, Any]) -> Iterator[str]:
+def format_summary(facts: dict[str, Any]) -> Iterator[str]:
     """What :func:`describe` found, for people; the card itself is left out, and so is what would steer a terminal."""
     for line in _lines(facts):
         yield "".join(letter if letter.isprintable() else "�" for letter in line)
@@ -69,13 +73,13 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{part} {count:,}" for part, count in parameters.items())
     yield f"parameters  {sum(parameters.values()):,}: {counts}"
     dtypes = " and ".join(facts["dtypes"])
-    yield f"weights     {size_in_words(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
+    yield f"weights     {format_size(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
     yield f"data        {facts['data'] or 'not stated'}"
     yield f"licence     {facts['licence'] or 'not stated'}"
     yield from _scores(facts["scores"])
 
 
-def size_in_words(size: int) -> str:
+def format_size(size: int) -> str:
     """``size`` bytes in KB or MB of 1,000."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
@@ -83,7 +87,7 @@ def size_in_words(size: int) -> str:
 def _by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, (shape, _) in shapes.items():
-        part = part_at(parts, name.removeprefix(_ROOT)) if isinstance(parts, dict) else "all"
+        part = match_part(parts, name.removeprefix(_ROOT)) if isinstance(parts, dict) else "all"
         found[part] = found.get(part, 0) + prod(shape)
     return found
 

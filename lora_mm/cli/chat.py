@@ -17,7 +17,7 @@ def chat(
     """
     from lora_mm.jobs.chat import Chat, pipe, talk
     from lora_mm.jobs.inference import load_adapted
-    from lora_mm.models.loading import memory_line
+    from lora_mm.models.loading import format_memory
 
     speaker = load_adapted(adapters, overrides, accept=[item.value for item in accept])
     session = Chat(
@@ -26,7 +26,7 @@ def chat(
         write=lambda text: print(text, end="", flush=True),
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    session.tell(f"Base {speaker.base.name}: {memory_line(speaker.model)}.")
+    session.tell(f"Base {speaker.base.name}: {format_memory(speaker.model)}.")
     if not sys.stdin.isatty():
         pipe(session)
         return

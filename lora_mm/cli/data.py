@@ -46,18 +46,18 @@ def check(
     """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
     from rich.console import Console
 
-    from lora_mm.data.check import check_data, recipe_or_path
-    from lora_mm.data.check_text import show
-    from lora_mm.jobs.session import collator_alone
+    from lora_mm.data.check import check_data, load_recipe_or_path
+    from lora_mm.data.check_text import print_report
+    from lora_mm.jobs.session import make_collator_without_weights
 
-    recipe, splits = recipe_or_path(data, overrides)
+    recipe, splits = load_recipe_or_path(data, overrides)
     console = Console(stderr=as_json)
     with console.status("") as status:
-        report = check_data(recipe, splits, collator_alone(recipe), status.update)
+        report = check_data(recipe, splits, make_collator_without_weights(recipe), status.update)
     if as_json:
         print(json.dumps(report.to_json(), ensure_ascii=False))
     else:
-        show(report, console)
+        print_report(report, console)
     if not report.sound:
         raise typer.Exit(2)
 
@@ -71,12 +71,14 @@ def preview(
     limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
 ) -> None:
     """Write one HTML page with rows to look at: pictures, what is said, what is learnt."""
-    from lora_mm.data.check import recipe_or_path
+    from lora_mm.data.check import load_recipe_or_path
     from lora_mm.jobs.preview import write_page
-    from lora_mm.jobs.session import collator_alone
+    from lora_mm.jobs.session import make_collator_without_weights
 
-    recipe, _ = recipe_or_path(data, overrides)
-    rows = write_page(output, recipe, split or recipe.data.train_split, collator_alone(recipe), count=limit)
+    recipe, _ = load_recipe_or_path(data, overrides)
+    rows = write_page(
+        output, recipe, split or recipe.data.train_split, make_collator_without_weights(recipe), count=limit
+    )
     print(f"Wrote {output}: {rows} rows, {output.stat().st_size / 1000:.0f} KB.")
 
 
@@ -88,9 +90,9 @@ def make(
     size: Annotated[int, typer.Option(min=100, help="Problems or rows in all.")] = 6000,
 ) -> None:
     """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
-    from lora_mm.pocket.plain import PLAIN, make_rows
+    from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
 
-    if world.value in PLAIN:
+    if world.value in PLAIN_KINDS:
         counts = make_rows(output, world.value, seed=seed, size=size)
         print(f"Wrote {output}: {counts['train']:,} rows to train on, {counts['test']:,} to be asked, seed {seed}.")
         return

@@ -6,9 +6,9 @@ from lora_mm.cli.options import JsonOption
 def env(as_json: JsonOption = False) -> None:
     """Versions and devices, for bug reports."""
     from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.environment import environment
+    from lora_mm.jobs.environment import describe_environment
 
-    facts = environment()
+    facts = describe_environment()
     if as_json:
         print(to_json(facts))
         return

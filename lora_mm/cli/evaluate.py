@@ -28,12 +28,12 @@ def evaluate(
     """Score an adapter on its recipe's data, by the metric that its recipe names."""
     from rich.console import Console
 
-    from lora_mm.evaluation.report import as_dict, as_table, to_json
-    from lora_mm.jobs.evaluate import contenders_of, page_of
+    from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
     from lora_mm.jobs.evaluate import evaluate as run
+    from lora_mm.jobs.evaluate import load_contenders, make_page
     from lora_mm.progress import Display
 
-    contenders = contenders_of(adapter, overrides, base_only=base_only, other=compare)
+    contenders = load_contenders(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
     found = run(
         contenders,
@@ -46,18 +46,18 @@ def evaluate(
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if report:
-        page_of(found, contenders).write(report)
+        make_page(found, contenders).write(report)
     if as_json:
         facts = {
             "adapter": adapter,
             "commit": contenders[0].commit,
             "rows": found.account,
-            "scores": as_dict(found.scores),
+            "scores": scores_to_dict(found.scores),
         }
         facts |= {"comparison": found.comparison.as_dict()} if found.comparison else {}
         print(to_json(facts))
         return
     console.print(found.account, highlight=False)
-    console.print(as_table(found.scores, title=found.title))
+    console.print(scores_to_table(found.scores, title=found.title))
     for line in found.comparison.sentences() if found.comparison else ():
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -34,7 +34,7 @@ def finetune(
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import as_dict, to_json
+    from lora_mm.evaluation.report import scores_to_dict, to_json
     from lora_mm.jobs.finetune import finetune as run
     from lora_mm.jobs.run_folder import REPORT
 
@@ -53,4 +53,4 @@ def finetune(
         highlight=False,
     )
     if as_json:
-        print(to_json({"folder": str(outcome.folder), "scores": as_dict(outcome.scores), "figures": figures}))
+        print(to_json({"folder": str(outcome.folder), "scores": scores_to_dict(outcome.scores), "figures": figures}))

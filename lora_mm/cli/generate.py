@@ -26,10 +26,10 @@ def generate(
 ) -> None:
     """Ask adapters about pictures: of each, what it writes."""
     from lora_mm.data.example import Turn
-    from lora_mm.data.fetch import find_picture
+    from lora_mm.data.fetch import fetch_picture
     from lora_mm.jobs.inference import load_adapted
 
-    turn = Turn("user", prompt, tuple(find_picture(place) for place in images))
+    turn = Turn("user", prompt, tuple(fetch_picture(place) for place in images))
     speaker = load_adapted(
         adapters, overrides, accept=[item.value for item in accept], only=adapter_names, base_only=base_only
     )

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from lora_mm import distributed as processes
+from lora_mm import distributed
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
 
@@ -52,25 +52,25 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.argv[1:2] != ["finetune"]:  # which alone has work for several processes
-        if processes.rank():
+        if distributed.rank():
             return
-        processes.alone()
+        distributed.become_single_process()
     try:
-        with processes.one_voice():
+        with distributed.silence_other_ranks():
             app()
     except LoraMMError as error:
-        if processes.tells():
+        if distributed.is_first_to_fail():
             for line in str(error).splitlines():
                 print(line, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if processes.tells():
+        if distributed.is_first_to_fail():
             print("Stopped.", file=sys.stderr)
         sys.exit(130)
     except SystemExit:  # of a wrong call, or after --help: the first says so, and ends the others with itself
-        if not processes.rank():
+        if not distributed.rank():
             raise
     except Exception:  # a fault of ours: its traceback, but of one process
-        if processes.tells():
+        if distributed.is_first_to_fail():
             raise
         sys.exit(1)

@@ -43,11 +43,11 @@ def merge(
     """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""
     from lora_mm.artifact.hub import find_adapter
     from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.session import adapter_recipe
+    from lora_mm.jobs.session import find_adapter_recipe
     from lora_mm.recipe.load import load_recipe
 
     folders = [find_adapter(adapter) for adapter in adapters]
-    recipes = [load_recipe(adapter_recipe(folder), overrides) for folder in folders]
+    recipes = [load_recipe(find_adapter_recipe(folder), overrides) for folder in folders]
 
     from rich.console import Console
 

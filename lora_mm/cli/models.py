@@ -19,11 +19,12 @@ def complete_family(incomplete: str) -> list[str]:
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """Model types (as ``config.json`` names them), and the methods that apply to each."""
-    from lora_mm.adapters.support import methods_of
+    from lora_mm.adapters.support import list_methods
     from lora_mm.models.families import FAMILIES
 
     table = {
-        name: [method for method, reason in methods_of(row).items() if reason is None] for name, row in FAMILIES.items()
+        name: [method for method, reason in list_methods(row).items() if reason is None]
+        for name, row in FAMILIES.items()
     }
     if as_json:
         import json
@@ -41,9 +42,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """A family's parts, what its layers hold, how pictures reach it, and which methods apply."""
-    from lora_mm.adapters.support import describe
+    from lora_mm.adapters.support import describe_model_type
 
-    facts = describe(model_type)
+    facts = describe_model_type(model_type)
     if as_json:
         import json
 

@@ -28,18 +28,18 @@ def plan(
     from rich.console import Console
 
     from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.plan import GIB, needs_table, own_memory, verdict, ways_table
-    from lora_mm.jobs.plan import plan as run
+    from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_needs_table, make_ways_table
+    from lora_mm.jobs.plan import plan_run as run
 
-    memory = own_memory() if vram is None else vram * GIB
+    memory = get_device_memory() if vram is None else vram * GIB
     console = Console(stderr=as_json)
     with console.status("Taking steps without weights…"):
         found = run(loaded)
     fits = found.needed(found.ways[0]) <= memory
     console.print(f"{found.steps:,} steps on {found.examples:,} examples.", highlight=False)
-    console.print(needs_table(found), ways_table(found, memory, tflops * 1e12), sep="\n")
+    console.print(make_needs_table(found), make_ways_table(found, memory, tflops * 1e12), sep="\n")
     console.print(f"Hours at {tflops:g} TFLOP/s; scoring is not in them.", highlight=False)
-    console.print(verdict(found, memory), highlight=False, soft_wrap=True)
+    console.print(format_verdict(found, memory), highlight=False, soft_wrap=True)
     if as_json:
         print(to_json(found.as_dict() | {"memory": memory, "fits": fits}))
     if not fits:

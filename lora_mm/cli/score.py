@@ -25,21 +25,21 @@ def scienceqa(
     ] = False,
 ) -> None:
     """Official ScienceQA columns of a predictions file. Pictures are not needed."""
-    from lora_mm.data.scienceqa import load
-    from lora_mm.evaluation.report import as_dict, as_table
-    from lora_mm.evaluation.scienceqa import random_choice, read_results
-    from lora_mm.evaluation.scienceqa import score as score_predictions
+    from lora_mm.data.scienceqa import load_problems
+    from lora_mm.evaluation.report import scores_to_dict, scores_to_table
+    from lora_mm.evaluation.scienceqa import read_results, score_random_choice
+    from lora_mm.evaluation.scienceqa import score_problems as score_predictions
 
-    problems = load(data, split, pictures=False).problems
+    problems = load_problems(data, split, pictures=False).problems
     scores = {
-        "random choice": random_choice(problems),
+        "random choice": score_random_choice(problems),
         "predictions": score_predictions(problems, read_results(predictions), partial=partial),
     }
     if as_json:
-        account = {"data": data, "split": split, "predictions": str(predictions), "scores": as_dict(scores)}
+        account = {"data": data, "split": split, "predictions": str(predictions), "scores": scores_to_dict(scores)}
         typer.echo(json.dumps(account, ensure_ascii=False))
         return
 
     from rich.console import Console
 
-    Console().print(as_table(scores, title=f"ScienceQA {split}, accuracy in %"))
+    Console().print(scores_to_table(scores, title=f"ScienceQA {split}, accuracy in %"))

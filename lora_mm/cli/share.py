@@ -18,30 +18,30 @@ def pack(
 ) -> None:
     """Put an adapter into one file. The same adapter gives the same bytes."""
     from lora_mm.artifact import packing
-    from lora_mm.artifact.hub import locate
-    from lora_mm.artifact.summary import size_in_words
+    from lora_mm.artifact.hub import locate_adapter
+    from lora_mm.artifact.summary import format_size
 
-    found = locate(adapter)
+    found = locate_adapter(adapter)
     file = output or Path(found.name + packing.SUFFIX)
-    size = packing.pack(found.folder, file)
+    size = packing.pack_adapter(found.folder, file)
     if as_json:
         _print_json({"file": str(file), "bytes": size})
         return
-    print(f"Wrote {file}, {size_in_words(size)}.")
+    print(f"Wrote {file}, {format_size(size)}.")
 
 
 @app.command()
 def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     """What an adapter says of itself: base, placements, parameters by part, scores. Loads no model."""
-    from lora_mm.artifact.hub import locate
-    from lora_mm.artifact.summary import as_lines, describe
+    from lora_mm.artifact.hub import locate_adapter
+    from lora_mm.artifact.summary import format_summary, summarize_adapter
 
-    found = locate(adapter)
-    facts = {**describe(found.folder), "name": found.name}
+    found = locate_adapter(adapter)
+    facts = {**summarize_adapter(found.folder), "name": found.name}
     if as_json:
         _print_json({**facts, "repo": found.repo, "commit": found.commit})
         return
-    for line in as_lines(facts):
+    for line in format_summary(facts):
         print(line)
     if found.origin:
         print(f"from        {found.origin}")
@@ -59,7 +59,7 @@ def push(
     import sys
 
     from lora_mm.artifact.hub import find_adapter
-    from lora_mm.artifact.hub import push as run
+    from lora_mm.artifact.hub import push_adapter as run
 
     pushed = run(
         find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
@@ -79,7 +79,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Put an adapter from the Hub or from a packed file into a folder."""
-    from lora_mm.artifact.hub import pull as run
+    from lora_mm.artifact.hub import pull_adapter as run
 
     folder, found = run(source, output, revision=revision)
     if as_json:

@@ -11,9 +11,9 @@ from lora_mm.data import scienceqa
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.layouts import LAYOUTS
-from lora_mm.data.mask import Piece, decoded
-from lora_mm.data.source import Examples, Faults, Source, repeated, survey
-from lora_mm.data.splits import data_source, find_source, is_own, load_split
+from lora_mm.data.mask import MaskPiece, decode_mask
+from lora_mm.data.source import Examples, Faults, Source, find_repeated, survey_source
+from lora_mm.data.splits import find_source, get_scienceqa_path, is_own_data, load_split
 from lora_mm.errors import InputError
 from lora_mm.recipe.columns import COLUMNS, OPTIONAL
 from lora_mm.recipe.load import load_recipe, recipe_names
@@ -26,7 +26,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass
-class Looked:
+class SplitCheck:
     """What the rows of one split hold.
 
     Attributes:
@@ -58,7 +58,7 @@ class Looked:
 
 
 @dataclass
-class Report:
+class DataReport:
     """What :func:`check_data` found.
 
     Attributes:
@@ -69,10 +69,10 @@ class Report:
         allowed: whether faulty rows are to be left out, by ``data.faulty_rows``, and not to be an error.
     """
 
-    splits: dict[str, Looked]
+    splits: dict[str, SplitCheck]
     both: list[str]
     both_count: int
-    masks: dict[str, list[Piece]]
+    masks: dict[str, list[MaskPiece]]
     base: str
     allowed: bool
 
@@ -100,7 +100,7 @@ class Report:
         }
 
 
-def recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     """The recipe called ``name``, or one for the data at that path, read by the pocket base; and its splits to look at.
 
     A path's rows for evaluation are looked at where it has any.
@@ -110,14 +110,14 @@ def recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, li
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
     recipe = load_recipe("scienceqa-pocket", [f"data.path={Path(name).as_posix()!r}", *overrides])
     try:
-        for place in recipe.data.places if is_own(recipe.data) else ():
+        for place in recipe.data.places if is_own_data(recipe.data) else ():
             find_source(recipe.data, place, recipe.data.eval_split)
     except InputError:
         return recipe, [recipe.data.train_split]
     return recipe, [recipe.data.train_split, recipe.data.eval_split]
 
 
-def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: Tell = lambda what: None) -> Report:
+def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: Tell = lambda what: None) -> DataReport:
     """Read every row, open every picture, count every token.
 
     Memory grows by some 100 bytes a row, whatever a row holds (121 MiB from 10,000 to a million rows).
@@ -125,7 +125,7 @@ def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: 
     Raises:
         InputError: where there are no rows at all.
     """
-    found = {name: Looked() for name in splits}
+    found = {name: SplitCheck() for name in splits}
     marks: list[np.ndarray] = []
     examples: dict[str, Sequence[Example]] = {}
     for name, looked in found.items():
@@ -137,22 +137,22 @@ def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: 
     first, *others = marks
     twice = [number for other in others for number in np.flatnonzero(np.isin(first, other))]
     both = [examples[splits[0]][int(number)].id for number in twice[:10]]
-    masks = {example.id: decoded(collator, example) for example in _three(examples[splits[0]], collator)}
-    return Report(found, both, len(twice), masks, recipe.base.model, recipe.data.faulty_rows == "drop")
+    masks = {example.id: decode_mask(collator, example) for example in _three(examples[splits[0]], collator)}
+    return DataReport(found, both, len(twice), masks, recipe.base.model, recipe.data.faulty_rows == "drop")
 
 
-def places(recipe: Recipe, split: str) -> Iterator[tuple[Source, np.ndarray]]:
+def iterate_examples(recipe: Recipe, split: str) -> Iterator[tuple[Source, np.ndarray]]:
     """Where a split's own rows are."""
     for number, place in enumerate(recipe.data.places):
         yield find_source(recipe.data, place, split, number)
 
 
-def _read(recipe: Recipe, split: str, looked: Looked) -> tuple[Sequence[Example], np.ndarray]:
-    if not is_own(recipe.data):
+def _read(recipe: Recipe, split: str, looked: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
+    if not is_own_data(recipe.data):
         return _read_scienceqa(recipe, split, looked)
     sources, index, marks = [], [], []
-    for number, (source, rows) in enumerate(places(recipe, split)):
-        found = survey(source, rows)
+    for number, (source, rows) in enumerate(iterate_examples(recipe, split)):
+        found = survey_source(source, rows)
         sources.append(source)
         index.append(np.stack([np.full(len(found.kept), number), found.kept], axis=1).astype(np.int64))
         marks.append(found.marks)
@@ -162,13 +162,13 @@ def _read(recipe: Recipe, split: str, looked: Looked) -> tuple[Sequence[Example]
         looked.faults.add_all(found.faults)
     examples, content = Examples(sources, np.concatenate(index)), np.concatenate(marks)
     looked.usable = len(examples)
-    again = repeated(content)
+    again = find_repeated(content)
     looked.equal_count = len(again)
     looked.equal = [(examples[n].id, examples[first].id) for n, first in list(again.items())[:10]]
     return examples, content
 
 
-def _read_scienceqa(recipe: Recipe, split: str, looked: Looked) -> tuple[Sequence[Example], np.ndarray]:
+def _read_scienceqa(recipe: Recipe, split: str, looked: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
     looked.layouts.append("scienceqa")
     try:
         loaded = load_split(recipe, split)
@@ -176,12 +176,12 @@ def _read_scienceqa(recipe: Recipe, split: str, looked: Looked) -> tuple[Sequenc
         for fault in error.faults:
             looked.faults.add([fault])
         return [], np.array([], dtype=np.uint64)
-    looked.rows = scienceqa.load(data_source(recipe.data), split, pictures=False).rows
+    looked.rows = scienceqa.load_problems(get_scienceqa_path(recipe.data), split, pictures=False).rows
     looked.usable = len(loaded.examples)
     return loaded.examples, loaded.marks
 
 
-def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, looked: Looked) -> None:
+def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, looked: SplitCheck) -> None:
     totals = np.zeros(len(examples), dtype=np.int32)
     for number in range(len(examples)):
         example = examples[number]

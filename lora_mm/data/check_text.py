@@ -3,20 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lora_mm.data.check import Looked, Report
-from lora_mm.errors import shortened
+from lora_mm.data.check import DataReport, SplitCheck
+from lora_mm.errors import truncate_faults
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from lora_mm.data.mask import Piece
+    from lora_mm.data.mask import MaskPiece
 
 _TOLD = 20
 """Faults that are printed; --json has up to a thousand."""
 
 
-def show(report: Report, console: "Console") -> None:
+def print_report(report: DataReport, console: "Console") -> None:
     """Print the whole report."""
     from rich.text import Text
 
@@ -37,7 +37,7 @@ def show(report: Report, console: "Console") -> None:
         console.print(Text("\nSound: a run can take this data.", style="bold green"))
 
 
-def _show_faults(report: Report, console: "Console") -> None:
+def _show_faults(report: DataReport, console: "Console") -> None:
     from rich.text import Text
 
     faults = [fault for looked in report.splits.values() for fault in looked.faults.lines]
@@ -45,7 +45,7 @@ def _show_faults(report: Report, console: "Console") -> None:
     if rows:
         fate = "left out, by data.faulty_rows=drop" if report.allowed else "faulty"
         console.print(Text(f"\n{rows:,} row{'s' * (rows != 1)} {fate}", style="bold red"))
-        for fault in shortened(faults, _TOLD):
+        for fault in truncate_faults(faults, _TOLD):
             console.print(Text(f"  {fault}"), soft_wrap=True)
     if report.both:
         such = ", ".join(report.both[:3])
@@ -53,7 +53,7 @@ def _show_faults(report: Report, console: "Console") -> None:
         console.print(Text(line, style="bold red"), soft_wrap=True)
 
 
-def _facts(looked: Looked) -> Iterator[tuple[str, str]]:
+def _facts(looked: SplitCheck) -> Iterator[tuple[str, str]]:
     layouts = ", ".join(dict.fromkeys(looked.layouts))
     yield "rows", f"{looked.rows:,}, of which {looked.usable:,} can be used ({layouts})"
     names = {0: "text only", 1: "one picture"}
@@ -76,7 +76,7 @@ def _mix(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in counts.items()) or "none"
 
 
-def _mask(pieces: "Sequence[Piece]", coloured: bool) -> "Text":
+def _mask(pieces: "Sequence[MaskPiece]", coloured: bool) -> "Text":
     from rich.text import Text
 
     if coloured:

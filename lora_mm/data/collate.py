@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.encode import Row, encode, image_mark
+from lora_mm.data.encode import EncoderRow, encode_rows, get_image_mark
 from lora_mm.data.example import Example, ImageSource, Turn, open_image
-from lora_mm.data.render import Rendered, Renderer, message_of
+from lora_mm.data.render import RenderedExample, Renderer, to_message
 from lora_mm.data.slicing import Slicer
-from lora_mm.errors import InputError, shortened
-from lora_mm.models.forward import IGNORED
+from lora_mm.errors import InputError, truncate_faults
+from lora_mm.models.forward import IGNORE_INDEX
 
 Overlong = Literal["error", "drop", "truncate"]
 
@@ -39,7 +39,7 @@ _OF_TOKENS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedExamples:
     """What :meth:`Collator.prepare` found.
 
     Attributes:
@@ -58,7 +58,7 @@ class Prepared:
     faults: list[str]
 
 
-class Picked(Sequence[Example]):
+class Subset(Sequence[Example]):
     """Some examples of a sequence, each read when it is asked for."""
 
     def __init__(self, examples: Sequence[Example], numbers: Sequence[int]) -> None:
@@ -69,7 +69,7 @@ class Picked(Sequence[Example]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return Picked(self.examples, self.numbers[number])
+            return Subset(self.examples, self.numbers[number])
         return self.examples[self.numbers[number]]
 
 
@@ -84,7 +84,7 @@ class Collator(Renderer):
         format: as in ``apply_chat_template``; the picture goes before the text.
 
     Called on examples it gives a training batch, padded on the right: what the processor returns, and ``labels``
-    [batch, tokens] that are :data:`IGNORED` everywhere but on the assistant's turns, each with the end that the
+    [batch, tokens] that are :data:`IGNORE_INDEX` everywhere but on the assistant's turns, each with the end that the
     template gives it, and an end-of-sequence token behind the last.
     """
 
@@ -102,8 +102,8 @@ class Collator(Renderer):
         rows = []
         for example, text in zip(examples, rendered, strict=True):
             rows.append(self._row(text.prompt, text.target, self._spoken(example, text), example))
-        batch = encode(self.processor, rows, "right")
-        labels = torch.full_like(batch["input_ids"], IGNORED)
+        batch = encode_rows(self.processor, rows, "right")
+        labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
         for row, (example, text) in enumerate(zip(examples, rendered, strict=True)):
             length = int(batch["attention_mask"][row].sum())
             needed = length - text.size + text.spans[text.free][0]
@@ -124,16 +124,16 @@ class Collator(Renderer):
         for example in examples:
             prompt = self.rendered(example).prompt
             rows.append(self._row(prompt, begin, self.count(prompt, begin)[1], example))
-        return encode(self.processor, rows, "left")
+        return encode_rows(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """What was said so far, up to where the assistant speaks, as one row; pictures go before their turn's text."""
         for turn in turns:
             self._check_plain(f"{turn.role}'s turn", turn.text)
-        messages = [message_of(turn.role, turn.text, len(turn.images)) for turn in turns]
+        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in turns]
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))
-        return encode(self.processor, [self._row(prompt, "", 0, shown)], "left")
+        return encode_rows(self.processor, [self._row(prompt, "", 0, shown)], "left")
 
     def length(self, example: Example) -> tuple[int, int]:
         """Tokens that cannot be cut, and the others.
@@ -150,7 +150,7 @@ class Collator(Renderer):
         examples: Sequence[Example],
         overlong: Overlong,
         faulty: Literal["error", "drop"] = "error",
-    ) -> Prepared:
+    ) -> PreparedExamples:
         """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
 
         A picture is never cut: an example that has no room for an answer behind its pictures cannot be truncated, and
@@ -186,8 +186,8 @@ class Collator(Renderer):
             lengths.append(min(total, self.max_length))
             pictured.append(bool(example.pictures))
         if faults and faulty == "error":
-            raise InputError(*shortened(faults))
-        return Prepared(Picked(examples, numbers), lengths, pictured, dropped, truncated, faults)
+            raise InputError(*truncate_faults(faults))
+        return PreparedExamples(Subset(examples, numbers), lengths, pictured, dropped, truncated, faults)
 
     def too_long(self, name: str, needed: int, total: int, overlong: Overlong) -> str | None:
         """What is wrong with an example of so many tokens, of which so many cannot be cut; None if nothing is."""
@@ -202,15 +202,15 @@ class Collator(Renderer):
             "data.overlong to drop or truncate"
         )
 
-    def _row(self, prompt: str, answer: str, spoken: int, example: Example) -> Row:
+    def _row(self, prompt: str, answer: str, spoken: int, example: Example) -> EncoderRow:
         pictures = [self._open(example, source) for source in example.pictures]
         if self.slicer:
-            mark = image_mark(self.processor)
+            mark = get_image_mark(self.processor)
             prompt = prompt.replace(mark, mark * self.slicer.views)
             pictures = [view for picture in pictures for view in self.slicer(picture)]
-        return Row(prompt, answer, spoken, pictures)
+        return EncoderRow(prompt, answer, spoken, pictures)
 
-    def _placed(self, ids: Tensor, example: Example, text: Rendered) -> list[tuple[int, int]]:
+    def _placed(self, ids: Tensor, example: Example, text: RenderedExample) -> list[tuple[int, int]]:
         """Where the assistant speaks in a row, whose pictures are spelled out.
 
         Behind all pictures that is counted from the row's end; before one of them it is looked for, from the end too.
@@ -228,7 +228,7 @@ class Collator(Renderer):
             placed.insert(0, (bound, bound + end - start))
         return placed
 
-    def _spoken(self, example: Example, text: Rendered) -> int:
+    def _spoken(self, example: Example, text: RenderedExample) -> int:
         """Tokens of a row from the assistant's first turn on."""
         first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
         later = [image for turn in example.turns[first:] for image in turn.images]
@@ -257,12 +257,12 @@ class Collator(Renderer):
             content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "a"}]
             prompt = self.processor.apply_chat_template([{"role": "user", "content": content}])
             pictures = [Image.new("RGB", size) for size in sizes]
-            expanded = encode(self.processor, [Row(prompt, "", 0, pictures)], "right")
+            expanded = encode_rows(self.processor, [EncoderRow(prompt, "", 0, pictures)], "right")
             self._counted[sizes] = expanded["input_ids"].shape[1] - len(self.tokens(prompt)) + len(sizes)
         return self._counted.get(sizes, 0)
 
 
-def batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+def split_into_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
     """``examples`` in runs of ``size``; the last may be shorter."""
     for start in range(0, len(examples), size):
         yield examples[start : start + size]

@@ -18,11 +18,11 @@ Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Row:
+class EncoderRow:
     """One row of a batch.
 
     Attributes:
-        prompt: as the chat template wrote it, with one mark (:func:`image_mark`) a picture.
+        prompt: as the chat template wrote it, with one mark (:func:`get_image_mark`) a picture.
         answer: what the assistant says, or how it begins.
         spoken: tokens of the row that are the assistant's; they are its last.
         pictures: in the order of their marks.
@@ -34,12 +34,12 @@ class Row:
     pictures: Sequence[Image.Image] = ()
 
 
-def encode(processor: Any, rows: Sequence[Row], side: Side) -> dict[str, Tensor]:
+def encode_rows(processor: Any, rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
     """The model inputs of one batch, shorter rows padded on ``side``."""
     by_hand = _BY_HAND.get(type(processor).__name__)
     texts = [row.prompt + row.answer for row in rows]
     layout: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": side}
-    layout["add_special_tokens"] = not any(begun(processor, row.prompt) for row in rows)
+    layout["add_special_tokens"] = not any(starts_with_bos(processor, row.prompt) for row in rows)
     if by_hand is None:
         images = {"images": [list(row.pictures) for row in rows]} if any(row.pictures for row in rows) else {}
         return dict(processor(text=texts, **images, **layout))
@@ -49,13 +49,13 @@ def encode(processor: Any, rows: Sequence[Row], side: Side) -> dict[str, Tensor]
     return {**batch, **by_hand.inputs(processor, batch, rows)}
 
 
-def begun(processor: Any, text: str) -> bool:
+def starts_with_bos(processor: Any, text: str) -> bool:
     """Whether the chat template has written the token with which a text begins; the tokenizer is to add no second."""
     begin = processor.tokenizer.bos_token
     return begin is not None and begin in text
 
 
-def image_mark(processor: Any) -> str:
+def get_image_mark(processor: Any) -> str:
     """What stands for a picture in a text."""
     mark = getattr(processor, "image_token", None)
     return str(mark or processor.tokenizer.convert_ids_to_tokens(processor.image_token_id))
@@ -74,10 +74,10 @@ class _ByHand:
     """
 
     written: Callable[[Any, str, Sequence[Image.Image]], str]
-    inputs: Callable[[Any, dict[str, Tensor], Sequence[Row]], dict[str, Tensor]]
+    inputs: Callable[[Any, dict[str, Tensor], Sequence[EncoderRow]], dict[str, Tensor]]
 
 
-def _pictures(rows: Sequence[Row]) -> list[Image.Image]:
+def _pictures(rows: Sequence[EncoderRow]) -> list[Image.Image]:
     return [picture for row in rows for picture in row.pictures]
 
 
@@ -86,7 +86,7 @@ def _pixels(processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
     return made if isinstance(made, Tensor) else made["pixel_values"]
 
 
-def _answers(batch: dict[str, Tensor], rows: Sequence[Row]) -> Tensor:
+def _answers(batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> Tensor:
     """Which tokens the assistant speaks, ``[batch, tokens]``."""
     mask = batch["attention_mask"]
     left = mask.flip(1).cumsum(dim=1).flip(1)  # of each token and those after it
@@ -94,11 +94,11 @@ def _answers(batch: dict[str, Tensor], rows: Sequence[Row]) -> Tensor:
 
 
 def _paligemma_text(processor: Any, text: str, pictures: Sequence[Image.Image]) -> str:
-    mark = image_mark(processor)
+    mark = get_image_mark(processor)
     return text.replace(mark, mark * processor.image_seq_length)
 
 
-def _paligemma_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
+def _paligemma_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
     # What is of type 0 is read both ways: an answer of type 0 would see the tokens that it is to predict.
     inputs = {"token_type_ids": _answers(batch, rows).long()}
     pictures = _pictures(rows)
@@ -106,18 +106,18 @@ def _paligemma_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[R
 
 
 def _blip_text(processor: Any, text: str, pictures: Sequence[Image.Image]) -> str:
-    mark = image_mark(processor)
+    mark = get_image_mark(processor)
     return text.replace(mark, mark * processor.num_query_tokens)
 
 
-def _blip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
+def _blip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
     # The model asks for a picture in every batch, and takes one that no token stands for.
     return {"pixel_values": _pixels(processor, _pictures(rows) or [Image.new("RGB", (32, 32))])}
 
 
-def _instructblip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
+def _instructblip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
     """The Q-Former reads the user's turn too, once for each of its pictures."""
-    drop = [image_mark(processor), processor.tokenizer.bos_token or ""]
+    drop = [get_image_mark(processor), processor.tokenizer.bos_token or ""]
     asked = []
     for row in rows:
         text = row.prompt
@@ -136,11 +136,11 @@ _FAKE = "<fake_token_around_image>"
 
 
 def _idefics_text(processor: Any, text: str, pictures: Sequence[Image.Image]) -> str:
-    mark = image_mark(processor)
+    mark = get_image_mark(processor)
     return text.replace(mark, _FAKE + mark + _FAKE).replace(_FAKE + _FAKE, _FAKE)
 
 
-def _idefics_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
+def _idefics_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
     """Pictures [batch, most of a row, …], zeros where a row has fewer; a token looks at the last one before it."""
     most = max(1, *(len(row.pictures) for row in rows))
     side = processor.image_processor.image_size
@@ -157,14 +157,14 @@ def _idefics_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row
 
 def _fuyu_text(processor: Any, text: str, pictures: Sequence[Image.Image]) -> str:
     """A picture is its lines of patches, each with a newline of its own."""
-    mark, line = image_mark(processor), processor.image_newline_token
+    mark, line = get_image_mark(processor), processor.image_newline_token
     first, *others = text.split(mark)
     grids = [_fuyu_patches(processor, picture).shape for picture in pictures]
     runs = [(mark * columns + line) * rows for rows, columns, _ in grids]
     return first + "".join(run + other for run, other in zip(runs, others, strict=True))
 
 
-def _fuyu_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
+def _fuyu_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
     patches = [_fuyu_patches(processor, picture).flatten(0, 1) for picture in _pictures(rows)]
     return {"pixel_values": torch.cat(patches)} if patches else {}
 

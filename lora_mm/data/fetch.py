@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 _AGENT = {"User-Agent": "lora-mm"}  # Wikimedia, among others, refuses Python's own name
 
 
-def find_picture(place: str) -> ImageSource:
+def fetch_picture(place: str) -> ImageSource:
     """The picture at ``place``, a path or an http(s) URL; it has been opened once, so it can be.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_mm.data.example import PICTURE, Example, ImageSource, Role, Turn
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, suggest_name
 from lora_mm.recipe.columns import COLUMNS, OPTIONAL
 
 Response = Literal["none", "short", "letter"]
@@ -45,12 +45,12 @@ class Layout:
 
     needs: tuple[str, ...]
     lacks: tuple[str, ...]
-    read: Callable[["Reader", Mapping[str, Any], str], Example]
+    read: Callable[["RowReader", Mapping[str, Any], str], Example]
     looks: str
 
 
 @dataclass(frozen=True)
-class Reader:
+class RowReader:
     """Turns rows into examples.
 
     Attributes:
@@ -144,7 +144,7 @@ class Reader:
         return f"{text}\n{suffix}" if suffix and text else text + suffix
 
 
-def recognise(columns: Sequence[str], named: Mapping[str, str], layout: str = "auto") -> str:
+def detect_layout(columns: Sequence[str], named: Mapping[str, str], layout: str = "auto") -> str:
     """The layout of rows with these columns, a key of :data:`LAYOUTS`.
 
     Args:
@@ -155,7 +155,7 @@ def recognise(columns: Sequence[str], named: Mapping[str, str], layout: str = "a
         InputError: when no layout fits, or several do, or a column could be several: what was seen, and how to say it.
     """
     faults = [
-        f"data.columns.{what}: the rows have no column '{column}'.{nearest(column, list(columns))}"
+        f"data.columns.{what}: the rows have no column '{column}'.{suggest_name(column, list(columns))}"
         for what, column in named.items()
         if column not in columns
     ]
@@ -254,15 +254,15 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-def _messages(reader: Reader, values: Mapping[str, Any], id: str) -> Example:
+def _messages(reader: RowReader, values: Mapping[str, Any], id: str) -> Example:
     return _conversation(reader, values["messages"], values, id)
 
 
-def _conversations(reader: Reader, values: Mapping[str, Any], id: str) -> Example:
+def _conversations(reader: RowReader, values: Mapping[str, Any], id: str) -> Example:
     return _conversation(reader, values["conversations"], values, id)
 
 
-def _conversation(reader: Reader, said: Any, values: Mapping[str, Any], id: str) -> Example:
+def _conversation(reader: RowReader, said: Any, values: Mapping[str, Any], id: str) -> Example:
     if not isinstance(said, list) or not said:
         raise InputError(f"{_shown(said)} is not a list of turns")
     left = list(reader.pictures(values.get("image")))
@@ -298,7 +298,7 @@ def _conversation(reader: Reader, said: Any, values: Mapping[str, Any], id: str)
     return Example(id, question.text, answer.text, question.images, history=tuple(history))
 
 
-def _turn(reader: Reader, item: Any, left: list[ImageSource]) -> tuple[Role, str, list[ImageSource]]:
+def _turn(reader: RowReader, item: Any, left: list[ImageSource]) -> tuple[Role, str, list[ImageSource]]:
     """Role, text with a mark a picture, and the pictures, of which those without a place of their own are ``left``."""
     if not isinstance(item, Mapping):
         raise InputError(f"{_shown(item)} is not an object with role and content")
@@ -334,13 +334,13 @@ def _turn(reader: Reader, item: Any, left: list[ImageSource]) -> tuple[Role, str
     return role, text, shown
 
 
-def _question_answer(reader: Reader, values: Mapping[str, Any], id: str) -> Example:
+def _question_answer(reader: RowReader, values: Mapping[str, Any], id: str) -> Example:
     turn = _asked(reader, values)
     target, references = _answers(values["answer"])
     return Example(id, reader.asked(turn.text), target, turn.images, references=references)
 
 
-def _asked(reader: Reader, values: Mapping[str, Any], below: str = "") -> Turn:
+def _asked(reader: RowReader, values: Mapping[str, Any], below: str = "") -> Turn:
     """The user's turn of a plain row: context, question, what stands below it; its pictures."""
     question = values.get("question", reader.question)
     if question is None:
@@ -364,7 +364,7 @@ def _answers(value: Any) -> tuple[str, tuple[str, ...]]:
     return Counter(texts).most_common(1)[0][0], tuple(texts)
 
 
-def _multiple_choice(reader: Reader, values: Mapping[str, Any], id: str) -> Example:
+def _multiple_choice(reader: RowReader, values: Mapping[str, Any], id: str) -> Example:
     choices = _choices(values["choices"])
     right = _right(values["answer"], choices)
     turn = _asked(

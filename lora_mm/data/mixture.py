@@ -16,7 +16,7 @@ _EXPONENTS = {"proportional": 1.0, "sqrt": 0.5, "weights": 0.0}
 
 
 @dataclass(frozen=True)
-class Share:
+class SourceShare:
     """What a mixture takes of one source.
 
     Attributes:
@@ -37,7 +37,7 @@ class Share:
     drawn: int
 
 
-def as_lines(shares: Sequence[Share]) -> list[str]:
+def format_shares(shares: Sequence[SourceShare]) -> list[str]:
     """The shares as a table in plain text, with their sum."""
     total = sum(share.drawn for share in shares)
     head = ("source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "of all")
@@ -52,18 +52,18 @@ def as_lines(shares: Sequence[Share]) -> list[str]:
     ]  # fmt: skip
 
 
-def _thousands(share: Share) -> list[str]:
+def _thousands(share: SourceShare) -> list[str]:
     return [f"{n:,}" for n in (share.rows, share.faulty, share.usable, share.chosen, share.drawn)]
 
 
-def capped(rows: np.ndarray, cap: int | None, seed: int) -> np.ndarray:
+def cap_rows(rows: np.ndarray, cap: int | None, seed: int) -> np.ndarray:
     """``cap`` of the rows by chance, in their order; all where there are no more."""
     if cap is None or len(rows) <= cap:
         return rows
     return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:cap])]
 
 
-def counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling) -> list[int]:
+def allocate_counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling) -> list[int]:
     """How many to draw of each source: shares go with ``weight · size^a``, a = 1, ½ or 0 by ``sampling``.
 
     All together they are as many as there are examples, so that an epoch keeps its length.
@@ -79,7 +79,7 @@ def counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling) -
     return [int(count) for count in whole]
 
 
-def drawn(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def draw_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` of the rows: each as often as another, give or take one, and that by chance."""
     if not len(rows):
         return rows
@@ -88,7 +88,7 @@ def drawn(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate([*[rows] * times, rows[extra]])
 
 
-def held_out(marks: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out_rows(marks: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows to train on, and of those held out for evaluation: at least one.
 
     Rows of one mark are the same example, and never part; those of mark 0 cannot be read, and are left to training.

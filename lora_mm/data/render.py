@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from lora_mm.data.encode import begun
+from lora_mm.data.encode import starts_with_bos
 from lora_mm.data.example import PICTURE, Example
 from lora_mm.errors import InputError
 
@@ -17,7 +17,7 @@ _OTHER = "\ue000"
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedExample:
     """An exchange as the chat template writes it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Renderer:
         self.tokenizer = processor.tokenizer
         if not getattr(processor, "chat_template", None):
             raise InputError("The base's processor has no chat template; point base.model at one that has.")
-        self._rendered: dict[tuple[tuple[str, str, int], ...], Rendered] = {}
+        self._rendered: dict[tuple[tuple[str, str, int], ...], RenderedExample] = {}
 
     def render(self, example: Example) -> tuple[str, str]:
         """The exchange as text: what is before the assistant's last turn, and that turn with its end-of-sequence token.
@@ -59,7 +59,7 @@ class Renderer:
         for turn in example.turns:
             if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
                 raise InputError(f"{example.id}: {marks} places for {len(turn.images)} pictures in one turn.")
-        messages = [message_of(turn.role, turn.text, len(turn.images)) for turn in example.turns]
+        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
         try:
             prompt = self.processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
             whole = self.processor.apply_chat_template(messages)
@@ -80,10 +80,10 @@ class Renderer:
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a rendered exchange, each picture's mark one of them."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not begun(self.processor, text))["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_with_bos(self.processor, text))["input_ids"]
         return ids
 
-    def rendered(self, example: Example) -> Rendered:
+    def rendered(self, example: Example) -> RenderedExample:
         """:meth:`render`, and which tokens the assistant speaks: kept, as every epoch asks for them again."""
         key = tuple((turn.role, turn.text, len(turn.images)) for turn in example.turns)
         found = self._rendered.get(key)
@@ -93,7 +93,7 @@ class Renderer:
             last = (size - spoken, size)
             shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
             free = sum(turn.role == "assistant" for turn in example.turns[:shown])
-            found = Rendered(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
+            found = RenderedExample(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
             if len(self._rendered) < _KEPT:
                 self._rendered[key] = found
         return found
@@ -107,7 +107,7 @@ class Renderer:
         spoke = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
         if len(spoke) == 1:
             return []
-        messages = [message_of(turn.role, turn.text, len(turn.images)) for turn in example.turns]
+        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
         whole = self.processor.apply_chat_template(messages)
         *places, (start, end) = [self._place(example.id, messages, number, whole) for number in spoke]
         lead, close = whole[len(prompt) : start], whole[end:]
@@ -127,7 +127,7 @@ class Renderer:
 
     def _place(self, name: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
         """From where to where in ``whole`` the text of one message stands."""
-        other = [*messages[:number], message_of(messages[number]["role"], _OTHER), *messages[number + 1 :]]
+        other = [*messages[:number], to_message(messages[number]["role"], _OTHER), *messages[number + 1 :]]
         before, found, behind = self.processor.apply_chat_template(other).partition(_OTHER)
         end = len(whole) - len(behind)
         if not found or end < len(before) or not (whole.startswith(before) and whole.endswith(behind)):
@@ -139,7 +139,9 @@ class Renderer:
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters that each token of a rendered exchange stands for."""
-        made = self.tokenizer(text, add_special_tokens=not begun(self.processor, text), return_offsets_mapping=True)
+        made = self.tokenizer(
+            text, add_special_tokens=not starts_with_bos(self.processor, text), return_offsets_mapping=True
+        )
         offsets: list[tuple[int, int]] = made["offset_mapping"]
         return offsets
 
@@ -155,7 +157,7 @@ class Renderer:
         return len(whole), len(whole) - shared
 
 
-def message_of(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
+def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
     """One turn as ``apply_chat_template`` takes it: pictures where the text has their marks, or before it."""
     if PICTURE not in text:
         text = PICTURE * pictures + text

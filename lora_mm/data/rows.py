@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_mm.data.text_rows import READERS
-from lora_mm.errors import InputError, nearest
-from lora_mm.hub_access import Unreachable, cause, trouble
+from lora_mm.data.text_rows import FILE_READERS
+from lora_mm.errors import InputError, suggest_name
+from lora_mm.hub_access import UnreachableError, connection_error, root_cause
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +39,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class LocatedRows:
     """The rows at a place.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found:
     root: Path
 
 
-def find_rows(source: str, split: str, *, limit: int | None = None) -> Found:
+def find_rows(source: str, split: str, *, limit: int | None = None) -> LocatedRows:
     """The rows of ``split`` at ``source``.
 
     Args:
@@ -66,11 +66,11 @@ def find_rows(source: str, split: str, *, limit: int | None = None) -> Found:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return Found(_read((path,)), None, path.parent)
+        return LocatedRows(_read((path,)), None, path.parent)
     if path.is_dir():
         return _in_folder(path, split)
     if is_hub_id(source):
-        return Found(TableRows(source, hub_table(source, split, limit=limit)), split, Path())
+        return LocatedRows(TableRows(source, load_hub_table(source, split, limit=limit)), split, Path())
     raise InputError(f"data.path: no file or folder '{source}', and it is not an id on the Hub (owner/name).")
 
 
@@ -104,7 +104,7 @@ class TableRows:
         return f"{self.name}:{row}"
 
 
-def parquet_columns(file: Path) -> list[str]:
+def read_parquet_columns(file: Path) -> list[str]:
     """Names of a Parquet file's columns; InputError for one that is not whole."""
     import pyarrow
     import pyarrow.parquet
@@ -115,7 +115,7 @@ def parquet_columns(file: Path) -> list[str]:
         raise InputError(f"{file}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def parquet_table(files: Sequence[Path]) -> "datasets.Dataset":
+def read_parquet_tables(files: Sequence[Path]) -> "datasets.Dataset":
     """Parquet files as one memory-mapped table.
 
     Raises:
@@ -125,16 +125,16 @@ def parquet_table(files: Sequence[Path]) -> "datasets.Dataset":
     import pyarrow
 
     for file in files:
-        parquet_columns(file)
+        read_parquet_columns(file)
     try:
         return datasets.load_dataset("parquet", data_files={"rows": [str(file) for file in files]}, split="rows")
     except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException, TypeError) as error:
         raise InputError(
-            f"{files[0].parent}: its Parquet files cannot be read as one table ({cause(error)})"
+            f"{files[0].parent}: its Parquet files cannot be read as one table ({root_cause(error)})"
         ) from error
 
 
-def hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.Dataset":
+def load_hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.Dataset":
     """A split of a data set on the Hub as a memory-mapped table.
 
     Args:
@@ -146,13 +146,13 @@ def hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.D
     """
     import datasets
 
-    silent = trouble()
+    silent = connection_error()
     try:
         with _offline(silent is not None):
             known = datasets.get_dataset_split_names(name)
             there = next((other for other in SPLIT_NAMES.get(split, (split,)) if other in known), None)
             if there is None:
-                raise InputError(f"{name}: no split '{split}'.{nearest(split, known)} It has: {', '.join(known)}.")
+                raise InputError(f"{name}: no split '{split}'.{suggest_name(split, known)} It has: {', '.join(known)}.")
             if limit is None:
                 return datasets.load_dataset(name, split=there)
             stream = datasets.load_dataset(name, split=there, streaming=True).take(limit)
@@ -163,8 +163,9 @@ def hub_table(name: str, split: str, *, limit: int | None = None) -> "datasets.D
             "another token (HF_TOKEN)"
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise Unreachable(
-            f"data '{name}' is no folder here, and not to be had from the Hugging Face Hub ({silent or cause(error)})"
+        raise UnreachableError(
+            f"data '{name}' is no folder here, and not to be had from the Hugging Face Hub "
+            f"({silent or root_cause(error)})"
         ) from error
 
 
@@ -183,20 +184,20 @@ def _offline(offline: bool) -> Iterator[None]:
 
 # --- places --------------------------------------------------------------------------------------------------------
 
-_KINDS = (*READERS, ".parquet")
+_KINDS = (*FILE_READERS, ".parquet")
 
 
 def _read(files: Sequence[Path]) -> Rows:
     kind = files[0].suffix.lower()
     if kind == ".parquet":
-        return TableRows(files[0].name if len(files) == 1 else files[0].parent.name, parquet_table(files))
-    if kind not in READERS:
+        return TableRows(files[0].name if len(files) == 1 else files[0].parent.name, read_parquet_tables(files))
+    if kind not in FILE_READERS:
         raise InputError(f"{files[0]}: not a kind of file that is read; those are {', '.join(_KINDS)}.")
     if len(files) > 1:
         raise InputError(f"{files[0].parent}: {len(files)} {kind} files for one split; join them, or list them as "
                          "data.sources.")  # fmt: skip
     try:
-        rows = READERS[kind](files[0])
+        rows = FILE_READERS[kind](files[0])
     except OSError as error:
         raise InputError(f"{files[0]}: {error.strerror or error}") from error
     if not len(rows):
@@ -204,7 +205,7 @@ def _read(files: Sequence[Path]) -> Rows:
     return rows
 
 
-def _in_folder(folder: Path, split: str) -> Found:
+def _in_folder(folder: Path, split: str) -> LocatedRows:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _saved(folder, split)
     files = [file for place in (folder, folder / "data") for file in sorted(place.glob("*")) if _is_data(file)]
@@ -217,28 +218,29 @@ def _in_folder(folder: Path, split: str) -> Found:
     for name in SPLIT_NAMES.get(split, (split,)):
         if name in by_split:
             found = by_split[name]
-            return Found(_read(found), split, found[0].parent if found[0].stem == "metadata" else folder)
+            return LocatedRows(_read(found), split, found[0].parent if found[0].stem == "metadata" else folder)
     undivided = by_split.get("metadata") or (files if len(files) == 1 or _all_parquet(files) else [])
     known = [name for name in by_split if any(name in names for names in (("train", "test"), *SPLIT_NAMES.values()))]
     if undivided and not known:
-        return Found(_read(undivided), None, undivided[0].parent)
+        return LocatedRows(_read(undivided), None, undivided[0].parent)
     seen = ", ".join(sorted(by_split)) or "no .jsonl, .json, .csv, .tsv or .parquet file"
     raise InputError(
-        f"{folder}: no rows of split '{split}'.{nearest(split, list(by_split))} There is: {seen}. Name files by split "
+        f"{folder}: no rows of split '{split}'.{suggest_name(split, list(by_split))} There is: {seen}. "
+        "Name files by split "
         "(train.jsonl), or give one file as data.path."
     )
 
 
-def _saved(folder: Path, split: str) -> Found:
+def _saved(folder: Path, split: str) -> LocatedRows:
     import datasets
 
     loaded = datasets.load_from_disk(str(folder))
     if isinstance(loaded, datasets.Dataset):
-        return Found(TableRows(folder.name, loaded), None, folder)
+        return LocatedRows(TableRows(folder.name, loaded), None, folder)
     for name in SPLIT_NAMES.get(split, (split,)):
         if name in loaded:
-            return Found(TableRows(f"{folder.name}/{name}", loaded[name]), split, folder)
-    raise InputError(f"{folder}: no split '{split}'.{nearest(split, list(loaded))} It has: {', '.join(loaded)}.")
+            return LocatedRows(TableRows(f"{folder.name}/{name}", loaded[name]), split, folder)
+    raise InputError(f"{folder}: no split '{split}'.{suggest_name(split, list(loaded))} It has: {', '.join(loaded)}.")
 
 
 def _is_data(file: Path) -> bool:

@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_mm.data.example import Example, ImageSource, open_image
-from lora_mm.data.scienceqa_layouts import OWN_SPLITS, TEXT_FIELDS, Row, Table, locate, read_json, shown
-from lora_mm.errors import InputError, nearest, shortened
+from lora_mm.data.scienceqa_layouts import (
+    OWN_SPLITS,
+    TEXT_FIELDS,
+    ProblemRow,
+    ProblemTable,
+    format_value,
+    locate_table,
+    read_json_file,
+)
+from lora_mm.errors import InputError, suggest_name, truncate_faults
 
 MissingImages = Literal["error", "skip", "text"]
 Format = Literal["QCM-ALE", "QCM-A", "QCM-T"]
@@ -54,7 +62,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class ProblemSplit:
     """The problems of one split, with the exact account of its rows: ``rows = used + skipped + beyond_limit``."""
 
     name: str
@@ -93,7 +101,7 @@ class Split:
         return "; ".join(parts)
 
 
-def load(
+def load_problems(
     source: str | Path,
     split: str,
     *,
@@ -101,7 +109,7 @@ def load(
     limit: int | None = None,
     captions: Path | None = None,
     pictures: bool = True,
-) -> Split:
+) -> ProblemSplit:
     """Reads one split and checks every row of it.
 
     Args:
@@ -123,11 +131,12 @@ def load(
     """
     if missing_images not in (policies := ("error", "skip", "text")):
         raise InputError(
-            f"missing_images: '{missing_images}' is none of {', '.join(policies)}.{nearest(missing_images, policies)}"
+            f"missing_images: '{missing_images}' is none of {', '.join(policies)}."
+            f"{suggest_name(missing_images, policies)}"
         )
     if limit is not None and limit < 1:
         raise InputError(f"limit: {limit} is no number of rows; give 1 or more, or leave it out for all")
-    table = locate(source)(split, pictures)
+    table = locate_table(source)(split, pictures)
     texts = _captions(captions or table.captions)
 
     problems: list[Problem] = []
@@ -147,12 +156,12 @@ def load(
     if missing and missing_images == "error":
         faults.insert(0, _missing(table, split, missing))
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
     if captions and any(p.has_image for p in problems) and not any(p.caption for p in problems):
         raise InputError(
             f"{captions}: has no caption for any problem of split '{split}'; are its ids another source's?"
         )
-    result = Split(split, str(source), tuple(problems), table.rows, tuple(missing), missing_images)
+    result = ProblemSplit(split, str(source), tuple(problems), table.rows, tuple(missing), missing_images)
     if not problems:
         raise InputError(f"{table.where}: nothing to use in split '{split}' ({result.account()})")
     return result
@@ -203,13 +212,13 @@ def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = 
     )
 
 
-def answer_text(index: int) -> str:
+def format_answer(index: int) -> str:
     """``The answer is B.`` for 1: the official form in which an answer is learnt, compared and read back."""
     return f"The answer is {LETTERS[index]}."
 
 
 def _letter_text(problem: Problem, index: int) -> str:
-    return answer_text(index)
+    return format_answer(index)
 
 
 def _choice_text(problem: Problem, index: int) -> str:
@@ -222,11 +231,11 @@ def _faults(fields: Mapping[str, Any]) -> Iterator[str]:
         if name not in fields:
             yield f"{name}: the field is missing"
         elif not isinstance(fields[name], str):
-            yield f"{name}: {shown(fields[name])} is not text"
+            yield f"{name}: {format_value(fields[name])} is not text"
     if isinstance(question := fields.get("question"), str) and not question.strip():
         yield "question: empty"
     if isinstance(split := fields.get("split"), str) and split not in OWN_SPLITS:
-        yield f"split: '{split}' is none of {', '.join(OWN_SPLITS)}.{nearest(split, OWN_SPLITS)}"
+        yield f"split: '{split}' is none of {', '.join(OWN_SPLITS)}.{suggest_name(split, OWN_SPLITS)}"
     yield from _choice_faults(fields)
 
 
@@ -237,11 +246,11 @@ def _choice_faults(fields: Mapping[str, Any]) -> Iterator[str]:
     count = None
     if "choices" in fields:
         if not isinstance(choices, list):
-            yield f"choices: {shown(choices)} is not a list"
+            yield f"choices: {format_value(choices)} is not a list"
         else:
             count = len(choices)
             yield from (
-                f"choices: number {index} is {shown(choice)}, not text"
+                f"choices: number {index} is {format_value(choice)}, not text"
                 for index, choice in enumerate(choices)
                 if not isinstance(choice, str) or not choice.strip()
             )
@@ -249,12 +258,12 @@ def _choice_faults(fields: Mapping[str, Any]) -> Iterator[str]:
                 yield f"choices: {count}, must be 2 to {len(LETTERS)}"
     if "answer" in fields:
         if type(answer) is not int:  # bool is an int to Python, not to us
-            yield f"answer: {shown(answer)} is not a whole number"
+            yield f"answer: {format_value(answer)} is not a whole number"
         elif count is not None and not 0 <= answer < count:
             yield f"answer: {answer} is out of range, there are {count} choices (0 to {count - 1})"
 
 
-def _problem(row: Row, caption: str) -> Problem:
+def _problem(row: ProblemRow, caption: str) -> Problem:
     texts = {name: row.fields[name] for name in (*TEXT_FIELDS, "split")}
     choices, answer = tuple(row.fields["choices"]), row.fields["answer"]
     return Problem(
@@ -262,7 +271,7 @@ def _problem(row: Row, caption: str) -> Problem:
     )
 
 
-def _missing(table: Table, split: str, ids: Sequence[str]) -> str:
+def _missing(table: ProblemTable, split: str, ids: Sequence[str]) -> str:
     few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
     return (
         f"{table.where}: pictures missing in split '{split}': {len(ids):,}, of problems {few} "
@@ -274,15 +283,17 @@ def _missing(table: Table, split: str, ids: Sequence[str]) -> str:
 def _captions(path: Path | None) -> Mapping[str, str]:
     if path is None:
         return {}
-    value = read_json(path)
+    value = read_json_file(path)
     captions = value.get("captions") if isinstance(value, dict) else None
     if not isinstance(captions, dict):
         raise InputError(f'{path}: must hold {{"captions": {{id: text}}}}')
     faults = [
-        f"{path}, problem {key}: {shown(text)} is not text" for key, text in captions.items() if type(text) is not str
+        f"{path}, problem {key}: {format_value(text)} is not text"
+        for key, text in captions.items()
+        if type(text) is not str
     ]
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
     return captions
 
 
@@ -292,4 +303,4 @@ def _tidy(text: str) -> str:
 
 def _because(problem: Problem) -> str:
     explanation = _tidy(f"{_tidy(problem.lecture)} {_tidy(problem.solution)}")
-    return f"{answer_text(problem.answer)} BECAUSE: {explanation}" if explanation else answer_text(problem.answer)
+    return f"{format_answer(problem.answer)} BECAUSE: {explanation}" if explanation else format_answer(problem.answer)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.data.example import ImageCell, ImageSource
-from lora_mm.data.rows import hub_table, is_hub_id, parquet_columns, parquet_table
-from lora_mm.errors import InputError, nearest, shortened
-from lora_mm.hub_access import cause
+from lora_mm.data.rows import is_hub_id, load_hub_table, read_parquet_columns, read_parquet_tables
+from lora_mm.errors import InputError, suggest_name, truncate_faults
+from lora_mm.hub_access import root_cause
 
 if TYPE_CHECKING:
     import datasets
@@ -41,7 +41,7 @@ _OWN_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProblemRow:
     """A row as it was read, unchecked but for the picture, which each layout keeps in its own way."""
 
     id: str
@@ -52,22 +52,22 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ProblemTable:
     """The rows of one split, in order, and what is wrong with the split as a whole."""
 
     where: str
     rows: int
-    read: Callable[[], Iterator[Row]]
+    read: Callable[[], Iterator[ProblemRow]]
     looked_for: Callable[[str], str]
     """Where a problem's picture should have been, for messages."""
     captions: Path | None = None
     faults: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[ProblemRow]:
         return self.read()
 
 
-def read_json(path: Path) -> Any:
+def read_json_file(path: Path) -> Any:
     """The file's JSON value.
 
     Raises:
@@ -94,11 +94,11 @@ def read_json(path: Path) -> Any:
         cut = "" if text.rstrip().endswith(("}", "]")) else "; the file ends in the middle, it was cut off"
         raise InputError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}{cut}") from error
     if twice:
-        raise InputError(*shortened([f"{path}: key '{key}' is there twice" for key in twice]))
+        raise InputError(*truncate_faults([f"{path}: key '{key}' is there twice" for key in twice]))
     return value
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A faulty value as messages quote it: in JSON's words, and short."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 40 else f"{text[:39]}…"
@@ -118,15 +118,15 @@ def is_scienceqa(source: str, split: str) -> bool:
         return True
     files = [path] if path.is_file() and path.suffix == ".parquet" else _parquet_files(path) if path.is_dir() else []
     if files:
-        columns = parquet_columns(files[0])
+        columns = read_parquet_columns(files[0])
     elif not path.exists() and is_hub_id(source):
-        columns = hub_table(source, COMPOSITION.get(split, (split,))[0]).column_names
+        columns = load_hub_table(source, COMPOSITION.get(split, (split,))[0]).column_names
     else:
         return False
     return {*TEXT_FIELDS, "choices", "answer"} <= set(columns)
 
 
-def locate(source: str | Path) -> Callable[[str, bool], Table]:
+def locate_table(source: str | Path) -> Callable[[str, bool], ProblemTable]:
     """The layout that ``source`` is in, as a function from (split, pictures) to its rows."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -149,16 +149,17 @@ def locate(source: str | Path) -> Callable[[str, bool], Table]:
     )
 
 
-def _official(root: Path, split: str, pictures: bool) -> Table:
+def _official(root: Path, split: str, pictures: bool) -> ProblemTable:
     where = root / "problems.json"
-    problems, splits = read_json(where), read_json(root / "pid_splits.json")
+    problems, splits = read_json_file(where), read_json_file(root / "pid_splits.json")
     if not isinstance(problems, dict):
         raise InputError(f"{where}: must be an object from problem id to problem")
     if not isinstance(splits, dict):
         raise InputError(f"{root / 'pid_splits.json'}: must be an object from split to a list of problem ids")
     if split not in splits:
         raise InputError(
-            f"{root / 'pid_splits.json'}: no split '{split}'.{nearest(split, list(splits))} It has: {', '.join(splits)}"
+            f"{root / 'pid_splits.json'}: no split '{split}'.{suggest_name(split, list(splits))} "
+            f"It has: {', '.join(splits)}"
         )
     ids, faults = _ids(splits[split], split, problems, root / "pid_splits.json")
 
@@ -166,17 +167,17 @@ def _official(root: Path, split: str, pictures: bool) -> Table:
         folders = (root / "images", root)  # as the authors describe it, and as their archive unpacks
         return [folder / fields["split"] / id / fields["image"] for folder in folders]
 
-    def read() -> Iterator[Row]:
+    def read() -> Iterator[ProblemRow]:
         for id in ids:
             fields = problems[id]
             wrong = tuple(_official_faults(id, fields, split))
             named = not wrong and bool(fields["image"])
             sought = places(id, fields) if named and pictures and fields.get("split") in OWN_SPLITS else []
             image = next((place for place in sought if place.is_file()), None)
-            yield Row(id, fields, named, image, wrong)
+            yield ProblemRow(id, fields, named, image, wrong)
 
     captions = root / "captions.json"
-    return Table(
+    return ProblemTable(
         where=str(where),
         rows=len(ids),
         read=read,
@@ -194,13 +195,15 @@ def _ids(listed: object, split: str, problems: Mapping[str, Any], where: Path) -
     faults = []
     for id in listed:
         if not isinstance(id, str):
-            faults.append(f"{where}, split '{split}': id {shown(id)} is not text")
+            faults.append(f"{where}, split '{split}': id {format_value(id)} is not text")
         elif id in ids:
             faults.append(f"{where}, split '{split}': id {id} is listed twice")
         elif id not in problems:
             faults.append(f"{where}, split '{split}': id {id} is not in problems.json")
         elif not isinstance(problems[id], dict):
-            faults.append(f"{where.with_name('problems.json')}, problem {id}: {shown(problems[id])} is not an object")
+            faults.append(
+                f"{where.with_name('problems.json')}, problem {id}: {format_value(problems[id])} is not an object"
+            )
         else:
             ids[id] = None
     return list(ids), faults
@@ -212,7 +215,7 @@ def _official_faults(id: str, fields: Mapping[str, Any], split: str) -> Iterator
         yield "image: the field is missing (null says that there is none)"
     elif (image := fields["image"]) is not None:
         if not isinstance(image, str):
-            yield f"image: {shown(image)} is neither a file name nor null"
+            yield f"image: {format_value(image)} is neither a file name nor null"
         elif image and not all(_plain(part) for part in (image, id)):
             yield f"image: '{image}' of problem '{id}' does not stay in the problem's own folder"
     own = fields.get("split")
@@ -244,13 +247,13 @@ def _split_of(file: Path) -> str | None:
 def _parts(split: str, where: str) -> tuple[str, ...]:
     if split not in HUB_SPLITS:
         raise InputError(
-            f"{where}: no split '{split}' in this layout.{nearest(split, HUB_SPLITS)} "
+            f"{where}: no split '{split}' in this layout.{suggest_name(split, HUB_SPLITS)} "
             f"It has: {', '.join(HUB_SPLITS)}; the mini splits come with the official folder only"
         )
     return COMPOSITION[split]
 
 
-def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool) -> Table:
+def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool) -> ProblemTable:
     parts = _parts(split, str(source))
     by_split: dict[str, list[Path]] = {}
     faults = []
@@ -265,17 +268,17 @@ def _from_files(source: Path, files: Sequence[Path], split: str, pictures: bool)
         if part not in by_split and not faults
     ]
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
 
-    return _from_columns({part: parquet_table(by_split[part]) for part in parts}, str(source), pictures)
+    return _from_columns({part: read_parquet_tables(by_split[part]) for part in parts}, str(source), pictures)
 
 
-def _from_hub(name: str, split: str, pictures: bool) -> Table:
-    tables = {part: hub_table(name, part) for part in _parts(split, name)}
+def _from_hub(name: str, split: str, pictures: bool) -> ProblemTable:
+    tables = {part: load_hub_table(name, part) for part in _parts(split, name)}
     return _from_columns(tables, name, pictures)
 
 
-def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> Table:
+def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> ProblemTable:
     """Rows of the Hub's form. Texts are read at once; pictures stay in the memory-mapped table until opened."""
     import datasets
     import pyarrow
@@ -288,7 +291,7 @@ def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures
         if column not in table.column_names
     ]
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
 
     try:
         pictures_of = {
@@ -296,9 +299,9 @@ def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures
             for part, table in tables.items()
         }
     except (pyarrow.ArrowException, TypeError) as error:
-        raise InputError(f"{where}: cannot be read as ScienceQA ({cause(error)})") from error
+        raise InputError(f"{where}: cannot be read as ScienceQA ({root_cause(error)})") from error
 
-    def read() -> Iterator[Row]:
+    def read() -> Iterator[ProblemRow]:
         for part, table in tables.items():
             images = pictures_of[part]
             column = images.data.column("image")
@@ -309,9 +312,9 @@ def _from_columns(tables: Mapping[str, "datasets.Dataset"], where: str, pictures
                 id = f"{part}-{index}"
                 there = pictures and named[index] and stored[index]
                 cell = ImageCell(images, index, "image", f"{id} in {where}") if there else None
-                yield Row(id, {**fields, "split": part}, named[index], cell)
+                yield ProblemRow(id, {**fields, "split": part}, named[index], cell)
 
-    return Table(
+    return ProblemTable(
         where=where,
         rows=sum(len(table) for table in tables.values()),
         read=read,

@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 
 from lora_mm.data.example import Example, open_image
-from lora_mm.data.layouts import Reader, Response, recognise
+from lora_mm.data.layouts import Response, RowReader, detect_layout
 from lora_mm.data.rows import Rows, find_rows
 from lora_mm.errors import InputError
 
@@ -38,7 +38,7 @@ class Source:
     """
 
     rows: Rows
-    reader: Reader
+    reader: RowReader
     split: str | None
     prefix: str = ""
     again: Mapping[int, int] = field(default_factory=dict)
@@ -77,9 +77,9 @@ def open_source(
     """The rows of ``split`` at ``path``, in the layout that fits their columns.
 
     Args:
-        layout, columns: see :func:`~lora_mm.data.layouts.recognise`.
+        layout, columns: see :func:`~lora_mm.data.layouts.detect_layout`.
         image_root: where pictures' paths go out from; by default the folder of the file.
-        question, response: see :class:`~lora_mm.data.layouts.Reader`.
+        question, response: see :class:`~lora_mm.data.layouts.RowReader`.
         stream: of a data set on the Hub, bring the first so many rows only.
 
     Raises:
@@ -88,12 +88,12 @@ def open_source(
     found = find_rows(path, split, limit=stream)
     named = dict(columns or {})
     try:
-        known = recognise(_columns(found.rows), named, layout)
+        known = detect_layout(_columns(found.rows), named, layout)
     except InputError as error:
         raise InputError(*(f"{path}: {fault}" for fault in error.faults)) from error
     if known == "caption" and not question:
         raise InputError(f"{path}: rows of pictures and texts; say what is asked of each by data.question.")
-    reader = Reader(known, named, image_root or found.root, question, response)
+    reader = RowReader(known, named, image_root or found.root, question, response)
     return Source(found.rows, reader, found.split, prefix)
 
 
@@ -177,7 +177,7 @@ class Survey:
     faults: Faults
 
 
-def survey(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | None = None) -> Survey:
+def survey_source(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | None = None) -> Survey:
     """Look at every row and open every picture; of rows with the same id, all but the first are faulty.
 
     Args:
@@ -192,31 +192,31 @@ def survey(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | N
             faults.add(wrong)
             continue
         kept.append(row)
-        marks.append(mark_of(example))
-        ids.append(mark(example.id.encode()))
+        marks.append(hash_example(example))
+        ids.append(hash_content(example.id.encode()))
     numbers, content = (np.frombuffer(column, dtype=np.uint64) for column in (kept, marks))
-    again = repeated(np.frombuffer(ids, dtype=np.uint64))
+    again = find_repeated(np.frombuffer(ids, dtype=np.uint64))
     named = replace(source, again={int(numbers[number]): int(numbers[first]) for number, first in again.items()})
     for row in named.again:
         faults.add(_read(named, row)[1])
     return Survey(np.delete(numbers, list(again)), np.delete(content, list(again)), faults)
 
 
-def marked(source: Source) -> tuple[Source, np.ndarray]:
-    """The source, knowing which ids come again, and each row's :func:`mark_of`, 0 for one that cannot be read.
+def hash_source(source: Source) -> tuple[Source, np.ndarray]:
+    """The source, knowing which ids come again, and each row's :func:`hash_example`, 0 for one that cannot be read.
 
     Pictures are not opened.
     """
     marks, ids = array("Q"), array("Q")
     for row in range(len(source)):
         example, _ = _read(source, row)
-        marks.append(mark_of(example) if example else 0)
-        ids.append(mark((example.id if example else source.rows.where(row)).encode()))
-    again = repeated(np.frombuffer(ids, dtype=np.uint64))
+        marks.append(hash_example(example) if example else 0)
+        ids.append(hash_content((example.id if example else source.rows.where(row)).encode()))
+    again = find_repeated(np.frombuffer(ids, dtype=np.uint64))
     return replace(source, again=again), np.frombuffer(marks, dtype=np.uint64)
 
 
-def mark_of(example: Example) -> int:
+def hash_example(example: Example) -> int:
     """64 bits of what an example says and shows."""
     digest = hashlib.blake2b(digest_size=8)
     for turn in example.turns:
@@ -226,12 +226,12 @@ def mark_of(example: Example) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def mark(content: bytes) -> int:
+def hash_content(content: bytes) -> int:
     """64 bits that equal contents share, and others do not (of a million, with one chance in 37 million)."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def repeated(marks: np.ndarray) -> dict[int, int]:
+def find_repeated(marks: np.ndarray) -> dict[int, int]:
     """Number of each mark that was there before → number of the first like it."""
     unique, first, back = np.unique(marks, return_index=True, return_inverse=True)
     if len(unique) == len(marks):

@@ -8,21 +8,21 @@ import numpy as np
 
 from lora_mm.data import scienceqa
 from lora_mm.data.example import Example
-from lora_mm.data.mixture import Share, as_lines, capped, counts, drawn, held_out
+from lora_mm.data.mixture import SourceShare, allocate_counts, cap_rows, draw_rows, format_shares, hold_out_rows
 from lora_mm.data.rows import find_rows
 from lora_mm.data.scienceqa_layouts import is_scienceqa
 from lora_mm.data.selection import Selection
-from lora_mm.data.source import Examples, Source, Survey, mark, marked, open_source, survey
-from lora_mm.errors import InputError, shortened
-from lora_mm.hub_access import Unreachable
+from lora_mm.data.source import Examples, Source, Survey, hash_content, hash_source, open_source, survey_source
+from lora_mm.errors import InputError, truncate_faults
+from lora_mm.hub_access import UnreachableError
 from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.plain import PLAIN
+from lora_mm.pocket.plain import PLAIN_KINDS
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.sections import DataSection, Recipe, SourceSection
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplit:
     """The examples of one split.
 
     Attributes:
@@ -45,7 +45,7 @@ class Split:
         return "\n".join(self.told)
 
 
-def load_split(recipe: Recipe, split: str, limit: int | None = None) -> Split:
+def load_split(recipe: Recipe, split: str, limit: int | None = None) -> DataSplit:
     """The examples of one split as the recipe says, every row read and every picture opened once.
 
     Args:
@@ -57,18 +57,20 @@ def load_split(recipe: Recipe, split: str, limit: int | None = None) -> Split:
         InputError: everything wrong with the data, each fault named by its row.
     """
     section = recipe.data
-    if is_own(section):
+    if is_own_data(section):
         return _own_split(section, split, limit)
-    loaded = scienceqa.load(data_source(section), split, missing_images=section.missing_images, limit=limit)
+    loaded = scienceqa.load_problems(
+        get_scienceqa_path(section), split, missing_images=section.missing_images, limit=limit
+    )
     faults = scienceqa.check_images(loaded.problems)
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
     examples = [scienceqa.to_example(p, format=section.format, caption=section.captions) for p in loaded.problems]
-    marks = np.array([mark(problem.id.encode()) for problem in loaded.problems], dtype=np.uint64)
-    return Split(split, examples, (loaded.account(),), marks, loaded.problems)
+    marks = np.array([hash_content(problem.id.encode()) for problem in loaded.problems], dtype=np.uint64)
+    return DataSplit(split, examples, (loaded.account(),), marks, loaded.problems)
 
 
-def is_own(section: DataSection) -> bool:
+def is_own_data(section: DataSection) -> bool:
     """Whether rows are people's own, and not ScienceQA's.
 
     Raises:
@@ -91,41 +93,41 @@ def is_own(section: DataSection) -> bool:
 _OF_OWN = ("columns", "image_root", "question", "response", "eval_path", "cap", "select", "streaming")
 
 
-def data_source(section: DataSection) -> str:
+def get_scienceqa_path(section: DataSection) -> str:
     """Where ScienceQA's problems are."""
-    return located(section, str(section.path))
+    return resolve_path(section, str(section.path))
 
 
-def located(section: DataSection, path: str) -> str:
+def resolve_path(section: DataSection, path: str) -> str:
     """Where a path's rows are: pocket data is drawn now, if it was not before; all else is where it says."""
-    drawn = path in WORLDS or path in PLAIN
+    drawn = path in WORLDS or path in PLAIN_KINDS
     return str(world_folder(path, section.pocket.seed, section.pocket.size)) if drawn else path
 
 
-def load_both(recipe: Recipe) -> tuple[Split, Split]:
+def load_train_and_test(recipe: Recipe) -> tuple[DataSplit, DataSplit]:
     """The examples to train on and those to be asked, none of which is in both.
 
     Raises:
         InputError: what is wrong with either, at once.
     """
     section = recipe.data
-    found: list[Split] = []
+    found: list[DataSplit] = []
     faults: list[str] = []
     for split, limit in ((section.train_split, section.train_limit), (section.eval_split, section.eval_limit)):
         try:
             found.append(load_split(recipe, split, limit))
-        except Unreachable:
+        except UnreachableError:
             raise
         except InputError as error:
             faults += error.faults
     if faults:
         raise InputError(*dict.fromkeys(faults))
     train, test = found
-    check_apart(train, test)
+    check_disjoint(train, test)
     return train, test
 
 
-def check_apart(train: Split, test: Split) -> None:
+def check_disjoint(train: DataSplit, test: DataSplit) -> None:
     """Raise InputError when something to train on is asked too: a score on it says nothing."""
     both = np.flatnonzero(np.isin(train.marks, test.marks))
     if len(both):
@@ -136,15 +138,15 @@ def check_apart(train: Split, test: Split) -> None:
         )
 
 
-def check_place(recipe: Recipe) -> None:
+def check_data_source(recipe: Recipe) -> None:
     """Raise InputError, or Unreachable, where the data is not to be found; reads as little as it can."""
     section = recipe.data
-    if is_own(section):
+    if is_own_data(section):
         for place in section.places:
             if not section.streaming:
-                find_rows(located(section, place.path), section.train_split)
+                find_rows(resolve_path(section, place.path), section.train_split)
     else:
-        scienceqa.load(data_source(section), section.train_split, pictures=False, limit=1)
+        scienceqa.load_problems(get_scienceqa_path(section), section.train_split, pictures=False, limit=1)
 
 
 # --- own data ------------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def find_source(section: DataSection, place: SourceSection, split: str, number: 
     held = section.eval_share and split in (section.train_split, section.eval_split)
     path = place.eval_path if evaluating and place.eval_path else place.path
     source = open_source(
-        located(section, path),
+        resolve_path(section, path),
         section.train_split if held else split,
         layout=place.layout,
         columns=place.columns,
@@ -168,8 +170,8 @@ def find_source(section: DataSection, place: SourceSection, split: str, number: 
         prefix=f"{number}/" if section.sources else "",
     )
     if held:
-        source, marks = marked(source)
-        train, test = held_out(marks, section.eval_share, section.seed)
+        source, marks = hash_source(source)
+        train, test = hold_out_rows(marks, section.eval_share, section.seed)
         return source, test if evaluating else train
     if source.split is None and split != section.train_split and not (evaluating and place.eval_path):
         raise InputError(
@@ -189,17 +191,19 @@ class _Part:
     found: Survey
     chosen: np.ndarray
 
-    def share(self, drawn: int) -> Share:
+    def share(self, drawn: int) -> SourceShare:
         faulty, usable = self.found.faults.rows, len(self.found.kept)
-        return Share(self.place.path, self.source.reader.layout, self.rows, faulty, usable, len(self.chosen), drawn)
+        return SourceShare(
+            self.place.path, self.source.reader.layout, self.rows, faulty, usable, len(self.chosen), drawn
+        )
 
 
-def _own_split(section: DataSection, split: str, limit: int | None) -> Split:
+def _own_split(section: DataSection, split: str, limit: int | None) -> DataSplit:
     training = split == section.train_split
     parts = _looked_at(section, split, limit)
     sizes = [len(part.chosen) for part in parts]
-    takes = counts(sizes, [part.place.weight for part in parts], section.sampling) if training else sizes
-    numbers = [drawn(part.chosen, take, section.seed) for part, take in zip(parts, takes, strict=True)]
+    takes = allocate_counts(sizes, [part.place.weight for part in parts], section.sampling) if training else sizes
+    numbers = [draw_rows(part.chosen, take, section.seed) for part, take in zip(parts, takes, strict=True)]
     rows = np.concatenate([part.found.kept[some] for part, some in zip(parts, numbers, strict=True)]).astype(np.int64)
     marks = np.concatenate([part.found.marks[some] for part, some in zip(parts, numbers, strict=True)])
     of = np.repeat(np.arange(len(parts)), takes)
@@ -211,7 +215,7 @@ def _own_split(section: DataSection, split: str, limit: int | None) -> Split:
     if not len(order):
         raise InputError(f"Nothing to use in split '{split}'.", *lines)
     examples = Examples([part.source for part in parts], np.stack([of, rows], axis=1)[order])
-    return Split(split, examples, tuple(lines), marks[order], faults=tuple(faults))
+    return DataSplit(split, examples, tuple(lines), marks[order], faults=tuple(faults))
 
 
 def _looked_at(section: DataSection, split: str, limit: int | None) -> list[_Part]:
@@ -226,7 +230,7 @@ def _looked_at(section: DataSection, split: str, limit: int | None) -> list[_Par
             faults += error.faults
             continue
         whole = len(section.places) > 1 or (training and (place.select or place.cap))
-        found = survey(source, rows, limit=None if whole else limit)
+        found = survey_source(source, rows, limit=None if whole else limit)
         chosen = _chosen(section, place, source, found) if training else np.arange(len(found.kept))
         parts.append(_Part(place, source, len(rows), found, chosen))
     told = [line for part in parts for line in part.found.faults.lines] if section.faulty_rows == "error" else []
@@ -250,10 +254,10 @@ def _chosen(section: DataSection, place: SourceSection, source: Source, found: S
         for row in found.kept:
             selection.see(source[int(row)])
         numbers = selection.chosen()
-    return capped(numbers, place.cap, section.seed)
+    return cap_rows(numbers, place.cap, section.seed)
 
 
-def _account(split: str, shares: Sequence[Share], used: int, faults: Sequence[str]) -> list[str]:
+def _account(split: str, shares: Sequence[SourceShare], used: int, faults: Sequence[str]) -> list[str]:
     def total(what: str) -> int:
         return sum(getattr(share, what) for share in shares)
 
@@ -268,4 +272,4 @@ def _account(split: str, shares: Sequence[Share], used: int, faults: Sequence[st
         line += f"; {beyond:,} beyond the limit"
     few = [f"  left out: {fault}" for fault in faults[:3]]
     few += [f"  … and {faulty - 3:,} more"] if faulty > 3 else []
-    return [line, *few, *(as_lines(shares) if len(shares) > 1 else [])]
+    return [line, *few, *(format_shares(shares) if len(shares) > 1 else [])]

@@ -54,7 +54,7 @@ class FileRows:
         return f"{self.name}:{self.lines[row]}"
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_json_object(text: str) -> dict[str, Any]:
     """One JSON object; a key that is there twice is a fault, since a plain parser keeps the last in silence."""
     text = text.strip()
     try:
@@ -92,7 +92,7 @@ def _json_lines(path: Path) -> FileRows:
                 lines.append(number)
             place += len(line)
     starts.append(place)
-    return FileRows(path, starts, lines, parse_object)
+    return FileRows(path, starts, lines, parse_json_object)
 
 
 def _json_file(path: Path) -> FileRows:
@@ -103,7 +103,7 @@ def _json_file(path: Path) -> FileRows:
         return _json_list(path)
     if begin.startswith(b"{"):
         with contextlib.suppress(InputError, UnicodeDecodeError):
-            parse_object(begin.splitlines()[0].decode("utf-8"))
+            parse_json_object(begin.splitlines()[0].decode("utf-8"))
             return _json_lines(path)
         raise InputError(f"{path}: one JSON object, not a list of rows; write [{{…}}, {{…}}], or an object a line.")
     raise InputError(f"{path}: neither a JSON list of rows nor an object a line.")
@@ -166,7 +166,7 @@ def _json_list(path: Path) -> FileRows:
         except UnicodeDecodeError as error:
             raise InputError(f"{path.name}:{scan.line}: not UTF-8 text in the lines behind this") from error
         starts.append(scan.place)
-    return FileRows(path, starts, lines, parse_object)
+    return FileRows(path, starts, lines, parse_json_object)
 
 
 def _item_end(scan: _Scanner, path: Path) -> int:
@@ -231,7 +231,7 @@ def _parse_cells(header: list[str], divider: str, text: str) -> dict[str, str]:
     return dict(zip(header, cells, strict=True))
 
 
-READERS: Mapping[str, Callable[[Path], FileRows]] = {
+FILE_READERS: Mapping[str, Callable[[Path], FileRows]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_file,

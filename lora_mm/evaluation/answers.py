@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_mm.atomic import write_whole
+from lora_mm.atomic import write_atomically
 from lora_mm.errors import InputError
 
 
@@ -54,7 +54,7 @@ def save_answers(path: Path, answers: Iterable[Answer]) -> None:
     Raises:
         LoraMMError: the file cannot be written; it is then as it was before.
     """
-    write_whole(path, "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers))
+    write_atomically(path, "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers))
 
 
 def load_answers(path: Path) -> list[Answer]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.score import Interval, percentiles, resampled_means
+from lora_mm.evaluation.score import Interval, compute_percentile_interval, resample_means
 
 RESAMPLES = 10_000
 
@@ -58,7 +58,7 @@ class Comparison:
         }
 
 
-def compare(names: tuple[str, str], first: Sequence[Answer], second: Sequence[Answer]) -> Comparison:
+def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Sequence[Answer]) -> Comparison:
     """The paired test of two models' answers to the same questions.
 
     Raises:
@@ -75,7 +75,7 @@ def compare(names: tuple[str, str], first: Sequence[Answer], second: Sequence[An
 
     pairs = [(one, others[one.id]) for one in first]
     gains = np.asarray([one.points - other.points for one, other in pairs])
-    means = 100 * resampled_means(gains, seed=0, resamples=RESAMPLES)
+    means = 100 * resample_means(gains, seed=0, resamples=RESAMPLES)
     only_first = sum(one.right and not other.right for one, other in pairs)
     only_second = sum(other.right and not one.right for one, other in pairs)
     both = sum(one.right and other.right for one, other in pairs)
@@ -83,7 +83,7 @@ def compare(names: tuple[str, str], first: Sequence[Answer], second: Sequence[An
     return Comparison(
         names=names,
         difference=100 * float(gains.mean()),
-        interval=percentiles(means),
+        interval=compute_percentile_interval(means),
         p=mcnemar(only_first, only_second) if counted else _crossing(means),
         test="exact McNemar" if counted else "paired bootstrap",
         both=both,

@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.data.example import Example, ImageCell, ImageSource
-from lora_mm.errors import InputError, shortened
+from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.reading import choice_in, plain, vqa_plain, yes_or_no
-from lora_mm.evaluation.score import Figure, Measure, Score, Tally, bootstrap, resampled_counts, wilson
+from lora_mm.evaluation.reading import normalize, normalize_vqa, read_choice, read_yes_no
+from lora_mm.evaluation.score import (
+    Figure,
+    Measure,
+    Score,
+    Tally,
+    bootstrap_interval,
+    compute_wilson_interval,
+    resample_counts,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,28 +56,28 @@ class Metric:
     choice: bool = False
 
 
-def references_of(example: Example) -> tuple[str, ...]:
+def list_references(example: Example) -> tuple[str, ...]:
     """The answers that count as right."""
     return example.references or (example.target,)
 
 
-def judged(metric: Metric, example: Example, prediction: str, choice: int | None = None) -> Answer:
+def judge(metric: Metric, example: Example, prediction: str, choice: int | None = None) -> Answer:
     """An answer and its worth. ``choice``, where it was taken by likelihood, is believed and not read off again."""
     if metric.choice:
-        choice = choice_in(prediction, example.candidates) if choice is None else choice
+        choice = read_choice(prediction, example.candidates) if choice is None else choice
         worth = None if choice is None else float(choice == example.answer)
     else:
         worth = metric.worth(example, prediction)
-    return Answer(example.id, prediction, references_of(example), worth, choice)
+    return Answer(example.id, prediction, list_references(example), worth, choice)
 
 
-def total(metric: Metric, examples: Sequence[Example], answers: Sequence[Answer]) -> Score:
+def total_score(metric: Metric, examples: Sequence[Example], answers: Sequence[Answer]) -> Score:
     """The row of the metric's table."""
     unparsed = sum(answer.worth is None for answer in answers) if metric.reads else None
     return Score(metric.columns(examples, answers), unparsed)
 
 
-def guessing(metric: Metric, examples: Sequence[Example]) -> Score | None:
+def score_chance(metric: Metric, examples: Sequence[Example]) -> Score | None:
     """What choosing at random scores in expectation; None for answers that nobody chooses."""
     if not metric.choice:
         return None
@@ -77,7 +85,7 @@ def guessing(metric: Metric, examples: Sequence[Example]) -> Score | None:
     return Score(_by_modality(examples, chances, lambda picked: Tally(math.fsum(picked), len(picked), expected=True)))
 
 
-def metric_for(name: str, examples: Sequence[Example], *, scienceqa: bool) -> str:
+def choose_metric(name: str, examples: Sequence[Example], *, scienceqa: bool) -> str:
     """The name of the metric: ``name``, or for ``auto`` the one that fits the data.
 
     ``auto`` is ``scienceqa`` for ScienceQA's own problems; ``choice`` where every question has choices; ``yes_no``
@@ -99,15 +107,15 @@ def metric_for(name: str, examples: Sequence[Example], *, scienceqa: bool) -> st
     faults = [f"{item.id}: {fault}" for item in examples if (fault := metric.fault(item))]
     faults = faults or metric.faults_together(examples)
     if faults:
-        raise InputError(f"evaluation.metric: {name} cannot score this data.", *shortened(faults, 5))
+        raise InputError(f"evaluation.metric: {name} cannot score this data.", *truncate_faults(faults, 5))
     return name
 
 
 def _fitting(examples: Sequence[Example]) -> str:
     if not any(_no_choices(item) for item in examples):
         return "choice"
-    given = [references_of(item) for item in examples]
-    if all({plain(text) for text in references} in ({"yes"}, {"no"}) for references in given):
+    given = [list_references(item) for item in examples]
+    if all({normalize(text) for text in references} in ({"yes"}, {"no"}) for references in given):
         return "yes_no"
     return "vqa" if all(len(references) >= VQA_ANSWERS for references in given) else "exact"
 
@@ -116,18 +124,18 @@ def _fitting(examples: Sequence[Example]) -> str:
 
 
 def _exact(example: Example, prediction: str) -> float:
-    return float(plain(prediction) in {plain(text) for text in references_of(example)})
+    return float(normalize(prediction) in {normalize(text) for text in list_references(example)})
 
 
 def _contains(example: Example, prediction: str) -> float:
-    written = plain(prediction)
-    return float(any(plain(text) in written for text in references_of(example)))
+    written = normalize(prediction)
+    return float(any(normalize(text) in written for text in list_references(example)))
 
 
 def _vqa(example: Example, prediction: str) -> float:
     """min(#/3, 1), averaged over every subset that leaves one out (Antol et al. 2015); of one answer, equality."""
-    given = [vqa_plain(text) for text in references_of(example)]
-    same = sum(text == vqa_plain(prediction) for text in given)
+    given = [normalize_vqa(text) for text in list_references(example)]
+    same = sum(text == normalize_vqa(prediction) for text in given)
     if len(given) == 1:
         return float(same)
     without_one = same * min((same - 1) / 3, 1) + (len(given) - same) * min(same / 3, 1)
@@ -135,16 +143,16 @@ def _vqa(example: Example, prediction: str) -> float:
 
 
 def _yes_no(example: Example, prediction: str) -> float | None:
-    said = yes_or_no(prediction)
-    return None if said is None else float(said == yes_or_no(references_of(example)[0]))
+    said = read_yes_no(prediction)
+    return None if said is None else float(said == read_yes_no(list_references(example)[0]))
 
 
 def _caption(example: Example, prediction: str) -> float:
-    return float(_sacrebleu().sentence_chrf(prediction, list(references_of(example))).score) / 100
+    return float(_sacrebleu().sentence_chrf(prediction, list(list_references(example))).score) / 100
 
 
 def _unread(example: Example, prediction: str) -> None:
-    """Choices are read off by :func:`judged`."""
+    """Choices are read off by :func:`judge`."""
 
 
 # --- figures of many -------------------------------------------------------------------------------------------------
@@ -171,13 +179,13 @@ def _averaged(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[st
 
 
 def _mean(values: list[float]) -> Measure:
-    interval = bootstrap([100 * value for value in values])
+    interval = bootstrap_interval([100 * value for value in values])
     return Measure(100 * statistics.fmean(values) if values else None, len(values), interval)
 
 
 def _confusion(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:
     """POPE's figures (Li et al. 2023), yes being what is looked for. What could not be read is neither yes nor no."""
-    kinds = [(yes_or_no(references_of(item)[0]), yes_or_no(answer.prediction))
+    kinds = [(read_yes_no(list_references(item)[0]), read_yes_no(answer.prediction))
              for item, answer in zip(examples, answers, strict=True)]  # fmt: skip
     hit, false_alarm = kinds.count((True, True)), kinds.count((False, True))
     missed, rest = sum(truth is True for truth, _ in kinds) - hit, kinds.count((False, False))
@@ -187,14 +195,18 @@ def _confusion(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[s
         "accuracy": Tally(hit + rest, len(kinds)),
         "precision": _share(hit, hit + false_alarm, len(kinds)),
         "recall": _share(hit, hit + missed, len(kinds)),
-        "F1": Measure(f1, len(kinds), resampled_counts(counts, _f1)),
+        "F1": Measure(f1, len(kinds), resample_counts(counts, _f1)),
         "yes share": _share(hit + false_alarm, len(kinds), len(kinds)),
     }
 
 
 def _share(part: int, whole: int, questions: int) -> Measure:
     """A share of some of the questions, which ones being up to the model."""
-    return Measure(100 * part / whole, questions, wilson(part, whole)) if whole else Measure(None, questions)
+    return (
+        Measure(100 * part / whole, questions, compute_wilson_interval(part, whole))
+        if whole
+        else Measure(None, questions)
+    )
 
 
 def _f1(counts: "np.ndarray") -> "np.ndarray":
@@ -265,18 +277,18 @@ def _no_choices(example: Example) -> str | None:
 
 
 def _empty(example: Example) -> str | None:
-    return None if all(plain(text) for text in references_of(example)) else "an answer is empty"
+    return None if all(normalize(text) for text in list_references(example)) else "an answer is empty"
 
 
 def _few_answers(example: Example) -> str | None:
-    count = len(references_of(example))
+    count = len(list_references(example))
     if 1 < count < 4:  # no answer at all could be worth a whole point
         return f"has {count} answers; the formula needs one, or four and more"
     return _empty(example)
 
 
 def _neither(example: Example) -> str | None:
-    given = {yes_or_no(text) for text in references_of(example)}
+    given = {read_yes_no(text) for text in list_references(example)}
     return None if len(given) == 1 and None not in given else "its answer is neither yes nor no"
 
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_mm.data.collate import Collator, batches
+from lora_mm.data.collate import Collator, split_into_batches
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.models.forward import IGNORED, place, supervised_logits
+from lora_mm.models.forward import IGNORE_INDEX, compute_supervised_logits, move_batch
 
 Advance = Callable[[int], None]
 """Called with the number of examples just answered."""
@@ -21,7 +21,7 @@ def _ignore(done: int) -> None:
 
 
 @torch.inference_mode()
-def candidate_scores(
+def score_candidates(
     model: nn.Module,
     collator: Collator,
     examples: Sequence[Example],
@@ -42,7 +42,7 @@ def candidate_scores(
     model.eval()
     letters = _letters(collator, examples)
     scores: list[list[float]] = []
-    for start, chunk in enumerate(batches(examples, batch_size)):
+    for start, chunk in enumerate(split_into_batches(examples, batch_size)):
         if letters is None:
             scores += _whole_candidates(model, collator, chunk, mean)
         else:
@@ -54,7 +54,7 @@ def candidate_scores(
 
 
 @torch.inference_mode()
-def write_answers(
+def generate_answers(
     model: nn.Module,
     collator: Collator,
     examples: Sequence[Example],
@@ -66,8 +66,8 @@ def write_answers(
     """What the model writes as its answer, greedily, without special tokens."""
     model.eval()
     answers: list[str] = []
-    for chunk in batches(examples, batch_size):
-        batch = place(model, collator.prompts(chunk))
+    for chunk in split_into_batches(examples, batch_size):
+        batch = move_batch(model, collator.prompts(chunk))
         written = model.generate(
             **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=collator.tokenizer.pad_token_id
         )
@@ -110,7 +110,7 @@ def _shared_text(texts: Sequence[str]) -> str:
 def _next_token(
     model: nn.Module, collator: Collator, chunk: Sequence[Example], begin: str, tokens: list[int]
 ) -> list[list[float]]:
-    batch = place(model, collator.prompts(chunk, begin))
+    batch = move_batch(model, collator.prompts(chunk, begin))
     logits = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()  # [batch, vocabulary]
     chosen = F.log_softmax(logits, dim=-1)[:, tokens].tolist()
     return [row[: len(example.candidates)] for row, example in zip(chosen, chunk, strict=True)]
@@ -119,10 +119,10 @@ def _next_token(
 def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Example], mean: bool) -> list[list[float]]:
     rows = [_with_target(example, text) for example in chunk for text in example.candidates]
     sums: list[float] = []
-    for part in batches(rows, max(1, len(chunk))):
-        logits, targets = supervised_logits(model, collator(part))
-        loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        tokens = (targets != IGNORED).sum(dim=1) if mean else 1
+    for part in split_into_batches(rows, max(1, len(chunk))):
+        logits, targets = compute_supervised_logits(model, collator(part))
+        loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none")
+        tokens = (targets != IGNORE_INDEX).sum(dim=1) if mean else 1
         sums += (-loss.sum(dim=1) / tokens).tolist()
     scores = iter(sums)
     return [[next(scores) for _ in example.candidates] for example in chunk]

@@ -25,14 +25,14 @@ _CONTRACTIONS = {word.replace("'", ""): word for word in _SHORTENED.split()}
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-def plain(text: str) -> str:
+def normalize(text: str) -> str:
     """``text`` in one spelling: Unicode's compatibility form, no case, single spaces, without quotes around it or full
     stops behind, unless it is nothing else."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.rstrip(_QUOTES + ". ").lstrip(_QUOTES + " ") or folded
 
 
-def vqa_plain(text: str) -> str:
+def normalize_vqa(text: str) -> str:
     """``text`` as VQAv2's evaluation compares it (Antol et al. 2015, section 3.3 and its published rules): lower case,
     no full stops but in decimals, no punctuation, digits for zero to ten, no articles, contractions with apostrophe.
 
@@ -51,7 +51,7 @@ def _gap(text: str, at: int) -> str:
     return "" if " " in beside or len(beside) < 2 else " "
 
 
-def yes_or_no(text: str) -> bool | None:
+def read_yes_no(text: str) -> bool | None:
     """Whether ``text`` says yes (True) or no (False); None where it says neither.
 
     It must begin with the word, or hold one of the two words and not the other. (POPE's script takes all that is not
@@ -64,13 +64,13 @@ def yes_or_no(text: str) -> bool | None:
     return said == {"yes"} if len(said) == 1 else None
 
 
-def choice_in(text: str, candidates: Sequence[str]) -> int | None:
+def read_choice(text: str, candidates: Sequence[str]) -> int | None:
     """Index of the candidate that ``text`` is, or begins with; None where it names none, or two alike.
 
     Of candidates that begin with each other the longest counts: ``10 m`` is not ``1``.
     """
-    written = plain(text)
-    named = [plain(candidate) for candidate in candidates]
+    written = normalize(text)
+    named = [normalize(candidate) for candidate in candidates]
     fitting = [(len(name), index) for index, name in enumerate(named) if _begins(written, name)]
     if not fitting:
         return None

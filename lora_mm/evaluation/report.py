@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _TITLE = "ScienceQA, accuracy in %"
 
 
-def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
+def scores_to_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
     """The named scores as rows under their columns, with the number of problems above and the notes below.
 
     ScienceQA's fits 80 columns with names of up to 16 characters. Print it with a ``rich.console.Console``, which
@@ -24,15 +24,15 @@ def as_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
-    for name in columns_of(scores):
+    for name in list_columns(scores):
         table.add_column(name, justify="right", no_wrap=True)
-    for label, cells, counts in rows_of(scores):
+    for label, cells, counts in list_rows(scores):
         table.add_row(Text(label), *cells, style="dim" if counts else None)
-    below = [Text(note, style="dim") for note in notes(scores)]
+    below = [Text(note, style="dim") for note in list_notes(scores)]
     return Group(Text(title, style="italic"), table, *below)  # a table's own title and caption are no wider than it
 
 
-def as_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
+def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
     """The named scores as JSON values; figures with the two decimals of the table, null for ``–``."""
     return {
         label: {
@@ -46,15 +46,15 @@ def as_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
     }
 
 
-def as_markdown(scores: Mapping[str, Score]) -> str:
+def scores_to_markdown(scores: Mapping[str, Score]) -> str:
     """The named scores as a GitHub table, the notes below it; for model cards. Ends with a line break."""
-    columns = columns_of(scores)
+    columns = list_columns(scores)
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-    lines += [f"| {label.replace('|', chr(92) + '|')} | {' | '.join(cells)} |" for label, cells, _ in rows_of(scores)]
-    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in notes(scores))
+    lines += [f"| {label.replace('|', chr(92) + '|')} | {' | '.join(cells)} |" for label, cells, _ in list_rows(scores)]
+    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in list_notes(scores))
 
 
-def notes(scores: Mapping[str, Score]) -> list[str]:
+def list_notes(scores: Mapping[str, Score]) -> list[str]:
     """What the figures alone do not say: intervals, unparsed answers of every row that has some, uneven coverage."""
     lines = []
     intervals = [
@@ -76,14 +76,14 @@ def notes(scores: Mapping[str, Score]) -> list[str]:
     return lines
 
 
-def columns_of(scores: Mapping[str, Score]) -> list[str]:
+def list_columns(scores: Mapping[str, Score]) -> list[str]:
     """Names of the columns of a table; a row may lack some."""
     return list(dict.fromkeys(name for score in scores.values() for name in score.columns))
 
 
-def rows_of(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
+def list_rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
     """Label, cells, and whether the cells are counts: problems are counted wherever they differ from the row before."""
-    columns = columns_of(scores)
+    columns = list_columns(scores)
     before: list[str] = []
     for label, score in scores.items():
         shown = [score.columns.get(name) for name in columns]

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_mm.atomic import write_whole
+from lora_mm.atomic import write_atomically
 from lora_mm.data.scienceqa import LETTERS, Problem
-from lora_mm.data.scienceqa_layouts import read_json
-from lora_mm.errors import InputError, shortened
+from lora_mm.data.scienceqa_layouts import read_json_file
+from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.score import Score, Tally
 
 _LOW_GRADES = frozenset(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = frozenset(f"grade{n}" for n in range(7, 13))
 
-COLUMNS: Mapping[str, Callable[[Problem], bool]] = {
+OFFICIAL_COLUMNS: Mapping[str, Callable[[Problem], bool]] = {
     "NAT": lambda problem: problem.subject == "natural science",
     "SOC": lambda problem: problem.subject == "social science",
     "LAN": lambda problem: problem.subject == "language science",
@@ -61,7 +61,9 @@ def _words(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
-def score(problems: Sequence[Problem], predictions: Mapping[str, int | None], *, partial: bool = False) -> Score:
+def score_problems(
+    problems: Sequence[Problem], predictions: Mapping[str, int | None], *, partial: bool = False
+) -> Score:
     """The official columns of predictions (problem id to index of the choice, None for an unparsed answer).
 
     An index that is none of a problem's choices counts as unparsed, so as wrong.
@@ -93,7 +95,7 @@ def score(problems: Sequence[Problem], predictions: Mapping[str, int | None], *,
     )
 
 
-def random_choice(problems: Sequence[Problem]) -> Score:
+def score_random_choice(problems: Sequence[Problem]) -> Score:
     """What uniform guessing scores in expectation: in each column the mean of one over the number of choices."""
     chances = [1 / len(problem.choices) for problem in problems]
     return Score(columns=_tally(problems, chances, math.fsum, expected=True), headline="AVG")
@@ -109,7 +111,7 @@ def read_results(path: Path) -> dict[str, int | None]:
     Raises:
         InputError: naming each id whose value is none of these.
     """
-    content = read_json(path)
+    content = read_json_file(path)
     results = content.get("results", content) if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise InputError(f'{path}: must hold {{"results": {{problem id: index of the choice}}}}')
@@ -122,7 +124,7 @@ def read_results(path: Path) -> dict[str, int | None]:
             shown = json.dumps(value, ensure_ascii=False)[:40]
             faults.append(f"{path}, problem {id}: {shown} is not the index of a choice, a letter, or -1 for none")
     if faults:
-        raise InputError(*shortened(faults))
+        raise InputError(*truncate_faults(faults))
     return predictions
 
 
@@ -140,14 +142,14 @@ def write_results(
     }
     if outputs is not None:
         content["outputs"] = dict(outputs)
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _tally(
     problems: Sequence[Problem], right: Sequence[float], add: Callable[[list[float]], float], *, expected: bool = False
 ) -> dict[str, Tally]:
     tallies = {}
-    for name, belongs in COLUMNS.items():
+    for name, belongs in OFFICIAL_COLUMNS.items():
         counted = [value for problem, value in zip(problems, right, strict=True) if belongs(problem)]
         tallies[name] = Tally(add(counted), len(counted), expected)
     return tallies

@@ -46,7 +46,7 @@ class Tally:
     @property
     def interval(self) -> Interval | None:
         """Wilson's 95 % interval in percent; None for an expectation, or where there is nothing to count."""
-        return None if self.expected or not self.total else wilson(int(self.correct), self.total)
+        return None if self.expected or not self.total else compute_wilson_interval(int(self.correct), self.total)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values: the table's own two decimals, null for ``–``."""
@@ -104,7 +104,7 @@ class Score:
         return self.headline or next(iter(self.columns))
 
 
-def wilson(correct: int, total: int) -> Interval:
+def compute_wilson_interval(correct: int, total: int) -> Interval:
     """Wilson's (1927) 95 % interval of a proportion, in percent; unlike the normal one it never leaves 0 to 100."""
     share, z2 = correct / total, Z * Z
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
@@ -114,16 +114,16 @@ def wilson(correct: int, total: int) -> Interval:
     return 100 * low, 100 * high
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
     """Percentile interval (Efron 1979), 95 %, of the mean of ``values``; None without values."""
     import numpy as np
 
     if not values:
         return None
-    return percentiles(resampled_means(np.asarray(values, dtype=float), seed=seed, resamples=resamples))
+    return compute_percentile_interval(resample_means(np.asarray(values, dtype=float), seed=seed, resamples=resamples))
 
 
-def resampled_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.ndarray":
+def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.ndarray":
     """Means of ``values`` [n] drawn anew with replacement, ``[resamples]``; equal values are drawn by their counts."""
     import numpy as np
 
@@ -135,7 +135,7 @@ def resampled_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.n
     return means
 
 
-def resampled_counts(
+def resample_counts(
     counts: Sequence[int], figure: Callable[["np.ndarray"], "np.ndarray"], *, seed: int = 0
 ) -> Interval | None:
     """95 % interval of a function of counts, such as F1 of a confusion table, the questions drawn anew.
@@ -152,10 +152,10 @@ def resampled_counts(
     shares = np.asarray(counts) / total
     found = figure(np.random.default_rng(seed).multinomial(total, shares, size=RESAMPLES))
     found = found[~np.isnan(found)]
-    return percentiles(found) if len(found) else None
+    return compute_percentile_interval(found) if len(found) else None
 
 
-def percentiles(values: "np.ndarray") -> Interval:
+def compute_percentile_interval(values: "np.ndarray") -> Interval:
     """Where the middle 95 % of ``values`` begin and end."""
     import numpy as np
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from torch import nn
 
-from lora_mm.adapters.routing_map import RoutingMap, routing_maps
-from lora_mm.data.collate import Collator, Picked, batches
+from lora_mm.adapters.routing_map import RoutingMap, measure_routing
+from lora_mm.data.collate import Collator, Subset, split_into_batches
 from lora_mm.data.example import Example
 from lora_mm.data.scienceqa import Problem
 from lora_mm.errors import InputError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.answers import Answer, save_answers
-from lora_mm.evaluation.metrics import METRICS, guessing, judged, metric_for, references_of, total
-from lora_mm.evaluation.predict import candidate_scores, write_answers
+from lora_mm.evaluation.metrics import METRICS, choose_metric, judge, list_references, score_chance, total_score
+from lora_mm.evaluation.predict import generate_answers, score_candidates
 from lora_mm.evaluation.score import Score
-from lora_mm.out_of_memory import told_when_out_of_memory
+from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.recipe.sections import Recipe
 
 Watch = Callable[[str, int], Callable[[int], None]]
@@ -30,7 +30,7 @@ _FOLLOWED, _FOLLOWED_AT_ONCE = 32, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredAnswers:
     """A model's answers to a split.
 
     Attributes:
@@ -63,7 +63,7 @@ class Scored:
             save_answers(file, self.answers)
 
 
-def unwatched(label: str, total: int) -> Callable[[int], None]:
+def ignore_progress(label: str, total: int) -> Callable[[int], None]:
     """A :data:`Watch` that shows nothing."""
     return lambda done: None
 
@@ -76,7 +76,7 @@ def score_model(
     advance: Callable[[int], None],
     *,
     problems: Sequence[Problem] | None = None,
-) -> Scored:
+) -> ScoredAnswers:
     """Ask ``model`` every example, and score the answers, as ``recipe.evaluation`` says.
 
     Args:
@@ -86,61 +86,61 @@ def score_model(
         InputError: for examples that the metric or the way of answering does not fit.
     """
     section = recipe.evaluation
-    metric, by_likelihood = way_of_scoring(recipe, examples, scienceqa=problems is not None)
+    metric, by_likelihood = choose_scoring(recipe, examples, scienceqa=problems is not None)
     # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
-    ordered = Picked(examples, order)
+    ordered = Subset(examples, order)
     size = section.per_device_eval_batch_size
     if by_likelihood:
         mean = section.likelihood == "mean"
-        with told_when_out_of_memory():
-            rows = candidate_scores(model, collator, ordered, batch_size=size, mean=mean, advance=advance)
+        with explain_out_of_memory():
+            rows = score_candidates(model, collator, ordered, batch_size=size, mean=mean, advance=advance)
         chosen = [row.index(max(row)) for row in rows]
         said = {n: (examples[n].candidates[choice], choice) for n, choice in zip(order, chosen, strict=True)}
-        answers = [judged(METRICS[metric], example, *said[n]) for n, example in enumerate(examples)]
+        answers = [judge(METRICS[metric], example, *said[n]) for n, example in enumerate(examples)]
     else:
         tokens = section.max_new_tokens
-        with told_when_out_of_memory():
-            texts = write_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
+        with explain_out_of_memory():
+            texts = generate_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
         written = dict(zip(order, texts, strict=True))
         if metric == "scienceqa" and problems is not None:
             answers = [_read_officially(recipe, problems[n], item, written[n]) for n, item in enumerate(examples)]
         else:
-            answers = [judged(METRICS[metric], example, written[n]) for n, example in enumerate(examples)]
-    return Scored(metric, score_of(metric, examples, answers, problems), tuple(answers), not by_likelihood)
+            answers = [judge(METRICS[metric], example, written[n]) for n, example in enumerate(examples)]
+    return ScoredAnswers(metric, score_answers(metric, examples, answers, problems), tuple(answers), not by_likelihood)
 
 
-def score_of(
+def score_answers(
     metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[Problem] | None
 ) -> Score:
     """The row of the metric's table; ScienceQA's problems have their official columns."""
     if metric == "scienceqa" and problems is not None:
-        return official.score(problems, {answer.id: answer.choice for answer in answers})
-    return total(METRICS[metric], examples, answers)
+        return official.score_problems(problems, {answer.id: answer.choice for answer in answers})
+    return total_score(METRICS[metric], examples, answers)
 
 
-def chance_score(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
+def score_by_chance(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
     """The row that any other should beat: what choosing at random scores; none where nobody chooses."""
     if metric == "scienceqa" and problems is not None:
-        return {"random choice": official.random_choice(problems)}
-    score = guessing(METRICS[metric], examples)
+        return {"random choice": official.score_random_choice(problems)}
+    score = score_chance(METRICS[metric], examples)
     return {"random choice": score} if score else {}
 
 
-def table_title(metric: str, split: str) -> str:
+def format_title(metric: str, split: str) -> str:
     """What a table of these scores is of."""
     if metric == "scienceqa":
         return f"ScienceQA {split}, accuracy in %"
     return f"{METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]} on {split}, in %"
 
 
-def way_of_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bool) -> tuple[str, bool]:
+def choose_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bool) -> tuple[str, bool]:
     """The metric's name, and whether candidates are compared (else the model writes), as ``recipe.evaluation`` says.
 
     Raises:
         InputError: for examples that the metric or the way of answering does not fit.
     """
-    metric = metric_for(recipe.evaluation.metric, examples, scienceqa=scienceqa)
+    metric = choose_metric(recipe.evaluation.metric, examples, scienceqa=scienceqa)
     if recipe.evaluation.answer == "auto":
         return metric, METRICS[metric].choice
     by_likelihood = recipe.evaluation.answer == "likelihood"
@@ -158,14 +158,14 @@ def _read_officially(recipe: Recipe, problem: Problem, example: Example, text: s
     parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
     choice = parse(text, problem.choices)
     worth = None if choice is None else float(choice == problem.answer)
-    return Answer(problem.id, text, references_of(example), worth, choice)
+    return Answer(problem.id, text, list_references(example), worth, choice)
 
 
-def look_at_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
+def sample_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
     """Where the adapter sends the tokens of some of ``examples``, with and without pictures apart."""
     asked = {}
     for name, pictured in (("text", False), ("image", True)):
         chosen = [example for example in examples if bool(example.pictures) is pictured][:_FOLLOWED]
         if chosen:
-            asked[name] = [collator.prompts(chunk) for chunk in batches(chosen, _FOLLOWED_AT_ONCE)]
-    return routing_maps(model, asked)
+            asked[name] = [collator.prompts(chunk) for chunk in split_into_batches(chosen, _FOLLOWED_AT_ONCE)]
+    return measure_routing(model, asked)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lora_mm.data.example import ImageSource, Turn
-from lora_mm.data.fetch import find_picture
-from lora_mm.errors import InputError, nearest
+from lora_mm.data.fetch import fetch_picture
+from lora_mm.errors import InputError, suggest_name
 from lora_mm.interrupt import Interrupt
-from lora_mm.jobs.inference import AdaptedBase
+from lora_mm.jobs.inference import AdaptedModel
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Chat:
         pictures: those to be shown with the next turn.
     """
 
-    speaker: AdaptedBase
+    speaker: AdaptedModel
     max_new_tokens: int
     write: Callable[[str], None]
     tell: Callable[[str], None]
@@ -61,7 +61,7 @@ class Chat:
     def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name not in _COMMANDS:
-            raise InputError(f"No command '{name}'; /help lists them.{nearest(name, list(_COMMANDS))}")
+            raise InputError(f"No command '{name}'; /help lists them.{suggest_name(name, list(_COMMANDS))}")
         _COMMANDS[name][2](self, rest.strip())
 
     def _adapter(self, name: str) -> None:
@@ -76,7 +76,7 @@ class Chat:
     def _image(self, place: str) -> None:
         if not place:
             raise InputError("/image PATH-OR-URL")
-        self.pictures.append(find_picture(place))
+        self.pictures.append(fetch_picture(place))
         count = len(self.pictures)
         self.tell(f"{count} picture{'' if count == 1 else 's'} will be shown with the next turn.")
 

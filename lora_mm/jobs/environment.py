@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from lora_mm.models.loading import default_device
+from lora_mm.models.loading import get_default_device
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Versions and devices, for bug reports and results."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu threads": torch.get_num_threads(),
-        "devices": devices or [default_device().type],
+        "devices": devices or [get_default_device().type],
         "packages": {package: of(package) for package in packages},
     }

@@ -13,31 +13,31 @@ from torch import nn
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.files import SCORES
 from lora_mm.artifact.folder import Mismatch, load_adapter
-from lora_mm.artifact.hub import locate
+from lora_mm.artifact.hub import locate_adapter
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
-from lora_mm.data.splits import Split, load_split
+from lora_mm.data.splits import DataSplit, load_split
 from lora_mm.errors import InputError
-from lora_mm.evaluation.compare import Comparison, compare
+from lora_mm.evaluation.compare import Comparison, compare_answers
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.metrics import references_of
+from lora_mm.evaluation.metrics import list_references
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
-    Scored,
+    ScoredAnswers,
     Watch,
-    chance_score,
-    look_at_routing,
+    choose_scoring,
+    format_title,
+    sample_routing,
+    score_by_chance,
     score_model,
-    table_title,
-    way_of_scoring,
 )
-from lora_mm.jobs.session import adapter_recipe, collator_of, load_recipe_base
-from lora_mm.models.loading import check_quantization, memory_line
+from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.models.loading import check_quantization, format_memory
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
-BASE = "base"
+FROZEN_BASE = "base"
 """What the frozen base is called where an adapter folder could stand."""
 
 
@@ -57,7 +57,7 @@ class Evaluation:
 
     title: str
     scores: dict[str, Score]
-    scored: dict[str, Scored]
+    scored: dict[str, ScoredAnswers]
     comparison: Comparison | None
     account: str
     examples: Sequence[Example]
@@ -117,7 +117,7 @@ def evaluate(
             f"--predictions {predictions}: .json is ScienceQA's official format, and these answers are none of its; "
             f"name it {predictions.stem}.jsonl."
         )
-    scored: dict[str, Scored] = {}
+    scored: dict[str, ScoredAnswers] = {}
     maps: list[RoutingMap] = []
     for contender, own, (model, collator) in zip(contenders, asked, _models(contenders, accept, say), strict=True):
         advance = watch(contender.name, len(own.examples))
@@ -125,18 +125,18 @@ def evaluate(
             model, collator, contender.recipe, own.examples, advance, problems=own.problems
         )
         if routing and contender is contenders[0] and contender.adapter is not None:
-            maps = look_at_routing(model, collator, own.examples)
+            maps = sample_routing(model, collator, own.examples)
         del model, collator  # before the next is loaded: two bases may not fit
     if predictions:
         scored[contenders[0].name].write(predictions)
     comparison = None
     if len(scored) > 1:
         (one, first), (other, second) = scored.items()
-        comparison = compare((one, other), first.answers, second.answers)
+        comparison = compare_answers((one, other), first.answers, second.answers)
     loaded = asked[0]
-    scores = chance_score(metric, loaded.examples, loaded.problems)
+    scores = score_by_chance(metric, loaded.examples, loaded.problems)
     scores |= {name: found.score for name, found in scored.items()}
-    title = table_title(metric, loaded.name)
+    title = format_title(metric, loaded.name)
     return Evaluation(title, scores, scored, comparison, loaded.account(), loaded.examples, maps)
 
 
@@ -153,18 +153,18 @@ def _models(
             continue
         base = collator = model = None
         base = load_recipe_base(contender.recipe)
-        collator = collator_of(contender.recipe, base)
+        collator = make_base_collator(contender.recipe, base)
         model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
         if contender.origin:
             say(f"Adapter {contender.origin}.")
-        say(f"Base {base.name}: {memory_line(model)}.")
+        say(f"Base {base.name}: {format_memory(model)}.")
         yield model, collator
 
 
-def _metric_of_all(contenders: Sequence[Contender], asked: Sequence[Split]) -> str:
+def _metric_of_all(contenders: Sequence[Contender], asked: Sequence[DataSplit]) -> str:
     """The metric; raises InputError for questions it does not fit, and unless a paired test of two says something."""
     metrics = [
-        way_of_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
+        choose_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
         for one, own in zip(contenders, asked, strict=True)
     ]
     if len(contenders) > 1:
@@ -172,7 +172,7 @@ def _metric_of_all(contenders: Sequence[Contender], asked: Sequence[Split]) -> s
     return metrics[0]
 
 
-def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], metrics: Sequence[str]) -> None:
+def _check_comparable(contenders: Sequence[Contender], asked: Sequence[DataSplit], metrics: Sequence[str]) -> None:
     """Raise InputError unless the two are asked the same and scored alike."""
     (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
     unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
@@ -192,25 +192,25 @@ def _check_comparable(contenders: Sequence[Contender], asked: Sequence[Split], m
 
 def _asks(example: Example) -> tuple[str, object]:
     """What makes a question the same for two models, in whatever form each is asked."""
-    return example.id, references_of(example) if example.answer is None else example.answer
+    return example.id, list_references(example) if example.answer is None else example.answer
 
 
-def contenders_of(
+def load_contenders(
     adapter: str, overrides: Sequence[str], *, base_only: bool = False, other: str | None = None
 ) -> list[Contender]:
     """Who is asked: the adapter or its frozen base, and another adapter or with ``base`` the frozen base.
 
     Args:
-        adapter, other: as for :func:`~lora_mm.artifact.hub.locate`.
+        adapter, other: as for :func:`~lora_mm.artifact.hub.locate_adapter`.
 
     Raises:
         InputError: for what is no adapter, recipes that do not fit, or one model twice.
     """
     first = _contender(adapter, overrides)
     frozen = Contender("frozen base", first.recipe, None)
-    if other == BASE and base_only:
+    if other == FROZEN_BASE and base_only:
         raise InputError("--base-only --compare base: is one model twice; leave one of them out.")
-    if other is None or other == BASE:
+    if other is None or other == FROZEN_BASE:
         asked = frozen if base_only else replace(first, name="adapter")
         return [asked] if other is None else [asked, frozen]
     second = _contender(other, overrides)
@@ -226,12 +226,12 @@ def contenders_of(
 
 
 def _contender(text: str, overrides: Sequence[str]) -> Contender:
-    found = locate(text)
-    recipe = load_recipe(adapter_recipe(found.folder), overrides)
+    found = locate_adapter(text)
+    recipe = load_recipe(find_adapter_recipe(found.folder), overrides)
     return Contender(found.name, recipe, found.folder, found.origin, found.commit)
 
 
-def page_of(found: Evaluation, contenders: Sequence[Contender]) -> Page:
+def make_page(found: Evaluation, contenders: Sequence[Contender]) -> Page:
     """The evaluation as a page; with the history of training, where the adapter's run left one."""
     asked, adapter = contenders[0], contenders[0].adapter
     names = list(found.scored)

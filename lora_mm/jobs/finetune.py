@@ -15,35 +15,35 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
-from lora_mm import distributed as processes
-from lora_mm.adapters.attach import attach, hold_in_fp32, idle_experts
+from lora_mm import distributed
+from lora_mm.adapters.attach import attach, find_idle_experts, train_whole_in_fp32
 from lora_mm.artifact.files import RECIPE, WEIGHTS
-from lora_mm.artifact.folder import round_adapter, save_adapter
-from lora_mm.data.collate import Collator, Prepared
+from lora_mm.artifact.folder import round_adapter_weights, save_adapter
+from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.example import Example
-from lora_mm.data.splits import load_both
-from lora_mm.errors import InputError, LoraMMError, shortened
+from lora_mm.data.splits import load_train_and_test
+from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.evaluation.answers import Answer, load_answers
-from lora_mm.evaluation.compare import compare
-from lora_mm.evaluation.report import as_table
+from lora_mm.evaluation.compare import compare_answers
+from lora_mm.evaluation.report import scores_to_table
 from lora_mm.evaluation.scoring import (
-    Scored,
-    chance_score,
-    look_at_routing,
+    ScoredAnswers,
+    choose_scoring,
+    format_title,
+    sample_routing,
+    score_answers,
+    score_by_chance,
     score_model,
-    score_of,
-    table_title,
-    way_of_scoring,
 )
 from lora_mm.interrupt import Interrupt
-from lora_mm.jobs.plan import foreseen
-from lora_mm.jobs.run_folder import ADAPTER, BASE, Outcome, leave
-from lora_mm.jobs.session import check_sources, collator_of, load_recipe_base
-from lora_mm.models.loading import memory_by_part
-from lora_mm.out_of_memory import told_when_out_of_memory
+from lora_mm.jobs.plan import format_estimate
+from lora_mm.jobs.run_folder import ADAPTER, BASE, RunResult, write_run_folder
+from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
+from lora_mm.models.loading import measure_memory
+from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import Recipe
-from lora_mm.training.gradients import equal_weights
+from lora_mm.training.gradients import broadcast_weights
 from lora_mm.training.trainer import AdapterTrainer
 
 CHECKPOINTS = "checkpoints"
@@ -64,7 +64,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> Outcome | None:
+) -> RunResult | None:
     """Fine-tune as ``recipe`` says, score base and adapter, and write the adapter folder.
 
     Of several processes all train, and the first does the rest.
@@ -85,56 +85,56 @@ def finetune(
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
     begun = time.monotonic()
-    processes.join()
+    distributed.init_process_group()
     _check_output(output, recipe, resume=resume, overwrite=overwrite)
     _check_logger(recipe.training.report_to)
-    processes.wait()  # all have looked at the folder, before the first writes to it
+    distributed.barrier()  # all have looked at the folder, before the first writes to it
     display = Display(console)
     check_sources(recipe)
-    train, test = load_both(recipe)
+    train, test = load_train_and_test(recipe)
     console.print(f"{train.account()}\n{test.account()}", highlight=False)
     questions = test.examples
-    metric, _ = way_of_scoring(recipe, questions, scienceqa=test.problems is not None)
+    metric, _ = choose_scoring(recipe, questions, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
+    collator = make_base_collator(recipe, base)
     prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError(
             f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
-            *shortened(prepared.faults),
+            *truncate_faults(prepared.faults),
         )
     console.print(_tokens_line(prepared), highlight=False)
 
     set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
     model = attach(base.model, recipe.adapters, train=recipe.train)
-    hold_in_fp32(model)
-    equal_weights(model)
-    console.print(parts_table(model))
-    console.print(foreseen(recipe, collator, prepared), highlight=False)
+    train_whole_in_fp32(model)
+    broadcast_weights(model)
+    console.print(make_parts_table(model))
+    console.print(format_estimate(recipe, collator, prepared), highlight=False)
     if dry_run:
-        processes.part()
+        distributed.destroy_process_group()
         console.print("Dry run: everything fits together; nothing was written.")
         return None
 
-    def score(name: str) -> Scored:
+    def score(name: str) -> ScoredAnswers:
         watch = display.watch(name, len(questions))
         return score_model(model, collator, recipe, questions, watch, problems=test.problems)
 
-    scores = chance_score(metric, questions, test.problems)
+    scores = score_by_chance(metric, questions, test.problems)
     answers: dict[str, Sequence[Answer]] = {}
-    first = not processes.rank()
+    first = not distributed.rank()
     if first:
         _prepare_output(output, recipe, overwrite=overwrite)
         if recipe.evaluation.base:
             answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
-            scores[BASE] = score_of(metric, questions, answers[BASE], test.problems)
-    processes.wait()  # for the first
+            scores[BASE] = score_answers(metric, questions, answers[BASE], test.problems)
+    distributed.barrier()  # for the first
     figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
-    processes.part()
+    distributed.destroy_process_group()
     if not first:
         return None
-    processes.alone()
-    for method, experts in idle_experts(model).items():
+    distributed.become_single_process()
+    for method, experts in find_idle_experts(model).items():
         console.print(
             f"{method}: nothing in the training data was for its experts {', '.join(map(str, experts))} (counted from "
             "0); they do nothing. Fewer would do (adapters.N.experts).",
@@ -142,23 +142,23 @@ def finetune(
         )
 
     dtype = getattr(torch, recipe.save_dtype)
-    round_adapter(model, dtype)
+    round_adapter_weights(model, dtype)
     _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml(), dtype=dtype), output)
     scored = score(ADAPTER)
     _write_answers(scored, output / ADAPTER_ANSWERS)
     scores[ADAPTER], answers[ADAPTER] = scored.score, scored.answers
     comparison = None
     if BASE in answers:
-        comparison = compare((ADAPTER, BASE), answers[ADAPTER], answers[BASE])
+        comparison = compare_answers((ADAPTER, BASE), answers[ADAPTER], answers[BASE])
     figures |= {
         "adapter_bytes": (output / WEIGHTS).stat().st_size,
         "total_seconds": round(time.monotonic() - begun, 1),
         "train_rows": len(prepared.examples),
         "test_rows": len(questions),
     }
-    outcome = Outcome(
+    outcome = RunResult(
         folder=output,
-        title=table_title(metric, recipe.data.eval_split),
+        title=format_title(metric, recipe.data.eval_split),
         metric=metric,
         scores=scores,
         figures=figures,
@@ -166,17 +166,17 @@ def finetune(
         answers=answers,
         written=scored.written,
     )
-    leave(outcome, recipe, model, base, questions, look_at_routing(model, collator, questions))
-    console.print(as_table(scores, title=outcome.title))
+    write_run_folder(outcome, recipe, model, base, questions, sample_routing(model, collator, questions))
+    console.print(scores_to_table(scores, title=outcome.title))
     return outcome
 
 
-def parts_table(model: nn.Module) -> Table:
+def make_parts_table(model: nn.Module) -> Table:
     """What the model is made of and what of it trains, by part."""
     table = Table(title="What trains", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("part", "parameters", "trained", "of it", "MiB"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    rows = memory_by_part(model)
+    rows = measure_memory(model)
     rows["all"] = tuple(sum(column) for column in zip(*rows.values(), strict=True))
     for part, (total, trained, size) in rows.items():
         table.add_row(part, f"{total:,}", f"{trained:,}", f"{trained / total:.2%}", f"{size / 2**20:,.1f}")
@@ -190,13 +190,14 @@ def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool
     if resume and overwrite:
         raise InputError("--resume and --overwrite contradict each other: go on with the run, or throw it away.")
     if resume:
-        last = last_checkpoint(output)
+        last = find_last_checkpoint(output)
         if last is None:
             raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
         saved = output / RECIPE
         had = max(1, len(list(last.glob("rng_state_*.pth"))))
-        if had != processes.count():
-            raise InputError(f"--resume: {last} is of {had} processes, not of {processes.count()}; start as many.")
+        if had != distributed.world_size():
+            now = distributed.world_size()
+            raise InputError(f"--resume: {last} is of {had} processes, not of {now}; start as many.")
         if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
             raise InputError(
                 f"--resume: {saved} is another recipe than this one; go on with `--recipe {saved} --resume`, "
@@ -216,7 +217,7 @@ def _check_logger(name: str) -> None:
         raise InputError(f"training.report_to: {name} is not installed; `pip install {name}`, or set it to none.")
 
 
-def last_checkpoint(output: Path) -> Path | None:
+def find_last_checkpoint(output: Path) -> Path | None:
     """The newest whole checkpoint of the run in ``output``; the Trainer writes ``trainer_state.json`` last."""
     whole = [file.parent for file in output.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")]
     return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
@@ -240,7 +241,7 @@ def _save(write: Any, output: Path) -> None:
         raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _tokens_line(prepared: Prepared) -> str:
+def _tokens_line(prepared: PreparedExamples) -> str:
     lengths = sorted(prepared.lengths)
     pictured = sum(prepared.pictured)
     line = f"{pictured:,} examples with pictures, {len(lengths) - pictured:,} without; "
@@ -255,7 +256,7 @@ def _tokens_line(prepared: Prepared) -> str:
 
 
 def _base_answers(
-    file: Path, model: peft.PeftModel, questions: Sequence[Example], score: Callable[[str], Scored]
+    file: Path, model: peft.PeftModel, questions: Sequence[Example], score: Callable[[str], ScoredAnswers]
 ) -> Sequence[Answer]:
     """The frozen base's answers, taken before training, so that a fault of scoring shows at once; kept for a resume."""
     if file.is_file():
@@ -268,7 +269,7 @@ def _base_answers(
     return scored.answers
 
 
-def _write_answers(scored: Scored, file: Path) -> None:
+def _write_answers(scored: ScoredAnswers, file: Path) -> None:
     """As JSON lines, and ScienceQA's in its official results format too."""
     if scored.metric == "scienceqa":
         scored.write(file.with_suffix(".json"))
@@ -278,7 +279,7 @@ def _write_answers(scored: Scored, file: Path) -> None:
 def _train(
     model: peft.PeftModel,
     collator: Collator,
-    prepared: Prepared,
+    prepared: PreparedExamples,
     recipe: Recipe,
     output: Path,
     display: Display,
@@ -290,7 +291,7 @@ def _train(
     apart = settings["train_sampling_strategy"] == "group_by_modality"
     if apart:  # a grouping by length of ours, which the Trainer does not know
         settings["train_sampling_strategy"] = "group_by_length"
-    checkpoint = last_checkpoint(output) if resume else None
+    checkpoint = find_last_checkpoint(output) if resume else None
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         remove_unused_columns=False,
@@ -303,7 +304,8 @@ def _train(
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=processes.count() > 1 and not torch.cuda.is_available(),  # else accelerate sees one process on a CPU
+        use_cpu=distributed.world_size() > 1
+        and not torch.cuda.is_available(),  # else accelerate sees one process on a CPU
         **settings,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of a process; the Trainer would split batches over all it sees
@@ -318,18 +320,18 @@ def _train(
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
-    if processes.rank():  # the first's dropout is that of a run alone, and no two processes have the same
-        set_seed(recipe.training.seed + processes.rank())
+    if distributed.rank():  # the first's dropout is that of a run alone, and no two processes have the same
+        set_seed(recipe.training.seed + distributed.rank())
     progress.loss_of = lambda: trainer.last_loss
     begun = time.monotonic()
     try:
         if checkpoint is None or not trainer.take_up(checkpoint):
-            with interrupt.listening(), told_when_out_of_memory():
+            with interrupt.listening(), explain_out_of_memory():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
-    if processes.any_of(interrupt.asked):  # all have saved, before any ends
-        processes.part()
+    if distributed.any_rank(interrupt.asked):  # all have saved, before any ends
+        distributed.destroy_process_group()
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; all is saved in {output}. "
             "The same command with --resume goes on from there."
@@ -350,6 +352,6 @@ class _Interrupt(Interrupt, TrainerCallback):
     """The first Ctrl-C ends training after the step that runs, with a checkpoint; the second ends it at once."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if processes.any_of(self.asked):
+        if distributed.any_rank(self.asked):
             control.should_save = True
             control.should_training_stop = True

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, TextStreamer
 
-from lora_mm.artifact.files import CONFIG, read_json
+from lora_mm.artifact.files import CONFIG, read_json_object
 from lora_mm.artifact.folder import Mismatch, load_adapter
-from lora_mm.artifact.hub import Found, locate
+from lora_mm.artifact.hub import LocatedAdapter, locate_adapter
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
-from lora_mm.errors import InputError, nearest
-from lora_mm.jobs.session import adapter_recipe, collator_of, load_recipe_base
-from lora_mm.models.forward import place
+from lora_mm.errors import InputError, suggest_name
+from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import Base
-from lora_mm.out_of_memory import told_when_out_of_memory
+from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
@@ -30,7 +30,7 @@ _ALIKE = ("dtype", "quantization", "full_precision", "attention")
 """Keys of ``base`` in which adapters on one loaded base must agree, or one would answer otherwise than alone."""
 
 
-class AdaptedBase:
+class AdaptedModel:
     """A base with adapters on it.
 
     Attributes:
@@ -74,10 +74,10 @@ class AdaptedBase:
             InputError: for a conversation that the base cannot read, or that is longer than it reads.
         """
         collator = self._bare if self.active is None else self._adapters[self.active][1]
-        batch = place(self.model, collator.conversation(turns))
+        batch = move_batch(self.model, collator.conversation(turns))
         length = batch["input_ids"].shape[1]
         self._check_length(length, max_new_tokens)
-        with torch.inference_mode(), self._switched(), told_when_out_of_memory():
+        with torch.inference_mode(), self._switched(), explain_out_of_memory():
             written: Tensor = self.model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,
@@ -113,11 +113,11 @@ def load_adapted(
     accept: Collection[Mismatch] = (),
     only: Collection[str] = (),
     base_only: bool = False,
-) -> AdaptedBase:
+) -> AdaptedModel:
     """Load the base of ``adapters`` once, with all of them on it; the first is active.
 
     Args:
-        adapters: as for :func:`~lora_mm.artifact.hub.locate`; of one base and one PEFT type.
+        adapters: as for :func:`~lora_mm.artifact.hub.locate_adapter`; of one base and one PEFT type.
         overrides: ``key=value`` for their recipes.
         accept: mismatches that are warned of, not refused.
         only: names of those to load; all by default.
@@ -126,29 +126,29 @@ def load_adapted(
     Raises:
         InputError: when one does not load, or they do not stand on one base alike.
     """
-    folders = _named([locate(text) for text in adapters])
+    folders = _named([locate_adapter(text) for text in adapters])
     for name in only:
         _check_known(name, list(folders))
     folders = {name: folder for name, folder in folders.items() if name in (only or folders)}
-    recipes = {name: load_recipe(adapter_recipe(folder), overrides) for name, folder in folders.items()}
+    recipes = {name: load_recipe(find_adapter_recipe(folder), overrides) for name, folder in folders.items()}
     first = next(iter(recipes.values()))
     if not base_only:
         _check_alike(folders, recipes)
     base = load_recipe_base(first)
-    bare = collator_of(first, base)
+    bare = make_base_collator(first, base)
     if base_only:
-        return AdaptedBase(base, base.model.eval(), {}, bare)
+        return AdaptedModel(base, base.model.eval(), {}, bare)
     model: peft.PeftModel | None = None
     loaded: dict[str, tuple[str, Collator]] = {}
     for number, (name, folder) in enumerate(folders.items()):
         inner = f"adapter{number:03}"  # PEFT takes no dot in a name, and no name that another begins with
         model = load_adapter(base, folder, inner, onto=model, accept=accept)
-        loaded[name] = inner, collator_of(recipes[name], base)
+        loaded[name] = inner, make_base_collator(recipes[name], base)
     assert model is not None
-    return AdaptedBase(base, model, loaded, bare)
+    return AdaptedModel(base, model, loaded, bare)
 
 
-def _named(found: Sequence[Found]) -> dict[str, Path]:
+def _named(found: Sequence[LocatedAdapter]) -> dict[str, Path]:
     """The folders by what each is called: its own name, and a number where that is taken."""
     named: dict[str, Path] = {}
     for item in found:
@@ -162,12 +162,14 @@ def _named(found: Sequence[Found]) -> dict[str, Path]:
 
 def _check_known(name: str, names: list[str]) -> None:
     if name not in names:
-        raise InputError(f"No adapter '{name}' here; there are: {', '.join(names) or 'none'}.{nearest(name, names)}")
+        raise InputError(
+            f"No adapter '{name}' here; there are: {', '.join(names) or 'none'}.{suggest_name(name, names)}"
+        )
 
 
 def _check_alike(folders: dict[str, Path], recipes: dict[str, Recipe]) -> None:
     """Raise InputError, before anything large is loaded, for adapters that cannot stand on one loaded base."""
-    kinds = {name: read_json(folder / CONFIG).get("peft_type") for name, folder in folders.items()}
+    kinds = {name: read_json_object(folder / CONFIG).get("peft_type") for name, folder in folders.items()}
     if len(set(kinds.values())) > 1:
         told = "; ".join(f"{name} is {kind}" for name, kind in kinds.items())
         raise InputError(

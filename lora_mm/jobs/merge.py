@@ -20,28 +20,28 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.artifact.card import metadata, one_line
-from lora_mm.artifact.files import CARD, PREPROCESSING, RECIPE, check_folder, read_json
-from lora_mm.artifact.folder import load_adapter, peft_config_of
-from lora_mm.atomic import whole_folder
+from lora_mm.artifact.card import render_metadata, to_one_line
+from lora_mm.artifact.files import CARD, PREPROCESSING, RECIPE, check_adapter_folder, read_json_object
+from lora_mm.artifact.folder import load_adapter, load_peft_config
+from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.jobs.merge_probes import Probes, make_probes
-from lora_mm.jobs.session import collator_of, load_recipe_base
-from lora_mm.merging.changes import changes, check_mergeable, routes_by_modality
-from lora_mm.merging.drift import Drift, as_lines, drift, probe_logits
+from lora_mm.jobs.session import load_recipe_base, make_base_collator
+from lora_mm.merging.changes import check_mergeable, collect_changes, routes_by_modality
+from lora_mm.merging.drift import Drift, compute_probe_logits, format_drift, measure_drift
 from lora_mm.merging.writers import write_model, write_stock_lora
-from lora_mm.models.anatomy import modalities
-from lora_mm.models.loading import Base, Dtype, default_device
+from lora_mm.models.anatomy import list_modalities
+from lora_mm.models.loading import Base, Dtype, get_default_device
 from lora_mm.recipe.sections import Recipe
 
-Form = Literal["model", "lora"]
+MergeFormat = Literal["model", "lora"]
 
 _SPARE = 500_000_000
 """Bytes that verification may take beyond what the adapted base took."""
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeResult:
     """What a merge left behind.
 
     Attributes:
@@ -81,11 +81,11 @@ def merge(
     recipes: Sequence[Recipe],
     output: Path,
     *,
-    form: Form = "model",
+    form: MergeFormat = "model",
     modality: str | None = None,
     dtype: Dtype | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Merged:
+) -> MergeResult:
     """Merge adapters into their base, or out to a stock LoRA, and verify what was written before it gets its name.
 
     Args:
@@ -105,13 +105,13 @@ def merge(
     recipe = recipes[0]
     _check(adapters, recipes, modality)
     chosen: Dtype = dtype or (recipe.base.dtype if form == "model" else "float32")
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         asked = _write(adapters, recipe, folder, form, modality, chosen, say)
         gc.collect()  # the adapted base, before the merged one is loaded
         after = _reloaded_logits(folder, recipe, form, chosen, asked)
-        found = {name: drift(asked.adapted[name], after[name], asked.bare[name]) for name in after}
+        found = {name: measure_drift(asked.adapted[name], after[name], asked.bare[name]) for name in after}
         exact = recipe.base.quantization != "int8" and {recipe.base.dtype, chosen} == {"float32"}
-        lines = list(as_lines(found, exact=exact))
+        lines = list(format_drift(found, exact=exact))
         say(f"Compared on {asked.probes.about}.")
         for line in lines:
             say(line)
@@ -120,19 +120,19 @@ def merge(
             raise LoraMMError(_too_far(beyond, chosen, exact=exact))
         card = _card(adapters, recipe, output, form, modality, chosen, asked.probes, lines)
         (folder / CARD).write_text(card, encoding="utf-8")
-    return Merged(output, chosen, found, lines)
+    return MergeResult(output, chosen, found, lines)
 
 
 def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], modality: str | None) -> None:
     """Everything that can be told without loading a model."""
     for folder in adapters:
-        check_folder(folder)
+        check_adapter_folder(folder)
     twice = [
         str(folder) for n, folder in enumerate(adapters) if folder.resolve() in {f.resolve() for f in adapters[:n]}
     ]
     if twice:
         raise InputError(f"{', '.join(twice)}: given twice; an adapter merges once.")
-    bases = {str(folder): read_json(folder / PREPROCESSING).get("base", {}) for folder in adapters}
+    bases = {str(folder): read_json_object(folder / PREPROCESSING).get("base", {}) for folder in adapters}
     if len({base.get("fingerprint") for base in bases.values()}) > 1:
         told = "; ".join(f"{name} stands on '{base.get('name')}'" for name, base in bases.items())
         raise InputError(f"Adapters of different bases do not merge into one: {told}. Merge each on its own.")
@@ -140,27 +140,27 @@ def _check(adapters: Sequence[Path], recipes: Sequence[Recipe], modality: str | 
     if len(set(kinds.values())) > 1:
         told = "; ".join(f"{name} was trained on {kind}" for name, kind in kinds.items())
         raise InputError(f"base.quantization differs: {told}. Say which to merge on: --set base.quantization=KIND.")
-    check_mergeable({str(folder): peft_config_of(folder) for folder in adapters}, modality)
+    check_mergeable({str(folder): load_peft_config(folder) for folder in adapters}, modality)
 
 
 def _write(
     adapters: Sequence[Path],
     recipe: Recipe,
     folder: Path,
-    form: Form,
+    form: MergeFormat,
     modality: str | None,
     dtype: Dtype,
     say: Callable[[str], None],
 ) -> _Asked:
     """Write the merged weights, and ask the adapted and the bare base the probes."""
     base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
-    model = load_together(base, adapters)
-    changed = changes(model, modality)
-    routed = routes_by_modality([peft_config_of(adapter) for adapter in adapters])
-    probes = make_probes(recipe, collator, [modality] if routed and modality else modalities(model)[:2])
+    collator = make_base_collator(recipe, base)
+    model = load_adapters(base, adapters)
+    changed = collect_changes(model, modality)
+    routed = routes_by_modality([load_peft_config(adapter) for adapter in adapters])
+    probes = make_probes(recipe, collator, [modality] if routed and modality else list_modalities(model)[:2])
     adapted = _logits(model, probes, routed=modality if routed else None)
-    with unadapted(model):
+    with disable_adapters(model):
         bare = _logits(model, probes)
     if form == "model":
         say(f"Writing {len(changed)} merged linear layers, and the rest of the base as it is.")
@@ -173,7 +173,7 @@ def _write(
     return _Asked(probes, adapted, bare, base.model.get_memory_footprint())
 
 
-def load_together(base: Base, folders: Sequence[Path]) -> nn.Module:
+def load_adapters(base: Base, folders: Sequence[Path]) -> nn.Module:
     """``base.model`` with the adapters of all ``folders`` in it, all active, in this order."""
     names = [f"adapter{number}" for number in range(len(folders))]
     with warnings.catch_warnings():
@@ -189,7 +189,7 @@ def load_together(base: Base, folders: Sequence[Path]) -> nn.Module:
 
 
 @contextmanager
-def unadapted(model: nn.Module) -> Iterator[None]:
+def disable_adapters(model: nn.Module) -> Iterator[None]:
     """Every adapter on ``model`` is passed over."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     for layer in layers:
@@ -204,7 +204,7 @@ def unadapted(model: nn.Module) -> Iterator[None]:
 def _logits(model: nn.Module, probes: Probes, routed: str | None = None) -> dict[str, list[Tensor]]:
     """Modality → logits on its probes; where they are routed as ``routed``, so are all rows, whatever is in them."""
     stop = _route_all(model, routed) if routed else None
-    found = {modality: probe_logits(model, batches) for modality, batches in probes.batches.items()}
+    found = {modality: compute_probe_logits(model, batches) for modality, batches in probes.batches.items()}
     if stop is not None:
         stop.remove()
     return found
@@ -213,7 +213,7 @@ def _logits(model: nn.Module, probes: Probes, routed: str | None = None) -> dict
 def _route_all(model: nn.Module, modality: str) -> Any:
     """Have every row of the next forwards go by ``modality``: the probes of a video are pictures."""
     signals = {layer.signal for layer in model.modules() if isinstance(layer, RoutedLayer) and layer.signal}
-    index = modalities(model).index(modality)
+    index = list_modalities(model).index(modality)
 
     def route(module: nn.Module, args: Any) -> None:
         for signal in signals:
@@ -223,7 +223,9 @@ def _route_all(model: nn.Module, modality: str) -> Any:
     return model.register_forward_pre_hook(route)
 
 
-def _reloaded_logits(folder: Path, recipe: Recipe, form: Form, dtype: Dtype, asked: _Asked) -> dict[str, list[Tensor]]:
+def _reloaded_logits(
+    folder: Path, recipe: Recipe, form: MergeFormat, dtype: Dtype, asked: _Asked
+) -> dict[str, list[Tensor]]:
     """What the written files say, loaded as anybody would: by plain transformers, or by plain PEFT on the base."""
     if form == "lora":
         base = load_recipe_base(recipe).model
@@ -232,11 +234,13 @@ def _reloaded_logits(folder: Path, recipe: Recipe, form: Form, dtype: Dtype, ask
             model = peft.PeftModel.from_pretrained(base, str(folder))
         return _logits(model, asked.probes)
     with tempfile.TemporaryDirectory() as disk:
-        merged = load_merged(folder, getattr(torch, dtype), recipe.base.attention, asked.size + _SPARE, Path(disk))
+        merged = load_merged_model(
+            folder, getattr(torch, dtype), recipe.base.attention, asked.size + _SPARE, Path(disk)
+        )
         return _logits(merged, asked.probes)
 
 
-def load_merged(folder: Path, dtype: torch.dtype, attention: str | None, room: int, disk: Path) -> nn.Module:
+def load_merged_model(folder: Path, dtype: torch.dtype, attention: str | None, room: int, disk: Path) -> nn.Module:
     """The checkpoint in ``folder``, by plain transformers, in no more memory than ``room`` bytes.
 
     Args:
@@ -245,7 +249,7 @@ def load_merged(folder: Path, dtype: torch.dtype, attention: str | None, room: i
     options: dict[str, Any] = {"dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
-    device = default_device()
+    device = get_default_device()
     fits = sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= room
     if not fits:
         place = 0 if device.type == "cuda" else device.type
@@ -282,7 +286,7 @@ def _card(
     adapters: Sequence[Path],
     recipe: Recipe,
     output: Path,
-    form: Form,
+    form: MergeFormat,
     modality: str | None,
     dtype: Dtype,
     probes: Probes,
@@ -292,11 +296,11 @@ def _card(
     library = "transformers" if form == "model" else "peft"
     what = f"merged into the weights, in {dtype}" if form == "model" else "as a stock PEFT LoRA"
     return _CARD.format(
-        metadata=metadata(recipe.base.model, recipe.base.revision, recipe.license, library),
-        base=one_line(recipe.base.model),
-        name=one_line(output.name),
+        metadata=render_metadata(recipe.base.model, recipe.base.revision, recipe.license, library),
+        base=to_one_line(recipe.base.model),
+        name=to_one_line(output.name),
         revision=f" at revision `{recipe.base.revision}`" if recipe.base.revision else "",
-        adapters=" and ".join(f"`{one_line(folder.name)}`" for folder in adapters),
+        adapters=" and ".join(f"`{to_one_line(folder.name)}`" for folder in adapters),
         modality=f" for samples of {modality}" if modality else "",
         what=what,
         version=version("lora-mm"),

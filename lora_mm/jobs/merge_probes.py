@@ -13,12 +13,12 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
 from lora_mm.errors import LoraMMError
-from lora_mm.models.forward import IGNORED
-from lora_mm.pocket.plain import PLAIN
+from lora_mm.models.forward import IGNORE_INDEX
+from lora_mm.pocket.plain import PLAIN_KINDS
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.sections import Recipe
 
-EACH = 4
+PROBES_PER_MODALITY = 4
 """Probes of a modality."""
 
 _LOOKED_AT = 200  # rows of the split, to find probes among
@@ -40,18 +40,18 @@ class Probes:
 
 
 def make_probes(recipe: Recipe, collator: Collator, modalities: Sequence[str]) -> Probes:
-    """:data:`EACH` exchanges for each of ``modalities``; those beyond ``text`` come with a picture."""
+    """:data:`PROBES_PER_MODALITY` exchanges for each of ``modalities``; those beyond ``text`` come with a picture."""
     found, about = _from_data(recipe)
     batches, made_up = {}, []
     for modality in modalities:
         pictured = modality != "text"
-        examples = [example for example in found if bool(example.images) is pictured][:EACH]
+        examples = [example for example in found if bool(example.images) is pictured][:PROBES_PER_MODALITY]
         if not examples:
             made_up.append(modality)
-            examples = [_made_up(number, pictured) for number in range(EACH)]
+            examples = [_made_up(number, pictured) for number in range(PROBES_PER_MODALITY)]
         batch = collator(examples)
         labels = batch["labels"]
-        labels[(labels != IGNORED).cumsum(dim=1) > _TOKENS] = IGNORED
+        labels[(labels != IGNORE_INDEX).cumsum(dim=1) > _TOKENS] = IGNORE_INDEX
         batches[modality] = [batch]
     if made_up:
         about += f"; {' and '.join(made_up)} made up"
@@ -60,7 +60,7 @@ def make_probes(recipe: Recipe, collator: Collator, modalities: Sequence[str]) -
 
 def _from_data(recipe: Recipe) -> tuple[list[Example], str]:
     """Problems of the recipe's evaluation split, and what they are; none, and why, where the data is not at hand."""
-    if recipe.data.path in (*WORLDS, *PLAIN):  # drawing as many as were trained on would take a minute
+    if recipe.data.path in (*WORLDS, *PLAIN_KINDS):  # drawing as many as were trained on would take a minute
         few = recipe.data.pocket.model_copy(update={"size": min(recipe.data.pocket.size, _LOOKED_AT)})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pocket": few})})
     try:

@@ -14,14 +14,14 @@ import psutil
 import torch
 from rich.table import Table
 
-from lora_mm.adapters.attach import attach, hold_in_fp32
-from lora_mm.data.collate import Collator, Prepared
-from lora_mm.data.splits import load_both
-from lora_mm.errors import InputError, shortened
-from lora_mm.jobs.session import check_sources, collator_of, load_recipe_base
-from lora_mm.models.loading import Base, memory_by_part
+from lora_mm.adapters.attach import attach, train_whole_in_fp32
+from lora_mm.data.collate import Collator, PreparedExamples
+from lora_mm.data.splits import load_train_and_test
+from lora_mm.errors import InputError, truncate_faults
+from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
+from lora_mm.models.loading import Base, measure_memory
 from lora_mm.recipe.sections import Recipe, TrainingSection
-from lora_mm.training.memory import StepUse, Unforeseen, step_use
+from lora_mm.training.memory import CannotEstimateError, StepUsage, measure_step
 
 GIB = 2**30
 ASSUMED = 0.8 * GIB
@@ -29,7 +29,7 @@ ASSUMED = 0.8 * GIB
 
 
 @dataclass(frozen=True)
-class Way:
+class BatchOption:
     """One way to take the recipe's steps, which all learn from equally many examples.
 
     Attributes:
@@ -51,7 +51,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What training takes.
 
     Attributes:
@@ -69,13 +69,13 @@ class Plan:
     steps: int
     tokens: int
     pictures: int
-    ways: tuple[Way, ...]
+    ways: tuple[BatchOption, ...]
 
-    def needed(self, way: Way) -> float:
+    def needed(self, way: BatchOption) -> float:
         """Bytes in all, with what is assumed for CUDA."""
         return sum(self.parts.values()) + self.optimizer + way.step + ASSUMED
 
-    def first_within(self, memory: float) -> Way | None:
+    def first_within(self, memory: float) -> BatchOption | None:
         """The recipe's own way, if ``memory`` bytes hold it, or the one with the least work that they hold."""
         fitting = [way for way in self.ways if self.needed(way) <= memory]
         return self.ways[0] if self.ways[0] in fitting else min(fitting, key=lambda way: way.flops, default=None)
@@ -86,7 +86,7 @@ class Plan:
         return asdict(self) | {"ways": ways, "assumed": ASSUMED}
 
 
-def own_memory() -> float:
+def get_device_memory() -> float:
     """Bytes of this machine's GPU; of a card of 24 GB where there is none."""
     return (
         torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -95,7 +95,7 @@ def own_memory() -> float:
     )
 
 
-def needs_table(plan: Plan) -> Table:
+def make_needs_table(plan: RunPlan) -> Table:
     """What the recipe's own way takes, by what takes it."""
     own = plan.ways[0]
     batch = f"{own.per_device_train_batch_size} examples of {plan.tokens:,} tokens, {plan.pictures} with pictures"
@@ -114,7 +114,7 @@ def needs_table(plan: Plan) -> Table:
     return table
 
 
-def ways_table(plan: Plan, memory: float, speed: float) -> Table:
+def make_ways_table(plan: RunPlan, memory: float, speed: float) -> Table:
     """The ways to take the same steps; ``speed`` in operations a second."""
     table = Table(title="Ways to take the same steps", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("at once", "batches", "checkpointing", "GiB", "PFLOP", "hours", ""):
@@ -133,7 +133,7 @@ def ways_table(plan: Plan, memory: float, speed: float) -> Table:
     return table
 
 
-def verdict(plan: Plan, memory: float) -> str:
+def format_verdict(plan: RunPlan, memory: float) -> str:
     """Whether it fits and, where not, what does; or what would save work."""
     best, own = plan.first_within(memory), plan.ways[0]
     card = f"{memory / GIB:.1f} GiB"
@@ -150,7 +150,7 @@ def verdict(plan: Plan, memory: float) -> str:
     )
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan_run(recipe: Recipe) -> RunPlan:
     """What ``recipe`` takes to train on a card, by one process, and other ways to take its steps.
 
     Raises:
@@ -158,24 +158,24 @@ def plan(recipe: Recipe) -> Plan:
         Unforeseen: for a base that cannot run without its weights.
     """
     check_sources(recipe)
-    train, _ = load_both(recipe)
+    train, _ = load_train_and_test(recipe)
     base = load_recipe_base(recipe, weights=False)
-    collator = collator_of(recipe, base)
+    collator = make_base_collator(recipe, base)
     prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
-        raise InputError("No example is left to train on.", *shortened(prepared.faults))
+        raise InputError("No example is left to train on.", *truncate_faults(prepared.faults))
     trial = _Trial(recipe, base, collator, prepared)
     settings = recipe.training
     most, order = trial.largest()
     usual = trial.use(_usual(prepared, settings), settings.per_device_train_batch_size, trial.checkpointing)
     steps = _steps(settings, len(prepared.examples))
-    ways: list[Way] = []
+    ways: list[BatchOption] = []
     for size, accumulation, checkpointing in _ways(settings):
         use = trial.use(order, size, checkpointing) if ways else most  # the first is the recipe's own
         flops = usual.flops * steps * accumulation * (use.flops / most.flops)
-        ways.append(Way(size, accumulation, checkpointing, use.peak, flops))
+        ways.append(BatchOption(size, accumulation, checkpointing, use.peak, flops))
     largest = list(islice(cycle(order), settings.per_device_train_batch_size))
-    return Plan(
+    return RunPlan(
         parts=trial.parts,
         trained=sum(parameter.numel() for parameter in trial.model.parameters() if parameter.requires_grad),
         optimizer=most.optimizer,
@@ -187,15 +187,15 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def foreseen(recipe: Recipe, collator: Collator, prepared: Prepared, memory: float | None = None) -> str:
+def format_estimate(recipe: Recipe, collator: Collator, prepared: PreparedExamples, memory: float | None = None) -> str:
     """Whether what is about to train fits ``memory`` bytes, by default this machine's, in a line."""
     card = torch.cuda.is_available()
     if memory is None:
-        memory = own_memory() if card else psutil.virtual_memory().total
+        memory = get_device_memory() if card else psutil.virtual_memory().total
     trial = _Trial(recipe, load_recipe_base(recipe, weights=False), collator, prepared)
     try:
         use, _ = trial.largest()
-    except Unforeseen as error:
+    except CannotEstimateError as error:
         return f"What training takes is not told: {error}"
     needed = sum(trial.parts.values()) + use.optimizer + use.peak + (ASSUMED if card else 0)
     line = f"Training takes some {needed / GIB:.1f} of {memory / GIB:.1f} GiB"
@@ -210,21 +210,21 @@ class _Trial:
         checkpointing: as the recipe has it.
     """
 
-    def __init__(self, recipe: Recipe, base: Base, collator: Collator, prepared: Prepared) -> None:
+    def __init__(self, recipe: Recipe, base: Base, collator: Collator, prepared: PreparedExamples) -> None:
         with torch.device("meta"):
             self.model = attach(base.model, recipe.adapters, train=recipe.train)
-        hold_in_fp32(self.model)
-        self.parts = {part: size for part, (_, _, size) in memory_by_part(self.model).items()}
+        train_whole_in_fp32(self.model)
+        self.parts = {part: size for part, (_, _, size) in measure_memory(self.model).items()}
         self.checkpointing = recipe.training.gradient_checkpointing
         self._size = recipe.training.per_device_train_batch_size
         self._collator, self._prepared = collator, prepared
 
-    def use(self, order: Sequence[int], size: int, checkpointing: bool) -> StepUse:
+    def use(self, order: Sequence[int], size: int, checkpointing: bool) -> StepUsage:
         """Of a step on the first ``size`` examples of ``order``, which begins anew where it ends."""
         batch = self._collator([self._prepared.examples[number] for number in islice(cycle(order), size)])
-        return step_use(self.model, batch, gradient_checkpointing=checkpointing)
+        return measure_step(self.model, batch, gradient_checkpointing=checkpointing)
 
-    def largest(self) -> tuple[StepUse, list[int]]:
+    def largest(self) -> tuple[StepUsage, list[int]]:
         """Of a step as the recipe takes it on the batch that takes most, and the order that begins with it."""
         orders = _orders(self._prepared)
         uses = [(self.use(order, self._size, self.checkpointing), order) for order in orders]
@@ -249,14 +249,14 @@ def _ways(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
     yield from ((*pair, not own) for pair in sizes)
 
 
-def _orders(prepared: Prepared) -> list[list[int]]:
+def _orders(prepared: PreparedExamples) -> list[list[int]]:
     """Numbers of the examples, the longest first; and of those with pictures, if they are others."""
     by_length = sorted(range(len(prepared.lengths)), key=lambda number: (-prepared.lengths[number], number))
     pictured = [number for number in by_length if prepared.pictured[number]]
     return [by_length, pictured] if pictured and pictured != by_length else [by_length]
 
 
-def _usual(prepared: Prepared, settings: TrainingSection) -> list[int]:
+def _usual(prepared: PreparedExamples, settings: TrainingSection) -> list[int]:
     """A batch as most are: of like length near the mean where batches are grouped by length, else of all lengths."""
     lengths, size = np.asarray(prepared.lengths), settings.per_device_train_batch_size
     if settings.train_sampling_strategy.startswith("group_by"):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_mm.atomic import write_whole
-from lora_mm.data.check import places
+from lora_mm.atomic import write_atomically
+from lora_mm.data.check import iterate_examples
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
-from lora_mm.data.mask import Piece, decoded
-from lora_mm.data.splits import is_own, load_split
+from lora_mm.data.mask import MaskPiece, decode_mask
+from lora_mm.data.splits import is_own_data, load_split
 from lora_mm.errors import InputError
-from lora_mm.evaluation.html.document import document, embedded
+from lora_mm.evaluation.html.document import embed_picture, render_document
 from lora_mm.evaluation.html.markup import Html, join, tag
 from lora_mm.recipe.sections import Recipe
 
@@ -34,7 +34,7 @@ class Card:
 
     where: str
     example: Example | None
-    pieces: Sequence[Piece]
+    pieces: Sequence[MaskPiece]
     faults: Sequence[str]
 
 
@@ -42,17 +42,17 @@ def write_page(file: Path, recipe: Recipe, split: str, collator: Collator, *, co
     """Write a page with up to ``count`` rows, spread evenly over the split; gives the number of rows on it."""
     cards = [_card(where, example, faults, collator) for where, example, faults in _rows(recipe, split, count)]
     cards.sort(key=lambda card: not card.faults)  # those come first
-    write_whole(file, _page(recipe, split, cards))
+    write_atomically(file, _page(recipe, split, cards))
     return len(cards)
 
 
 def _rows(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example | None, list[str]]]:
-    if not is_own(recipe.data):
+    if not is_own_data(recipe.data):
         examples = load_split(recipe, split).examples
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    found = list(places(recipe, split))
+    found = list(iterate_examples(recipe, split))
     for source, rows in found:
         for number in _spread(len(rows), max(1, count // len(found))):
             row = int(rows[number])
@@ -70,7 +70,7 @@ def _card(where: str, example: Example | None, faults: list[str], collator: Coll
     if example is None:
         return Card(where, None, (), faults)
     try:
-        return Card(where, example, decoded(collator, example), ())
+        return Card(where, example, decode_mask(collator, example), ())
     except InputError as error:
         return Card(where, example, (), error.faults)
 
@@ -87,7 +87,7 @@ def _page(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
         " · ",
         tag("mark", "\xa0learnt\xa0"),
     )
-    return document(
+    return render_document(
         recipe.data.where,
         _STYLE,
         tag("h1", recipe.data.where),
@@ -119,7 +119,7 @@ def _said(example: Example) -> Html:
     return join(tag("figure", pictures) if pictures else None, turns)
 
 
-def _read(pieces: Sequence[Piece]) -> Html:
+def _read(pieces: Sequence[MaskPiece]) -> Html:
     text = [tag("mark", piece.text) if piece.learnt else piece.text for piece in pieces]
     return tag("details", tag("summary", "as the model reads it"), tag("pre", text), open=True)
 
@@ -130,4 +130,4 @@ def _picture(source: ImageSource) -> Html:
     except InputError as error:
         return tag("p", str(error), class_="fault")
     width, height = picture.size
-    return tag("img", src=embedded(picture, THUMBNAIL, 82), alt="", title=f"{width} × {height}")
+    return tag("img", src=embed_picture(picture, THUMBNAIL, 82), alt="", title=f"{width} × {height}")

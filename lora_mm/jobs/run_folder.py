@@ -10,17 +10,17 @@ from typing import Any
 import peft
 
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.artifact.card import model_card
+from lora_mm.artifact.card import render_model_card
 from lora_mm.artifact.files import CARD, SCORES
-from lora_mm.atomic import write_whole
+from lora_mm.atomic import write_atomically
 from lora_mm.data.example import Example
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import as_dict, as_markdown, to_json
+from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
 from lora_mm.evaluation.score import Score
-from lora_mm.models.loading import Base, memory_by_part
+from lora_mm.models.loading import Base, measure_memory
 from lora_mm.recipe.sections import Recipe
 
 REPORT = "report.html"
@@ -29,7 +29,7 @@ BASE, ADAPTER = "frozen base", "adapter"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """What came of a run.
 
     Attributes:
@@ -39,7 +39,7 @@ class Outcome:
         scores: the table's rows.
         figures: of the run itself.
         comparison: the adapter against the frozen base, where that was scored.
-        answers: of :data:`BASE` and :data:`ADAPTER`.
+        answers: of :data:`FROZEN_BASE` and :data:`ADAPTER`.
         written: whether answers were written; else they were taken by likelihood.
     """
 
@@ -53,8 +53,8 @@ class Outcome:
     written: bool
 
 
-def leave(
-    outcome: Outcome,
+def write_run_folder(
+    outcome: RunResult,
     recipe: Recipe,
     model: peft.PeftModel,
     base: Base,
@@ -69,12 +69,12 @@ def leave(
     facts = {
         "recipe": recipe.name,
         "metric": outcome.metric,
-        "scores": as_dict(outcome.scores),
+        "scores": scores_to_dict(outcome.scores),
         "comparison": outcome.comparison.as_dict() if outcome.comparison else None,
         "figures": outcome.figures,
     }
-    write_whole(outcome.folder / SCORES, to_json(facts) + "\n")
-    write_whole(outcome.folder / CARD, _card(outcome, recipe, model, base))
+    write_atomically(outcome.folder / SCORES, to_json(facts) + "\n")
+    write_atomically(outcome.folder / CARD, _card(outcome, recipe, model, base))
     page = Page(
         title=recipe.name,
         summary=recipe.summary,
@@ -108,14 +108,14 @@ def _strip(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _card(outcome: Outcome, recipe: Recipe, model: peft.PeftModel, base: Base) -> str:
+def _card(outcome: RunResult, recipe: Recipe, model: peft.PeftModel, base: Base) -> str:
     figures = outcome.figures
     described = (
         f"{outcome.title}, {figures['test_rows']:,} problems, answers by "
         f"{'generation' if outcome.written else 'option likelihood'}; "
         f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
-    return model_card(
+    return render_model_card(
         name=outcome.folder.name,
         summary=recipe.summary,
         base=base.name,
@@ -126,14 +126,14 @@ def _card(outcome: Outcome, recipe: Recipe, model: peft.PeftModel, base: Base) -
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
         size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=f"{described}\n\n{as_markdown(outcome.scores)}",
-        parts=memory_by_part(model),
+        scores=f"{described}\n\n{scores_to_markdown(outcome.scores)}",
+        parts=measure_memory(model),
         folder=outcome.folder.name,
         licence=recipe.license,
     )
 
 
-def scores_of(folder: Path) -> dict[str, Any]:
+def load_scores(folder: Path) -> dict[str, Any]:
     """What a finished run measured, as saved beside its adapter."""
     facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     return facts

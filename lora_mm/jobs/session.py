@@ -3,23 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-from lora_mm.adapters.support import applies
-from lora_mm.artifact.files import RECIPE, check_folder
+from lora_mm.adapters.support import find_obstacle
+from lora_mm.artifact.files import RECIPE, check_adapter_folder
 from lora_mm.data.collate import Collator
 from lora_mm.data.slicing import Slicer
-from lora_mm.data.splits import check_place
+from lora_mm.data.splits import check_data_source
 from lora_mm.errors import InputError
-from lora_mm.hub_access import Unreachable
-from lora_mm.models.anatomy import Anatomy, anatomy_for, anatomy_of
-from lora_mm.models.families import describe_family
-from lora_mm.models.loading import Base, check_quantization, default_device, find_config, find_processor, load_base
+from lora_mm.hub_access import UnreachableError
+from lora_mm.models.anatomy import Anatomy, find_anatomy, get_anatomy
+from lora_mm.models.families import register_family
+from lora_mm.models.loading import (
+    Base,
+    check_quantization,
+    get_default_device,
+    load_base,
+    load_base_config,
+    load_base_processor,
+)
 from lora_mm.ops import dispatch as kernels
 from lora_mm.recipe.sections import Recipe
 
 
-def adapter_recipe(adapter: Path) -> str:
+def find_adapter_recipe(adapter: Path) -> str:
     """The path of the recipe saved in an adapter folder, to be loaded with overrides."""
-    check_folder(adapter)
+    check_adapter_folder(adapter)
     return str(adapter / RECIPE)
 
 
@@ -28,15 +35,15 @@ def check_sources(recipe: Recipe) -> None:
     check_quantization(recipe.base.quantization)
     missing: list[str] = []
     for find in (
-        lambda: find_config(recipe.base.model, recipe.base.revision),
-        lambda: check_place(recipe),
+        lambda: load_base_config(recipe.base.model, recipe.base.revision),
+        lambda: check_data_source(recipe),
     ):
         try:
             find()
-        except Unreachable as error:
+        except UnreachableError as error:
             missing += error.things
     if missing:
-        raise Unreachable(*missing)
+        raise UnreachableError(*missing)
 
 
 def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
@@ -57,23 +64,23 @@ def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
         weights=weights,
     )
     if weights and section.quantization == "none":
-        base.model.to(default_device())
+        base.model.to(get_default_device())
     return base
 
 
-def collator_of(recipe: Recipe, base: Base) -> Collator:
+def make_base_collator(recipe: Recipe, base: Base) -> Collator:
     """What turns the recipe's examples into batches for its base; see :func:`make_collator`."""
-    return make_collator(recipe, base.model.config, anatomy_of(base.model), base.processor)
+    return make_collator(recipe, base.model.config, get_anatomy(base.model), base.processor)
 
 
-def collator_alone(recipe: Recipe) -> Collator:
+def make_collator_without_weights(recipe: Recipe) -> Collator:
     """The same without the base's weights, to look at data with."""
     section = recipe.base
-    config = find_config(section.model, section.revision)
+    config = load_base_config(section.model, section.revision)
     if section.anatomy:
-        describe_family(config.model_type, **section.anatomy.model_dump(exclude_none=True))
-    processor = find_processor(section.model, config, section.revision)
-    return make_collator(recipe, config, anatomy_for(config), processor)
+        register_family(config.model_type, **section.anatomy.model_dump(exclude_none=True))
+    processor = load_base_processor(section.model, config, section.revision)
+    return make_collator(recipe, config, find_anatomy(config), processor)
 
 
 def make_collator(recipe: Recipe, config: Any, row: Anatomy, processor: Any) -> Collator:
@@ -86,7 +93,7 @@ def make_collator(recipe: Recipe, config: Any, row: Anatomy, processor: Any) -> 
     section, family = recipe.data.slicing, config.model_type
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
-        if for_crops and row.crops == "none" and applies("crop_lora", row) is None:
+        if for_crops and row.crops == "none" and find_obstacle("crop_lora", row) is None:
             raise InputError(
                 f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
                 "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."

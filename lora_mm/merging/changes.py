@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.placement import Placement
-from lora_mm.errors import InputError, nearest
-from lora_mm.models.anatomy import anatomy_of, layer_modules, modalities
+from lora_mm.errors import InputError, suggest_name
+from lora_mm.models.anatomy import find_role_modules, get_anatomy, list_modalities
 from lora_mm.ops.lowrank import routed_update
 
-READERS: Mapping[str, tuple[str, ...]] = {
+NORM_READERS: Mapping[str, tuple[str, ...]] = {
     "attn_norm": ("q", "k", "v", "qkv"),
     "ffn_norm": ("gate", "up", "gate_up"),
 }
@@ -40,7 +40,7 @@ _NOT_ONE_WEIGHT = {
 
 
 @dataclass(frozen=True)
-class Update:
+class LowRankUpdate:
     """A low-rank update of what a linear layer returns: x → up (down x) + bias, in fp32.
 
     Attributes:
@@ -53,24 +53,26 @@ class Update:
     up: Tensor
     bias: Tensor | None
 
-    def __add__(self, other: "Update") -> "Update":
+    def __add__(self, other: "LowRankUpdate") -> "LowRankUpdate":
         """Both, side by side."""
-        return Update(torch.cat([self.down, other.down]), torch.cat([self.up, other.up], dim=1), _sum(self, other))
+        return LowRankUpdate(
+            torch.cat([self.down, other.down]), torch.cat([self.up, other.up], dim=1), _sum(self, other)
+        )
 
-    def after(self, first: "Update") -> "Update":
+    def after(self, first: "LowRankUpdate") -> "LowRankUpdate":
         """``x + first(x)``, then this update on top of that: of an input, [D] to [D].
 
         (I + U₂V₂)(I + U₁V₁) = I + U₁V₁ + U₂(V₂ + V₂U₁V₁).
         """
-        seen = Update(self.down + (self.down @ first.up) @ first.down, self.up, self.bias)
+        seen = LowRankUpdate(self.down + (self.down @ first.up) @ first.down, self.up, self.bias)
         if first.bias is not None:
             shift = self.up @ (self.down @ first.bias)
-            seen = Update(seen.down, seen.up, shift if self.bias is None else shift + self.bias)
+            seen = LowRankUpdate(seen.down, seen.up, shift if self.bias is None else shift + self.bias)
         return first + seen
 
 
 @dataclass(frozen=True)
-class Change:
+class LayerChange:
     """What adapters make of one linear layer.
 
     Attributes:
@@ -78,15 +80,15 @@ class Change:
         beside: the update of what it returns; None where there is none.
     """
 
-    before: Update | None = None
-    beside: Update | None = None
+    before: LowRankUpdate | None = None
+    beside: LowRankUpdate | None = None
 
     @property
     def biased(self) -> bool:
         """Whether the layer needs a bias to hold it."""
         return any(update is not None and update.bias is not None for update in (self.before, self.beside))
 
-    def update(self, weight: Tensor) -> Update:
+    def update(self, weight: Tensor) -> LowRankUpdate:
         """The change as one update beside a layer of ``weight`` [Dout, Din], in fp32.
 
         (W + L)(x + M x + c) = W x + [(W + L) M + L] x + (W + L) c, with L beside it and M before it.
@@ -101,7 +103,7 @@ class Change:
             shift = weight @ self.before.bias
             if self.beside is not None:
                 shift += self.beside.up @ (self.beside.down @ self.before.bias)
-        seen = Update(self.before.down, up, shift)
+        seen = LowRankUpdate(self.before.down, up, shift)
         return seen if self.beside is None else seen + self.beside
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -113,7 +115,7 @@ class Change:
         return weight, bias
 
 
-def _sum(one: Update, other: Update) -> Tensor | None:
+def _sum(one: LowRankUpdate, other: LowRankUpdate) -> Tensor | None:
     if one.bias is None or other.bias is None:
         return other.bias if one.bias is None else one.bias
     return one.bias + other.bias
@@ -165,7 +167,7 @@ def routes_by_modality(configs: Sequence[peft.PeftConfig]) -> bool:
 
 
 @torch.no_grad()
-def changes(model: nn.Module, modality: str | None) -> dict[str, Change]:
+def collect_changes(model: nn.Module, modality: str | None) -> dict[str, LayerChange]:
     """What the active adapters on ``model`` make of each linear layer, by the layer's path without adapters.
 
     Args:
@@ -175,12 +177,12 @@ def changes(model: nn.Module, modality: str | None) -> dict[str, Change]:
     Raises:
         InputError: for a modality that the model does not have.
     """
-    known = modalities(model)
+    known = list_modalities(model)
     if modality is not None and modality not in known:
-        raise InputError(f"--modality {modality}: the base has {', '.join(known)}.{nearest(modality, known)}")
+        raise InputError(f"--modality {modality}: the base has {', '.join(known)}.{suggest_name(modality, known)}")
     index = known.index(modality) if modality else 0
-    before: dict[str, Update] = {}
-    beside: dict[str, Update] = {}
+    before: dict[str, LowRankUpdate] = {}
+    beside: dict[str, LowRankUpdate] = {}
     readers = _readers(model)
     for path, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer) or ".base_layer" in path:
@@ -191,19 +193,19 @@ def changes(model: nn.Module, modality: str | None) -> dict[str, Change]:
                     before[place] = update.after(before[place]) if place in before else update
                 else:
                     beside[place] = beside[place] + update if place in beside else update
-    return {path: Change(before.get(path), beside.get(path)) for path in {**before, **beside}}
+    return {path: LayerChange(before.get(path), beside.get(path)) for path in {**before, **beside}}
 
 
 def _readers(model: nn.Module) -> dict[str, list[str]]:
     """Path of a norm → paths of the linear layers that read it."""
     found: dict[str, list[str]] = {}
     for part in ("language", "vision"):
-        if part == "vision" and anatomy_of(model).vision is None:
+        if part == "vision" and get_anatomy(model).vision is None:
             continue
-        roles = anatomy_of(model).stack(part).roles
-        for norm in READERS:
-            columns = [layer_modules(model, part, role) for role in READERS[norm] if role in roles]
-            for place, *linear in zip(layer_modules(model, part, norm), *columns, strict=True):
+        roles = get_anatomy(model).stack(part).roles
+        for norm in NORM_READERS:
+            columns = [find_role_modules(model, part, role) for role in NORM_READERS[norm] if role in roles]
+            for place, *linear in zip(find_role_modules(model, part, norm), *columns, strict=True):
                 found[place] = [path for path in linear if not _reads_pictures(path)]
     return found
 
@@ -213,11 +215,11 @@ def _reads_pictures(path: str) -> bool:
     return path.endswith(("cross_attn.k_proj", "cross_attn.v_proj"))
 
 
-def _updates(layer: nn.Module, modality: int) -> list[tuple[Update, bool]]:
+def _updates(layer: nn.Module, modality: int) -> list[tuple[LowRankUpdate, bool]]:
     """The updates on one module, in order, and whether each is behind a norm; innermost adapters first."""
-    found: list[tuple[Update, bool]] = []
+    found: list[tuple[LowRankUpdate, bool]] = []
     while isinstance(layer, BaseTunerLayer):
-        here: list[tuple[Update, bool]] = []
+        here: list[tuple[LowRankUpdate, bool]] = []
         if isinstance(layer, RoutedLayer):
             names = [name for name in layer.active_adapters if name in layer.placements]
             here = [(_routed(layer, name, modality), layer.placements[name].row.reads == "output") for name in names]
@@ -228,7 +230,7 @@ def _updates(layer: nn.Module, modality: int) -> list[tuple[Update, bool]]:
     return found
 
 
-def _routed(layer: RoutedLayer, name: str, modality: int) -> Update:
+def _routed(layer: RoutedLayer, name: str, modality: int) -> LowRankUpdate:
     """The update of adapter ``name`` for one modality: the layer's own, run on unit vectors in rank space."""
     tensors: dict[str, Any] = layer._tensors(name)
     weights = layer._scales(name)
@@ -241,20 +243,20 @@ def _routed(layer: RoutedLayer, name: str, modality: int) -> Update:
     zero = torch.zeros(len(down), layer.out_features, device=down.device)
     up = routed_update(zero, rest["down"], **{**rest, "up_bias": None}).t().contiguous()
     bias = None if up_bias is None else routed_update(zero[:1], down_bias.unsqueeze(0), **rest)[0]
-    return Update(down.detach(), up, bias)
+    return LowRankUpdate(down.detach(), up, bias)
 
 
-def _stock(layer: LoraLayer, name: str) -> Update:
+def _stock(layer: LoraLayer, name: str) -> LowRankUpdate:
     if not isinstance(layer, LoraLinear) and resolve_quantization_backend(layer.get_base_layer()) is None:
         raise InputError(
             f"LoRA on a {type(layer.get_base_layer()).__name__} is not merged here; it goes beside linear layers."
         )
     up = layer.lora_B[name]
     bias = None if up.bias is None else layer.scaling[name] * up.bias.float()
-    return Update(layer.lora_A[name].weight.float(), layer.scaling[name] * up.weight.float(), bias)
+    return LowRankUpdate(layer.lora_A[name].weight.float(), layer.scaling[name] * up.weight.float(), bias)
 
 
-def module_at(model: nn.Module, path: str) -> nn.Module:
+def get_unadapted_module(model: nn.Module, path: str) -> nn.Module:
     """The module at ``path`` as the base has it, adapters passed through; of one trained whole, the trained copy."""
     module = _own(model)
     for step in path.split(".") if path else []:
@@ -272,13 +274,13 @@ def _own(module: nn.Module) -> nn.Module:
             return module
 
 
-def weight_of(module: nn.Module) -> Tensor:
+def get_dense_weight(module: nn.Module) -> Tensor:
     """The weight of a linear layer; of a quantised one the weight that it stands for."""
     backend = resolve_quantization_backend(module)
     weight: Tensor = module.weight if backend is None else backend.get_base_weight(module)
     return weight.detach()
 
 
-def trained_whole(model: nn.Module) -> list[str]:
+def find_trained_modules(model: nn.Module) -> list[str]:
     """Paths of the modules that were trained whole."""
     return [path for path, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)]

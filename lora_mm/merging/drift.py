@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_mm.models.forward import IGNORED, supervised_logits
+from lora_mm.models.forward import IGNORE_INDEX, compute_supervised_logits
 
 Batch = dict[str, Tensor]
 
@@ -22,13 +22,13 @@ ROUNDED = 2**-8
 
 
 @torch.no_grad()
-def probe_logits(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
+def compute_probe_logits(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
     """What ``model`` says where a token of the answer is due: for each batch, logits [tokens, vocabulary] in fp32."""
     model.eval()
     found = []
     for batch in batches:
-        logits, targets = supervised_logits(model, batch)
-        found.append(logits[targets != IGNORED].cpu())
+        logits, targets = compute_supervised_logits(model, batch)
+        found.append(logits[targets != IGNORE_INDEX].cpu())
     return found
 
 
@@ -71,8 +71,8 @@ class Drift:
         return self.typical <= self.coarse and (not exact or self.largest <= self.fine)
 
 
-def drift(before: Sequence[Tensor], after: Sequence[Tensor], base: Sequence[Tensor]) -> Drift:
-    """Compare what :func:`probe_logits` gave of the unmerged and of the merged model, and of the base alone."""
+def measure_drift(before: Sequence[Tensor], after: Sequence[Tensor], base: Sequence[Tensor]) -> Drift:
+    """Compare what :func:`compute_probe_logits` gave of the unmerged and of the merged model, and of the base alone."""
     changes = [new - old for old, new in zip(before, after, strict=True)]
     effects = [old - plain for old, plain in zip(before, base, strict=True)]
     pairs = list(zip(before, after, strict=True))
@@ -91,7 +91,7 @@ def _root_mean_square(tensors: Sequence[Tensor]) -> float:
     return float((total / sum(tensor.numel() for tensor in tensors)) ** 0.5)
 
 
-def as_lines(drifts: Mapping[str, Drift], *, exact: bool) -> Iterable[str]:
+def format_drift(drifts: Mapping[str, Drift], *, exact: bool) -> Iterable[str]:
     """One line a modality: the figures, and the tolerances that they were held against."""
     for modality, one in drifts.items():
         finer = f" ({one.fine:.1e} is accepted)" if exact else ""

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from lora_mm.errors import LoraMMError
-from lora_mm.models.anatomy import part_of
+from lora_mm.models.anatomy import find_part
 
-SHARD = 500_000_000
+MAX_SHARD_BYTES = 500_000_000
 """Bytes of a file of weights at most, and so of tensors held at once; a larger tensor has a file of its own."""
 
 _BIAS_FLAGS = ("attention_bias", "qkv_bias"), ("mlp_bias",)
 """Names under which configs say that attention's, or the feed-forward's, linear layers have biases."""
 
 
-class Plan:
+class CheckpointPlan:
     """What a checkpoint will hold: the model without weights, unquantised, in the dtype that it is saved in.
 
     Args:
@@ -50,7 +50,7 @@ class Plan:
             if untied and getattr(section, "tie_word_embeddings", False):
                 section.tie_word_embeddings = False
         for path in lacking:
-            _allow_bias(config, part_of(model, path), path)
+            _allow_bias(config, find_part(model, path), path)
         config.architectures = [type(model).__name__]
         with torch.device("meta"):
             self.skeleton = type(model)(config).to(dtype)
@@ -74,12 +74,12 @@ class Plan:
         names = self._saved_names()
         files: list[dict[str, None]] = []
         held: dict[str, Tensor] = {}
-        room = SHARD
+        room = MAX_SHARD_BYTES
         for name, like in self.tensors.items():
             size = like.numel() * like.element_size()
             if held and size > room:
                 _flush(folder, files, held)
-                held, room = {}, SHARD
+                held, room = {}, MAX_SHARD_BYTES
             value = tensor(name)
             value = torch.zeros_like(like, device="cpu") if value is None else value.detach()
             if value.shape != like.shape:

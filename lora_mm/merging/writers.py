@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.merging.changes import Change, module_at, trained_whole, weight_of
-from lora_mm.merging.shards import Plan
+from lora_mm.merging.changes import LayerChange, find_trained_modules, get_dense_weight, get_unadapted_module
+from lora_mm.merging.shards import CheckpointPlan
 from lora_mm.models.loading import Base
 
 
 @torch.no_grad()
-def write_model(model: Any, changed: Mapping[str, Change], folder: Path, *, base: Base, dtype: torch.dtype) -> None:
+def write_model(
+    model: Any, changed: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
+) -> None:
     """Write ``model`` with the changes in its weights as a plain transformers checkpoint, tensor by tensor.
 
     Of a quantised base it is the weights that the adapter was trained on: dequantised, and never quantised again.
@@ -32,7 +34,7 @@ def write_model(model: Any, changed: Mapping[str, Change], folder: Path, *, base
         LoraMMError: when the disk has no room.
     """
     biased = [path for path, change in changed.items() if change.biased]
-    plan = Plan(model, dtype, biased=biased, own=trained_whole(model))
+    plan = CheckpointPlan(model, dtype, biased=biased, own=find_trained_modules(model))
     if plan.unbiased:
         raise InputError(
             f"The adapter has biases, and {plan.unbiased[0]} ({len(plan.unbiased)} such layers) has none, nor does "
@@ -46,15 +48,15 @@ def write_model(model: Any, changed: Mapping[str, Change], folder: Path, *, base
 
     def tensor(name: str) -> Tensor | None:
         path, _, leaf = name.rpartition(".")
-        module = module_at(model, path)
+        module = get_unadapted_module(model, path)
         if path in changed and name not in kept:
-            weight = weight_of(module)
+            weight = get_dense_weight(module)
             own = weight.float() if weight.dtype != torch.float32 else weight.clone()
             made, bias = changed[path].merged(own, getattr(module, "bias", None))
             kept[f"{path}.weight"], kept[f"{path}.bias"] = made, bias
         if name in kept:
             return kept.pop(name)
-        value: Tensor | None = weight_of(module) if leaf == "weight" else getattr(module, leaf)
+        value: Tensor | None = get_dense_weight(module) if leaf == "weight" else getattr(module, leaf)
         return value
 
     plan.write(folder, tensor)
@@ -63,7 +65,7 @@ def write_model(model: Any, changed: Mapping[str, Change], folder: Path, *, base
 
 @torch.no_grad()
 def write_stock_lora(
-    model: nn.Module, changed: Mapping[str, Change], folder: Path, *, base: Base, dtype: torch.dtype
+    model: nn.Module, changed: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
@@ -72,14 +74,17 @@ def write_stock_lora(
 
     Args:
         model: the transformers model with the adapters on it.
-        changed: what :func:`~.merging.changes` found.
+        changed: what :func:`~.merging.collect_changes` found.
         folder: exists.
         base: what the LoRA is for.
         dtype: of the file.
     """
-    updates = {path: change.update(weight_of(module_at(model, path)).float()) for path, change in changed.items()}
+    updates = {
+        path: change.update(get_dense_weight(get_unadapted_module(model, path)).float())
+        for path, change in changed.items()
+    }
     biased = any(update.bias is not None for update in updates.values())
-    whole = trained_whole(model)
+    whole = find_trained_modules(model)
     tensors: dict[str, Tensor] = {}
     for path, update in updates.items():
         tensors[f"{path}.lora_A.weight"] = update.down.contiguous()
@@ -87,7 +92,7 @@ def write_stock_lora(
         if biased:
             tensors[f"{path}.lora_B.bias"] = update.up.new_zeros(len(update.up)) if update.bias is None else update.bias
     for path in whole:
-        tensors |= {f"{path}.{name}": value for name, value in module_at(model, path).state_dict().items()}
+        tensors |= {f"{path}.{name}": value for name, value in get_unadapted_module(model, path).state_dict().items()}
     ranks = {path: len(update.down) for path, update in updates.items()}
     rank = max(ranks.values(), default=1)
     pattern = {path: own for path, own in ranks.items() if own != rank}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.errors import InputError
-from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family, part_at
+from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family, match_part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,18 +17,18 @@ __all__ = [
     "PARTS",
     "Anatomy",
     "Stack",
-    "anatomy_for",
-    "anatomy_of",
-    "layer_modules",
-    "layer_paths",
-    "modalities",
-    "part_modules",
-    "part_of",
-    "placeholder_ids",
+    "find_anatomy",
+    "find_layers",
+    "find_part",
+    "find_part_modules",
+    "find_role_modules",
+    "get_anatomy",
+    "get_placeholder_ids",
+    "list_modalities",
 ]
 
 
-def anatomy_for(config: Any) -> Anatomy:
+def find_anatomy(config: Any) -> Anatomy:
     """The row for a transformers config, with the language stack of its own language model.
 
     Raises:
@@ -46,21 +46,21 @@ def anatomy_for(config: Any) -> Anatomy:
     return replace(row, language=row.languages[inner])
 
 
-def anatomy_of(model: nn.Module) -> Anatomy:
+def get_anatomy(model: nn.Module) -> Anatomy:
     """The row for ``model``, by its config; raises InputError when the family is not described."""
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) is None:
         return find_family(type(model).__name__)
-    return anatomy_for(config)
+    return find_anatomy(config)
 
 
-def layer_paths(model: nn.Module, part: str) -> list[str]:
+def find_layers(model: nn.Module, part: str) -> list[str]:
     """Paths of the layers of ``part``, in order, as far as the model reads them.
 
     Raises:
         InputError: for a part without layers, or a model whose layers are not where its family has them.
     """
-    stack = anatomy_of(model).stack(part)
+    stack = get_anatomy(model).stack(part)
     paths = []
     for path in stack.layers:
         layers: Any = _submodule(model, path)
@@ -73,16 +73,16 @@ def layer_paths(model: nn.Module, part: str) -> list[str]:
     return paths[: stack.depth(model.config)] if stack.depth else paths
 
 
-def layer_modules(model: nn.Module, part: str, role: str) -> list[str]:
+def find_role_modules(model: nn.Module, part: str, role: str) -> list[str]:
     """Paths of the modules that play ``role`` in the layers of ``part``, one a layer, as far as the model reads them.
 
     Raises:
         InputError: for a part without layers, a role that its layers do not have, or a layer of another build.
     """
-    roles = anatomy_of(model).stack(part).roles
+    roles = get_anatomy(model).stack(part).roles
     if role not in roles:
         raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(roles)}.")
-    return [_within(model, layer, roles[role]) for layer in layer_paths(model, part)]
+    return [_within(model, layer, roles[role]) for layer in find_layers(model, part)]
 
 
 def _within(model: nn.Module, layer: str, path: Path) -> str:
@@ -103,12 +103,12 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def part_of(model: nn.Module, name: str) -> str:
+def find_part(model: nn.Module, name: str) -> str:
     """The part that the module or parameter called ``name`` belongs to; ``other`` when it is in none."""
-    return part_at(anatomy_of(model).parts, name)
+    return match_part(get_anatomy(model).parts, name)
 
 
-def part_modules(model: nn.Module, part: str) -> list[str]:
+def find_part_modules(model: nn.Module, part: str) -> list[str]:
     """Paths of the modules that make up ``part`` of this model; bare parameters and what it lacks are passed over.
 
     A list of modules goes by its items, as it is never called itself.
@@ -116,7 +116,7 @@ def part_modules(model: nn.Module, part: str) -> list[str]:
     Raises:
         InputError: for a part that the family does not have.
     """
-    parts: Mapping[str, tuple[str, ...]] = anatomy_of(model).parts
+    parts: Mapping[str, tuple[str, ...]] = get_anatomy(model).parts
     if part not in parts:
         raise InputError(f"Unknown part '{part}'; the model has: {', '.join(parts)}.")
     paths = []
@@ -129,16 +129,16 @@ def part_modules(model: nn.Module, part: str) -> list[str]:
     return paths
 
 
-def placeholder_ids(model: nn.Module) -> dict[str, int]:
+def get_placeholder_ids(model: nn.Module) -> dict[str, int]:
     """Modality → id of its placeholder token, for the modalities whose token the model's config tells."""
     config = model.config
     found: dict[str, int | None] = {
         name: getattr(config, where, None) if isinstance(where, str) else where(config)
-        for name, where in anatomy_of(model).placeholders.items()
+        for name, where in get_anatomy(model).placeholders.items()
     }
     return {name: token_id for name, token_id in found.items() if token_id is not None}
 
 
-def modalities(model: nn.Module) -> tuple[str, ...]:
+def list_modalities(model: nn.Module) -> tuple[str, ...]:
     """What a sample of this model can be: ``text``, then each modality whose placeholder token the model knows."""
-    return ("text", *placeholder_ids(model))
+    return ("text", *get_placeholder_ids(model))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_mm.errors import InputError, nearest
+from lora_mm.errors import InputError, suggest_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -84,7 +84,7 @@ class Anatomy:
         stacks = {"language": self.language, "vision": self.vision}
         if part not in stacks:
             raise InputError(
-                f"No layers in part '{part}': adapters go to 'language' or 'vision'.{nearest(part, [*stacks])}"
+                f"No layers in part '{part}': adapters go to 'language' or 'vision'.{suggest_name(part, [*stacks])}"
             )
         found = stacks[part]
         if found is None:
@@ -423,7 +423,7 @@ FAMILIES: dict[str, Anatomy] = {
 }
 
 
-def part_at(parts: Mapping[str, Sequence[str]], name: str) -> str:
+def match_part(parts: Mapping[str, Sequence[str]], name: str) -> str:
     """The one of ``parts`` (see :class:`Anatomy`) that the module or parameter called ``name`` is in, or ``other``."""
     fitting = [
         (len(prefix), part)
@@ -443,7 +443,7 @@ def find_family(model_type: str) -> Anatomy:
     if model_type not in FAMILIES:
         raise InputError(
             f"No anatomy for models of type '{model_type}'; described are: {', '.join(FAMILIES)}."
-            f"{nearest(model_type, list(FAMILIES))}",
+            f"{suggest_name(model_type, list(FAMILIES))}",
             "Take a base of one of these types (`lora-mm models list`), or describe this one in the recipe: "
             "base.anatomy={like: TYPE} if its modules are named as another's, with what differs beside it "
             "(`lora-mm models show TYPE` prints what there is to say).",
@@ -451,7 +451,7 @@ def find_family(model_type: str) -> Anatomy:
     return FAMILIES[model_type]
 
 
-def describe_family(
+def register_family(
     model_type: str,
     *,
     like: str | None = None,

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig
 
 from lora_mm import pocket
-from lora_mm.errors import InputError, shortened
-from lora_mm.hub_access import Unreachable, cause, trouble
-from lora_mm.models.anatomy import PARTS, anatomy_for, part_of
-from lora_mm.models.families import describe_family
+from lora_mm.errors import InputError, truncate_faults
+from lora_mm.hub_access import UnreachableError, connection_error, root_cause
+from lora_mm.models.anatomy import PARTS, find_anatomy, find_part
+from lora_mm.models.families import register_family
 from lora_mm.models.processor import load_processor
 
 POCKET = "pocket"
@@ -33,7 +33,7 @@ class Base:
     Attributes:
         name: as the recipe says it: a Hub id, a folder, or ``pocket``.
         revision: the commit on the Hub that was loaded; None for a folder.
-        fingerprint: see :func:`fingerprint`.
+        fingerprint: see :func:`compute_fingerprint`.
     """
 
     name: str
@@ -63,18 +63,18 @@ def load_base(
         quantization: ``nf4`` (4 bits, double quantisation) or ``int8`` by bitsandbytes; ``none``.
         full_precision: parts that are not quantised.
         attention: transformers' ``attn_implementation``; None for its default.
-        anatomy: what :func:`~lora_mm.models.families.describe_family` takes, for a type without a row.
+        anatomy: what :func:`~lora_mm.models.families.register_family` takes, for a type without a row.
         weights: False makes the model from its configuration alone: tensors have shapes and no data (device ``meta``),
             and the base no fingerprint.
 
     Raises:
         InputError: when the base cannot be reached or is of a family without anatomy; says what works instead.
     """
-    config = find_config(name, revision)
+    config = load_base_config(name, revision)
     if anatomy is not None:
-        describe_family(config.model_type, **anatomy)
+        register_family(config.model_type, **anatomy)
     try:
-        anatomy_for(config)
+        find_anatomy(config)
     except InputError as error:
         first, *rest = error.faults
         raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
@@ -83,7 +83,7 @@ def load_base(
         options["attn_implementation"] = attention
     quantized = None if quantization == "none" else _quantization(quantization, dtype, config, full_precision)
     model = (_loaded if weights else _without_weights)(name, revision, config, quantized, options)
-    processor = find_processor(name, config, revision)
+    processor = load_base_processor(name, config, revision)
     told = getattr(processor, "image_token_id", None)
     if told is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config does not say
         model.config.image_token_id = told
@@ -93,7 +93,7 @@ def load_base(
     _keep_weights_in_place(model)
     source = _source(name)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
-    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint(folder))
+    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), compute_fingerprint(folder))
 
 
 def _loaded(
@@ -115,7 +115,7 @@ def _loaded(
     except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(name, error) from error
     if info["missing_keys"]:  # transformers draws those at random
-        raise InputError(f"base.model: '{name}' lacks weights:", *shortened(sorted(info["missing_keys"])))
+        raise InputError(f"base.model: '{name}' lacks weights:", *truncate_faults(sorted(info["missing_keys"])))
     return model
 
 
@@ -164,7 +164,7 @@ def _nf4(shape: torch.Size, dtype: torch.dtype) -> Any:
     return bnb.nn.Params4bit(data, False, state, 64, quant_type="nf4", bnb_quantized=True)
 
 
-def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     """Part → (parameters, of them trainable, bytes); a 4-bit tensor counts the weights it stands for.
 
     Of a part that is trained whole PEFT keeps the frozen original beside the copy: that counts in the bytes only.
@@ -172,7 +172,7 @@ def memory_by_part(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     table: dict[str, tuple[int, int, int]] = {}
     root = model.get_base_model() if hasattr(model, "get_base_model") else model
     for name, parameter in root.named_parameters():
-        part = part_of(root, name)
+        part = find_part(root, name)
         state = getattr(parameter, "quant_state", None)
         count = parameter.numel() if state is None else state.shape.numel()
         if ".original_module." in name:
@@ -193,13 +193,13 @@ def _scales(state: Any) -> list[torch.Tensor]:
     return [state.absmax, *([state.state2.absmax] if state.nested else [])]
 
 
-def memory_line(model: nn.Module) -> str:
+def format_memory(model: nn.Module) -> str:
     """What the parts of a loaded model weigh, in one line."""
-    sizes = {part: size / 2**20 for part, (_, _, size) in memory_by_part(model).items()}
+    sizes = {part: size / 2**20 for part, (_, _, size) in measure_memory(model).items()}
     return f"{sum(sizes.values()):,.1f} MiB: {', '.join(f'{part} {size:,.1f}' for part, size in sizes.items())}"
 
 
-def fingerprint(folder: Path) -> str:
+def compute_fingerprint(folder: Path) -> str:
     """What a folder of weights looks like, whatever precision it is loaded in: 16 hexadecimal digits.
 
     Reads the architecture from ``config.json``, and of every safetensors file its size and first 256 KiB (its header
@@ -224,7 +224,7 @@ def _source(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
-def find_config(name: str, revision: str | None = None) -> PretrainedConfig:
+def load_base_config(name: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a base, which is small: whether the base can be had, before anything large is loaded.
 
     Raises:
@@ -234,13 +234,13 @@ def find_config(name: str, revision: str | None = None) -> PretrainedConfig:
     if name.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise InputError(f"base.model: no folder '{name}'.")
     try:
-        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=trouble() is not None)
+        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=connection_error() is not None)
     except (OSError, ValueError) as error:
         raise _unusable(name, error) from error
 
 
-def find_processor(name: str, config: PretrainedConfig, revision: str | None = None) -> Any:
-    """The processor of a base whose :func:`find_config` is ``config``; raises as that does."""
+def load_base_processor(name: str, config: PretrainedConfig, revision: str | None = None) -> Any:
+    """The processor of a base whose :func:`load_base_config` is ``config``; raises as that does."""
     try:
         return load_processor(_source(name), config, revision)
     except ImportError as error:
@@ -258,8 +258,9 @@ def _lacking(name: str, error: ImportError) -> InputError:
 def _unusable(name: str, error: Exception) -> InputError:
     if name == POCKET or Path(name).is_dir():
         return InputError(f"base.model: '{name}' cannot be loaded: {str(error).splitlines()[0]}")
-    return Unreachable(
-        f"base '{name}' is no folder here, and not to be had from the Hugging Face Hub ({trouble() or cause(error)})"
+    return UnreachableError(
+        f"base '{name}' is no folder here, and not to be had from the Hugging Face Hub "
+        f"({connection_error() or root_cause(error)})"
     )
 
 
@@ -287,7 +288,7 @@ def check_quantization(quantization: Quantization) -> None:
             bitsandbytes.functional.int8_vectorwise_quant(numbers)
     except Exception as error:  # it raises whatever the missing library makes it raise
         raise InputError(
-            f"base.quantization: {quantization} needs bitsandbytes, which does not work here: {cause(error)}",
+            f"base.quantization: {quantization} needs bitsandbytes, which does not work here: {root_cause(error)}",
             "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
         ) from error
 
@@ -296,7 +297,7 @@ def _quantization(
     quantization: Quantization, dtype: Dtype, config: PretrainedConfig, full_precision: Sequence[str]
 ) -> BitsAndBytesConfig:
     check_quantization(quantization)
-    parts = anatomy_for(config).parts
+    parts = find_anatomy(config).parts
     unknown = [part for part in full_precision if part not in PARTS]
     if unknown:
         raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")
@@ -320,7 +321,7 @@ def _keep_weights_in_place(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def default_device() -> torch.device:
+def get_default_device() -> torch.device:
     """Where a model that is not quantised goes: the GPU if there is one."""
     if torch.cuda.is_available():
         return torch.device("cuda")

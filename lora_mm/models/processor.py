@@ -18,7 +18,7 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
     """
     kind = PROCESSOR_MAPPING.get(type(config), None)
     if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
-        kind = without_video(kind)
+        kind = drop_video_processor(kind)
     else:
         kind = AutoProcessor
     processor = kind.from_pretrained(source, revision=revision)
@@ -28,7 +28,7 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
     return processor
 
 
-def without_video(kind: Any) -> Any:
+def drop_video_processor(kind: Any) -> Any:
     """A processor class without its half for videos, which nothing here reads and which loads with torchvision only."""
 
     class Still(kind):

@@ -64,7 +64,7 @@ class Usage(TorchDispatchMode):
 
 
 @contextmanager
-def counted() -> Iterator[Usage]:
+def count_usage() -> Iterator[Usage]:
     """Within it, models on :data:`META` run on real batches, and what they use is counted."""
     whole = F.scaled_dot_product_attention
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lora_mm.errors import LoraMMError
-from lora_mm.hub_access import kept_here
+from lora_mm.hub_access import cache_folder
 
 
 def world_folder(world: str, seed: int, size: int) -> Path:
@@ -18,10 +18,10 @@ def world_folder(world: str, seed: int, size: int) -> Path:
     Raises:
         LoraMMError: when it cannot be written.
     """
-    from lora_mm.pocket.plain import PLAIN, make_rows
+    from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
     from lora_mm.pocket.world import make_world
 
-    home = kept_here()
+    home = cache_folder()
     folder = home / f"{world}-{_generator()}-seed{seed}-size{size}"
     if folder.is_dir():
         return folder
@@ -29,7 +29,7 @@ def world_folder(world: str, seed: int, size: int) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         drawing = Path(tempfile.mkdtemp(prefix=".drawing-", dir=home))
         try:
-            if world in PLAIN:
+            if world in PLAIN_KINDS:
                 make_rows(drawing / "world", world, seed=seed, size=size)
             else:
                 make_world(drawing / "world", world=world, seed=seed, size=size)

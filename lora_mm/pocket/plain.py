@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_mm.atomic import whole_folder
+from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError
 from lora_mm.pocket import questions
 from lora_mm.pocket.drawing import INK, PAPER, SIDE, Columns, Jars, Spots, Tube, Web
@@ -24,7 +24,7 @@ from lora_mm.pocket.questions import Draft
 from lora_mm.pocket.tables import CREATURES
 
 SIZE, LEAST, LARGEST = 1000, 100, 15_000
-SHARE = 0.2
+TEST_SHARE = 0.2
 """Of the rows, those to be asked."""
 
 Fields = dict[str, Any]
@@ -108,7 +108,7 @@ class Kind:
     image: str = "image"
 
 
-PLAIN: Mapping[str, Kind] = {
+PLAIN_KINDS: Mapping[str, Kind] = {
     "pocket-captions": Kind(_caption, "file_name"),
     "pocket-short-answers": Kind(_short_answer),
     "pocket-charts": Kind(_chart_choice),
@@ -118,7 +118,7 @@ PLAIN: Mapping[str, Kind] = {
 
 
 def make_rows(output: Path, name: str, *, seed: int = 0, size: int = SIZE) -> dict[str, int]:
-    """Write ``size`` rows of a kind of :data:`PLAIN` to the new folder ``output``; nothing is left when it fails.
+    """Write ``size`` rows of a kind of :data:`PLAIN_KINDS` to the new folder ``output``; nothing is left when it fails.
 
     Returns:
         Split → rows.
@@ -129,12 +129,12 @@ def make_rows(output: Path, name: str, *, seed: int = 0, size: int = SIZE) -> di
     """
     if not LEAST <= size <= LARGEST:
         raise InputError(f"size is {size}; {name} has {LEAST} to {LARGEST} rows.")
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         return _write(folder, name, seed, size)
 
 
 def _write(folder: Path, name: str, seed: int, size: int) -> dict[str, int]:
-    rng, kind = Random(f"{name} {seed}"), PLAIN[name]
+    rng, kind = Random(f"{name} {seed}"), PLAIN_KINDS[name]
     (folder / "images").mkdir(parents=True)
     rows: list[Fields] = []
     seen: set[str] = set()
@@ -147,7 +147,7 @@ def _write(folder: Path, name: str, seed: int, size: int) -> dict[str, int]:
         place = f"images/{len(rows) + 1:05}.png"
         image.save(folder / place)
         rows.append({"id": f"{name}-{len(rows) + 1}", kind.image: place, **fields})
-    tests = round(size * SHARE)
+    tests = round(size * TEST_SHARE)
     splits = {"train": rows[tests:], "test": rows[:tests]}
     for split, part in splits.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)

@@ -180,7 +180,8 @@ def _action(rng: Random) -> tuple[str, str, str]:
 def tense(rng: Random) -> Draft:
     name, verb, rest = _action(rng)
     which = rng.choice(("past tense", "present tense", "future tense"))
-    form = {"past tense": tables.past(verb), "present tense": verb, "future tense": f"will {tables.plain(verb)}"}[which]
+    future = f"will {tables.conjugate_plain(verb)}"
+    form = {"past tense": tables.past(verb), "present tense": verb, "future tense": future}[which]
     return Draft(
         f"Which tense does the sentence use?\n{name} {form} {rest}.",
         _rest(("past tense", "present tense", "future tense"), which),
@@ -192,8 +193,8 @@ def sentence_kind(rng: Random) -> Draft:
     name, verb, rest = _action(rng)
     kinds = {
         "declarative": f"{name} {verb} {rest}.",
-        "interrogative": f"Does {name} {tables.plain(verb)} {rest}?",
-        "imperative": f"{tables.plain(verb).capitalize()} {rest}, {name}.",
+        "interrogative": f"Does {name} {tables.conjugate_plain(verb)} {rest}?",
+        "imperative": f"{tables.conjugate_plain(verb).capitalize()} {rest}, {name}.",
         "exclamatory": f"How well {name} {verb} {rest}!",
     }
     kind = rng.choice(tuple(kinds))

@@ -93,7 +93,7 @@ PRESENT = (
 )
 
 
-def plain(verb: str) -> str:
+def conjugate_plain(verb: str) -> str:
     """The plain form of a verb of the table: ``carries`` → ``carry``."""
     if verb.endswith("ies"):
         return verb[:-3] + "y"
@@ -102,7 +102,7 @@ def plain(verb: str) -> str:
 
 def past(verb: str) -> str:
     """The past form of a verb of the table: ``carries`` → ``carried``."""
-    base = plain(verb)
+    base = conjugate_plain(verb)
     stem = base[:-1] + "i" if base.endswith("y") and base[-2] not in "aeiou" else base.removesuffix("e")
     return stem + "ed"
 
@@ -190,7 +190,9 @@ _LISTS: tuple[Iterable[str], ...] = (
     NAMES, COLOURS, GOODS, SERVICES, SOLIDS, LIQUIDS, GASES, INHERITED, ACQUIRED, WARES, CITIES, PETS, CREATURES,
     *ANIMALS.values(), *LENGTHS.values(), *VOLUMES.values(), *(gene[3:] for gene in GENES), SCHOOL,
 )  # fmt: skip
-_VERBS = [form for verb in PRESENT.split("|") for v in (verb.split(",")[0],) for form in (v, plain(v), past(v))]
+_VERBS = [
+    form for verb in PRESENT.split("|") for v in (verb.split(",")[0],) for form in (v, conjugate_plain(v), past(v))
+]
 VOCABULARY = tuple(
     dict.fromkeys(
         word for entries in (*_LISTS, _VERBS) for entry in entries for word in re.findall(r"[^\W\d_]+", entry)

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lora_mm.atomic import whole_folder
+from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError
 from lora_mm.pocket.templates import DETAILS, TEMPLATES, Draft, Template
 
@@ -49,7 +49,7 @@ def make_world(output: Path, *, world: str = "pocket", seed: int = 0, size: int 
     least = EACH * len(WORLDS[world])
     if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= LARGEST:
         raise InputError(f"size is {size!r}; a {world} world has {least} to {LARGEST} problems.")
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         summary = _write(folder, world, seed, size)
     return Summary(output, **summary)
 
@@ -76,7 +76,7 @@ def _shares(size: int, weights: Sequence[int]) -> list[int]:
     return [count + (n < left) for n, count in enumerate(counts)]
 
 
-def content(draft: Draft) -> tuple[str, str, tuple[str, ...], str]:
+def describe_content(draft: Draft) -> tuple[str, str, tuple[str, ...], str]:
     """What makes a problem the same problem: question, hint, set of choices and drawn picture."""
     drawn = hashlib.sha256(draft.scene.draw().tobytes()).hexdigest() if draft.scene else ""
     return draft.question, draft.hint, tuple(sorted(draft.choices)), drawn
@@ -88,7 +88,7 @@ def _different(template: Template, count: int, rng: Random) -> list[Draft]:
     seen: set[object] = set()
     for _ in range(50 * count + 1000):
         draft = template.make(rng)
-        key = content(draft)
+        key = describe_content(draft)
         if key in seen or (key[3] and key[3] in seen):
             continue
         seen |= {key, key[3]}

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_mm.adapters.placement import explain
-from lora_mm.errors import InputError, nearest
+from lora_mm.adapters.placement import explain_validation_error
+from lora_mm.errors import InputError, suggest_name
 from lora_mm.recipe.sections import Recipe
 
 
@@ -39,7 +39,7 @@ def recipe_file(name: str) -> Path:
     if packaged.is_file() and path.name == name:
         return packaged
     names = recipe_names()
-    raise InputError(f"Unknown recipe '{name}'; known are: {', '.join(names)}.{nearest(name, names)}")
+    raise InputError(f"Unknown recipe '{name}'; known are: {', '.join(names)}.{suggest_name(name, names)}")
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -58,7 +58,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
-        raise InputError(*faults, *explain(error, Recipe)) from None
+        raise InputError(*faults, *explain_validation_error(error, Recipe)) from None
     if faults:
         raise InputError(*faults)
     return recipe

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lora_mm.adapters.placement import Placement
-from lora_mm.errors import nearest
+from lora_mm.errors import suggest_name
 from lora_mm.recipe.columns import COLUMNS
 from lora_mm.yaml_text import to_yaml
 
@@ -127,7 +127,7 @@ class _PlaceSection(_Section):
     def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         unknown = [what for what in columns if what not in COLUMNS]
         if unknown:
-            like = nearest(unknown[0], list(COLUMNS))
+            like = suggest_name(unknown[0], list(COLUMNS))
             raise ValueError(f"'{unknown[0]}' is nothing that is read; that is {', '.join(COLUMNS)}.{like}")
         return columns
 

@@ -11,26 +11,26 @@ import torch
 import torch.distributed
 from torch import nn
 
-from lora_mm import distributed as processes
+from lora_mm import distributed
 
 
-def equal_weights(model: nn.Module) -> None:
+def broadcast_weights(model: nn.Module) -> None:
     """Give what trains in every process the first one's values."""
-    if processes.count() > 1:
+    if distributed.world_size() > 1:
         for parameter in _trained(model.parameters()):
             torch.distributed.broadcast(parameter.data, 0)
 
 
-def mean_gradients(model: nn.Module) -> None:
+def average_gradients(model: nn.Module) -> None:
     """Replace each gradient by its mean over the processes, and leave None what has none in any of them."""
-    if processes.count() == 1:
+    if distributed.world_size() == 1:
         return
     parameters = _trained(model.parameters())
     flat = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters]
     had = torch.tensor([p.grad is not None for p in parameters], dtype=flat[0].dtype, device=flat[0].device)
     total = torch.cat([*flat, had])
     torch.distributed.all_reduce(total)
-    *means, had = (total / processes.count()).split([*(len(one) for one in flat), len(parameters)])
+    *means, had = (total / distributed.world_size()).split([*(len(one) for one in flat), len(parameters)])
     for parameter, mean, some in zip(parameters, means, had.tolist(), strict=True):
         if some:
             parameter.grad = mean.view_as(parameter)

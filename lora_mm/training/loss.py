@@ -6,21 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_mm.models.forward import IGNORED, supervised_logits
+from lora_mm.models.forward import IGNORE_INDEX, compute_supervised_logits
 
 
-def answer_loss(model: Any, batch: dict[str, Tensor], items: Tensor | int | None = None) -> Tensor:
+def compute_answer_loss(model: Any, batch: dict[str, Tensor], items: Tensor | int | None = None) -> Tensor:
     """Mean cross-entropy of the supervised tokens of ``batch``.
 
     Args:
-        model: see :func:`~lora_mm.models.forward.supervised_logits`.
+        model: see :func:`~lora_mm.models.forward.compute_supervised_logits`.
         batch: model inputs and ``labels`` [batch, tokens].
         items: what to divide the sum by where gradients of several batches are accumulated; by default the own count.
 
     Returns:
         A scalar, in fp32.
     """
-    logits, targets = supervised_logits(model, batch)
-    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    count = (targets != IGNORED).sum() if items is None else torch.as_tensor(items, device=total.device)
+    logits, targets = compute_supervised_logits(model, batch)
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    count = (targets != IGNORE_INDEX).sum() if items is None else torch.as_tensor(items, device=total.device)
     return total / count.clamp(min=1)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lora_mm.errors import LoraMMError
-from lora_mm.models.weightless import counted
+from lora_mm.models.weightless import count_usage
 from lora_mm.ops import dispatch as kernels
-from lora_mm.training.loss import answer_loss
+from lora_mm.training.loss import compute_answer_loss
 
 
 @dataclass(frozen=True)
-class StepUse:
+class StepUsage:
     """What one training step uses beside the weights.
 
     Attributes:
@@ -28,11 +28,11 @@ class StepUse:
     flops: int
 
 
-class Unforeseen(LoraMMError):
+class CannotEstimateError(LoraMMError):
     """What a step uses cannot be told beforehand."""
 
 
-def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUse:
+def measure_step(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUsage:
     """What a step of ``model`` on ``batch`` would use, as the Trainer takes it.
 
     Args:
@@ -47,29 +47,31 @@ def step_use(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing:
     try:
         return _use(model, batch, gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:  # whatever an operation that needs data raises without
-        raise Unforeseen(f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}") from error
+        raise CannotEstimateError(
+            f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}"
+        ) from error
     finally:
         kernels.choose(chosen)
 
 
-def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUse:
+def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUsage:
     model.train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with counted() as usage:
+    with count_usage() as usage:
         optimizer = torch.optim.AdamW(trained)
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()  # a first one, which leaves its states
         optimizer.zero_grad()
         states = usage.now
-        loss = answer_loss(model, dict(batch))
+        loss = compute_answer_loss(model, dict(batch))
         if loss.requires_grad:  # not of text alone, where only tower or connector train
             loss.backward()
         del loss
         optimizer.step()
         optimizer.zero_grad()
-    return StepUse(states, usage.peak - states, usage.flops)
+    return StepUsage(states, usage.peak - states, usage.flops)

@@ -14,12 +14,12 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lora_mm import distributed as processes
-from lora_mm.adapters.token_router import mixtures
+from lora_mm import distributed
+from lora_mm.adapters.token_router import find_token_routers
 from lora_mm.errors import LoraMMError
-from lora_mm.models.anatomy import part_of
-from lora_mm.training.gradients import mean_gradients
-from lora_mm.training.loss import answer_loss
+from lora_mm.models.anatomy import find_part
+from lora_mm.training.gradients import average_gradients
+from lora_mm.training.loss import compute_answer_loss
 from lora_mm.training.meter import Meter
 
 _NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
@@ -46,10 +46,10 @@ class AdapterTrainer(Trainer):
         self.meter = Meter()
         self.add_callback(GradientGuard(self))
         self.add_callback(self.meter)
-        self.add_callback(Epochs())
-        if processes.count() > 1:  # not to be wrapped, see training.together
+        self.add_callback(EpochSetter())
+        if distributed.world_size() > 1:  # not to be wrapped, see training.together
             self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
-        self.mixtures = mixtures(self.model)
+        self.mixtures = find_token_routers(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
             mixture.weight /= self.args.gradient_accumulation_steps
 
@@ -85,7 +85,7 @@ class AdapterTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         self.seen_pictures |= "pixel_values" in inputs
-        loss = answer_loss(model, inputs, num_items_in_batch)
+        loss = compute_answer_loss(model, inputs, num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         self.last_loss = loss.item()
@@ -102,7 +102,7 @@ class AdapterTrainer(Trainer):
         """As the Trainer does; after the last batch before a step, gradients are the mean of those of all processes."""
         loss: Tensor = super().training_step(model, *args, **kwargs)
         if self.accelerator.sync_gradients:
-            mean_gradients(model)
+            average_gradients(model)
         return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -181,7 +181,7 @@ class LengthGroups(Sampler[int]):
         return [number for at in order for number in whole[at]] + rest
 
 
-class Epochs(TrainerCallback):
+class EpochSetter(TrainerCallback):
     """Tells the sampler its epoch. The Trainer does too, but where several processes resume it does not reach it."""
 
     def on_epoch_begin(
@@ -205,14 +205,14 @@ class GradientGuard(TrainerCallback):
     ) -> None:
         if self.done:
             return
-        seen_pictures = processes.any_of(self.trainer.seen_pictures)
+        seen_pictures = distributed.any_rank(self.trainer.seen_pictures)
         root = self.trainer.accelerator.unwrap_model(self.trainer.model)
         without = [name for name, p in root.named_parameters() if p.requires_grad and p.grad is None]
         base = root.get_base_model()
         waiting = [
             name
             for name in without
-            if not seen_pictures and part_of(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
+            if not seen_pictures and find_part(base, name.removeprefix("base_model.model.")) in ("vision", "connector")
         ]
         dead = [name for name in without if name not in waiting]
         if dead:

@@ -15,22 +15,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import idle_experts
+from lora_mm.adapters.attach import find_idle_experts
 from lora_mm.adapters.crops import OVERVIEW
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.support import applies
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
-from lora_mm.models.anatomy import FAMILIES, layer_modules
-from lora_mm.models.forward import place
+from lora_mm.models.anatomy import FAMILIES, find_role_modules
+from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import make_family_base
 from tests.helpers.families import FAMILY, SIZE, family_model
 from tests.helpers.fresh import Saved, logits_in_another_process
 from tests.helpers.tiny import perturb
 
-CROPPED = [name for name, row in FAMILIES.items() if applies("crop_lora", row) is None]
+CROPPED = [name for name, row in FAMILIES.items() if find_obstacle("crop_lora", row) is None]
 every_family = pytest.mark.parametrize("family", CROPPED)
 PROCESSOR_OF = {"smolvlm": "idefics3"}
 SLICED = Slicer(2, 2, SIZE)
@@ -93,7 +93,7 @@ def adapted(family: str, experts: int = EXPERTS) -> peft.PeftModel:
 def tower(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """What leaves the tower's last layer that is read, in a forward of the whole model: [rows, tokens, D]."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    last = layer_modules(base, "vision", "attn_norm")[-1].rsplit(".", 1)[0]
+    last = find_role_modules(base, "vision", "attn_norm")[-1].rsplit(".", 1)[0]
     found: list[Tensor] = []
     hook = base.get_submodule(last).register_forward_hook(
         lambda _, args, out: found.append((out if isinstance(out, Tensor) else out[0]).detach())
@@ -134,7 +134,7 @@ def test_starts_as_the_base_bitwise(
     family: str, dtype: torch.dtype, collator_of: Callable[[str], Collator], pictures: dict[str, Path]
 ) -> None:
     base = family_model(family).to(dtype)
-    batch = place(base, inputs(collator_of(family)(mixed(pictures))))
+    batch = move_batch(base, inputs(collator_of(family)(mixed(pictures))))
     expected = base(**batch).logits
     model = lora_mm.attach(family_model(family).to(dtype), [FIELDS]).eval()
     assert torch.equal(model(**batch).logits, expected)
@@ -152,7 +152,7 @@ def test_gradients_reach_every_expert_that_met_a_crop_also_recomputed(
     if reentrant and not FAMILY[family].reentrant:
         pytest.skip("the base's own tower gets no gradient by that kind")
     collator, examples = collator_of(family), mixed(pictures)
-    met = {place for place in expected(family, collator, pictures, examples) if 0 <= place < EXPERTS}
+    met = {move_batch for move_batch in expected(family, collator, pictures, examples) if 0 <= move_batch < EXPERTS}
     gradients = []
     for kind in {None, reentrant}:
         model = adapted(family).train()
@@ -185,12 +185,12 @@ def test_loaded_in_another_process_it_computes_the_same_bitwise(
 
 def test_experts_that_do_nothing_are_found() -> None:
     model = adapted("llava")
-    assert idle_experts(model) == {}
+    assert find_idle_experts(model) == {}
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, RoutedLayer):
                 layer.routed_B["default"][2:] = 0
-    assert idle_experts(model) == {"crop_lora": [2, 3]}
+    assert find_idle_experts(model) == {"crop_lora": [2, 3]}
 
 
 @every_family
@@ -200,7 +200,7 @@ def test_an_expert_moves_its_own_crop_in_every_picture_and_nothing_else(
     collator, examples = collator_of(family), mixed(pictures)
     model, batch = adapted(family), collator(examples)
     places = torch.tensor(expected(family, collator, pictures, examples))
-    assert {place for place in places.tolist() if place < EXPERTS} >= {OVERVIEW, 0}
+    assert {move_batch for move_batch in places.tolist() if move_batch < EXPERTS} >= {OVERVIEW, 0}
     before = tower(model, batch)
     assert len(before) == len(places)
     untouched = places.eq(OVERVIEW) | places.ge(EXPERTS)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import hold_in_fp32
+from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.support import applies
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, anatomy_of, layer_modules, layer_paths
-from lora_mm.models.forward import place
+from lora_mm.models.anatomy import FAMILIES, find_layers, find_role_modules, get_anatomy
+from lora_mm.models.forward import move_batch
 from tests.helpers.families import (
     FAMILY,
     IMAGE,
@@ -60,7 +60,7 @@ TILED = ("llava_next", "llava_onevision")
 
 def stands(family: str, fields: dict[str, Any]) -> bool:
     """Whether the method can be used there, and the tiny batch has something for it to learn."""
-    applies_there = applies(fields["method"], FAMILIES[family], fields.get("part")) is None
+    applies_there = find_obstacle(fields["method"], FAMILIES[family], fields.get("part")) is None
     return applies_there and (fields["method"] != "crop_lora" or family in TILED)
 
 
@@ -120,8 +120,8 @@ def test_starts_as_the_base_bitwise_and_gradients_reach_every_tensor(family: str
     assert {path.removeprefix("base_model.model.") for path in routed} == {
         path
         for role in next(iter(model.peft_config.values())).placements[0].roles
-        if role in anatomy_of(model.get_base_model()).stack(part).roles
-        for path in layer_modules(family_model(family), part, role)
+        if role in get_anatomy(model.get_base_model()).stack(part).roles
+        for path in find_role_modules(family_model(family), part, role)
     }
     assert torch.equal(logits(model, batch), base_logits(family))
     perturb(model)
@@ -139,7 +139,7 @@ def test_starts_as_the_base_bitwise_and_gradients_reach_every_tensor(family: str
 @every_combination
 @every_family
 def test_in_bf16_it_starts_as_the_base_bitwise_and_learns(family: str, combination: str) -> None:
-    batch = place(family_model(family).bfloat16(), family_batch(family))
+    batch = move_batch(family_model(family).bfloat16(), family_batch(family))
     expected = logits(family_model(family).bfloat16(), batch)
     placements = combined(family, combination)
     model = peft.get_peft_model(family_model(family).bfloat16(), RoutedConfig(placements=placements)).eval()
@@ -158,10 +158,10 @@ def test_in_bf16_a_connector_that_trains_is_kept_in_fp32(family: str) -> None:
     def lowered() -> nn.Module:
         return family_model(family).bfloat16()
 
-    batch = place(lowered(), family_batch(family))
+    batch = move_batch(lowered(), family_batch(family))
     expected = logits(lowered(), batch)
     model = lora_mm.attach(lowered(), ["mma"], train=["connector"]).eval()
-    hold_in_fp32(model)
+    train_whole_in_fp32(model)
     torch.testing.assert_close(logits(model, batch), expected, rtol=0.1, atol=0.1)
     model(**batch, use_cache=False).logits.float().square().mean().backward()
     connector = {path: p.grad for path, p in trained(model).items() if ".modules_to_save." in path}
@@ -295,9 +295,9 @@ def test_all_experts_at_once_are_the_dense_mixture(family: str) -> None:
     experts, rank = 3, 2
     model = adapted(family, [{"method": "moe_lora", "experts": experts, "top_k": experts, "rank": rank}])
     base = family_model(family)
-    roles = [role for role in ("gate", "up", "gate_up", "down") if role in anatomy_of(base).language.roles]
-    paths = {role: layer_modules(base, "language", role)[-1] for role in roles}
-    layer = layer_paths(base, "language")[-1]
+    roles = [role for role in ("gate", "up", "gate_up", "down") if role in get_anatomy(base).language.roles]
+    paths = {role: find_role_modules(base, "language", role)[-1] for role in roles}
+    layer = find_layers(base, "language")[-1]
     seen: dict[str, Tensor] = {}
     routed = {role: model.get_base_model().get_submodule(path) for role, path in paths.items()}
     routed[roles[0]].register_forward_hook(lambda _, args, out: seen.update(read=args[0]))
@@ -334,7 +334,7 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, combination: st
             base.gradient_checkpointing_enable({"use_reentrant": reentrant})
             if reentrant:
                 base.enable_input_require_grads()
-        calls = counted(base.get_submodule(layer_modules(base, "language", "ffn_norm")[-1]))
+        calls = counted(base.get_submodule(find_role_modules(base, "language", "ffn_norm")[-1]))
         torch.manual_seed(3)  # dropout included: the recomputed forward must draw the same
         model(**family_batch(family), use_cache=False).logits.square().mean().backward()
         results.append({path: parameter.grad for path, parameter in trained(model).items()})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.models.anatomy import layer_paths
+from lora_mm.models.anatomy import find_layers
 from tests.helpers.families import IMAGE, SIZE, family_model
 from tests.helpers.tiny import perturb
 
@@ -99,7 +99,7 @@ class Block:
 def test_the_tower_computes_what_monkeys_computes_a_view_at_a_time(family: str) -> None:
     model, batch = adapted(family), sliced_batch()
     base = model.get_base_model()
-    layers = [base.get_submodule(path) for path in layer_paths(base, "vision")]
+    layers = [base.get_submodule(path) for path in find_layers(base, "vision")]
     for layer in layers:
         first, *others = [layer.get_submodule(path) for path in PLACES[family]["in"]]
         for other in others:
@@ -134,7 +134,7 @@ def test_with_equal_experts_every_crop_is_computed_as_the_others() -> None:
                 values.copy_(values[:1].expand_as(values).clone())
             layer.routed_s["default"].fill_(0.5)
     base, seen = model.get_base_model(), []
-    last = base.get_submodule(layer_paths(base, "vision")[-1])
+    last = base.get_submodule(find_layers(base, "vision")[-1])
     last.register_forward_hook(lambda _, args, out: seen.append(out if isinstance(out, Tensor) else out[0]))
     model(**batch, use_cache=False)
     torch.testing.assert_close(seen[0][1:CROPS], seen[0][:1].expand(CROPS - 1, -1, -1), rtol=1e-5, atol=1e-5)

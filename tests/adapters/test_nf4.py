@@ -9,13 +9,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import hold_in_fp32
+from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import load_adapter, save_adapter
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
-from lora_mm.models.anatomy import layer_modules
-from lora_mm.models.forward import place
+from lora_mm.models.anatomy import find_role_modules
+from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import Base, load_base
 from tests.helpers.bases import make_family_base
 from tests.helpers.tiny import perturb
@@ -46,17 +46,17 @@ def test_many_methods_in_one_adapter_on_a_4_bit_base(family: str, tmp_path: Path
     folder = make_family_base(tmp_path / "base", family)
     base = load(folder)
     for part, role in (("language", "o"), ("vision", "o")):
-        module = base.model.get_submodule(layer_modules(base.model, part, role)[0])
+        module = base.model.get_submodule(find_role_modules(base.model, part, role)[0])
         assert isinstance(module, bitsandbytes.nn.Linear4bit), part
     picture = next((scienceqa_folder / "images").rglob("*.png"))
     examples = [Example("pictured", "Which?", "A", (picture,)), Example("text", "Which of these?", "B")]
-    batch = place(base.model, Collator(base.processor, max_length=900)(examples))
+    batch = move_batch(base.model, Collator(base.processor, max_length=900)(examples))
     del batch["labels"]
     expected = logits(base.model, batch)
 
     model = lora_mm.attach(base.model, ADAPTERS[family], train=["connector"]).eval()
     assert torch.equal(logits(model, batch), expected), "as the base, bitwise"
-    hold_in_fp32(model)
+    train_whole_in_fp32(model)
     perturb(model, size=0.1)
     out = model(**batch, use_cache=False).logits
     assert (out - expected).abs().max() > 0.1

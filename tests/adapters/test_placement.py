@@ -6,24 +6,24 @@ from dataclasses import asdict
 
 import pytest
 
-from lora_mm.adapters.placement import Placement, placement
+from lora_mm.adapters.placement import Placement, parse_placement
 from lora_mm.errors import InputError
 
 
 def faults(**fields: object) -> tuple[str, ...]:
     with pytest.raises(InputError) as error:
-        placement({"method": "mma", **fields})
+        parse_placement({"method": "mma", **fields})
     return error.value.faults
 
 
 def test_mma_takes_lavins_numbers_where_nothing_is_said() -> None:
-    item = placement("mma")
+    item = parse_placement("mma")
     assert (item.part, item.at, item.rank, item.experts, item.groups) == ("language", "attn", 8, 2, 2)
     assert (item.temperature, item.dropout, item.bias, item.factor) == (10.0, 0.1, True, 1.0)
 
 
 def test_lora_takes_one_expert_without_bias() -> None:
-    item = placement("lora")
+    item = parse_placement("lora")
     assert (item.experts, item.groups, item.dropout, item.bias, item.alpha) == (1, 1, 0.0, False, 16.0)
 
 
@@ -41,12 +41,12 @@ def test_lora_takes_one_expert_without_bias() -> None:
     ],
 )
 def test_factor_is_the_scale_or_alpha_by_rank(fields: dict[str, object], factor: float) -> None:
-    assert placement(fields).factor == factor
+    assert parse_placement(fields).factor == factor
 
 
 def test_a_placement_passes_unchanged() -> None:
     item = Placement(method="mma", rank=4)
-    assert placement(item) is item
+    assert parse_placement(item) is item
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_placement_passes_unchanged() -> None:
     ],
 )
 def test_roles_follow_the_site(method: str, at: str, roles: tuple[str, ...]) -> None:
-    assert placement({"method": method, "at": at}).roles == roles
+    assert parse_placement({"method": method, "at": at}).roles == roles
 
 
 def test_every_wrong_field_is_named_at_once() -> None:
@@ -75,7 +75,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 def test_every_contradiction_is_named_at_once() -> None:
     with pytest.raises(InputError) as error:
-        placement({"method": "lora", "at": "qvk", "experts": 3, "rank": 8, "groups": 3})
+        parse_placement({"method": "lora", "at": "qvk", "experts": 3, "rank": 8, "groups": 3})
     site, experts, groups = error.value.faults
     assert "no site 'qvk'" in site
     assert site.endswith("Did you mean 'qkv'?")
@@ -97,14 +97,14 @@ def test_every_contradiction_is_named_at_once() -> None:
 )
 def test_what_a_method_cannot_have_is_refused(fields: dict[str, object], fault: str) -> None:
     with pytest.raises(InputError) as error:
-        placement(fields)
+        parse_placement(fields)
     assert error.value.faults == (fault,)
 
 
 @pytest.mark.parametrize("method", ["mma", "lora", "crop_lora", "visual_expert", "moe_lora"])
 def test_a_completed_placement_reads_back_as_itself(method: str) -> None:
-    item = placement(method)
-    assert placement(asdict(item)) == item
+    item = parse_placement(method)
+    assert parse_placement(asdict(item)) == item
 
 
 @pytest.mark.parametrize(("key", "meant"), [("rnak", "rank"), ("temprature", "temperature"), ("layer", "layers")])
@@ -114,12 +114,12 @@ def test_unknown_key_suggests_the_nearest(key: str, meant: str) -> None:
 
 def test_unknown_method_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown method 'lorra'; known are: .*mma.* Did you mean 'lora'\?"):
-        placement("lorra")
+        parse_placement("lorra")
 
 
 def test_a_placement_without_method_says_so() -> None:
     with pytest.raises(InputError, match="method: is missing"):
-        placement({"part": "vision"})
+        parse_placement({"part": "vision"})
 
 
 def test_a_value_far_from_everything_gets_no_suggestion() -> None:

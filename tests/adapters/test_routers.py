@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.crops import crop_index, tile_counts
+from lora_mm.adapters.crops import compute_crop_index, count_tiles
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.token_router import Mixture, mixtures
+from lora_mm.adapters.token_router import TokenRouter, find_token_routers
 from lora_mm.errors import InputError, LoraMMError
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
@@ -209,14 +209,14 @@ def test_crop_lora_is_monkeys_on_each_crop() -> None:
 @pytest.mark.parametrize("views", [5, 3])
 def test_views_of_the_slicer_are_told_by_runs_of_placeholders(views: int) -> None:
     ids = torch.tensor([[1, *[3] * 2 * views, 8, *[3] * 2 * views], [1, *[3] * 4 * views, 9]])
-    index = crop_index("none", ids, [3], 4 * views, views=views)
+    index = compute_crop_index("none", ids, [3], 4 * views, views=views)
     assert index.tolist() == [*range(views - 1), -1] * 4
-    assert crop_index("none", ids[:, :3], [3], 2, views=views).tolist() == [-1, -1]
+    assert compute_crop_index("none", ids[:, :3], [3], 2, views=views).tolist() == [-1, -1]
 
 
 def test_crops_before_their_overview() -> None:
     ids = torch.tensor([[1, *[3] * 12, 8, 3, 3], [0, 0, 0, 0, 1, *[3] * 10, 9]])
-    assert crop_index("overview_last", ids, [3], 12).tolist() == [
+    assert compute_crop_index("overview_last", ids, [3], 12).tolist() == [
         0,
         1,
         2,
@@ -235,21 +235,29 @@ def test_crops_before_their_overview() -> None:
 def test_crops_in_runs_of_their_own() -> None:
     tile, whole = [5, 3, 3, 6], [7, 3, 3, 6]
     ids = torch.tensor([[*tile, *tile, *whole, *whole], [0] * 4 + [*tile, *tile, *whole]])
-    assert crop_index("overview_last", ids, [3], 7).tolist() == [0, 1, -1, -1, 0, 1, -1]
+    assert compute_crop_index("overview_last", ids, [3], 7).tolist() == [0, 1, -1, -1, 0, 1, -1]
 
 
 def test_quarters_in_a_chain_of_runs() -> None:
     one = [3, 3, 6]
     ids = torch.tensor([[6, *one * 10, 8], [0] * 21 + [1, 6, *one, 8, 6, *one, 9]])
-    assert crop_index("quarters", ids, [3], 12).tolist() == [0, 1, 2, 3, -1] * 2 + [-1, -1]
+    assert compute_crop_index("quarters", ids, [3], 12).tolist() == [0, 1, 2, 3, -1] * 2 + [-1, -1]
 
 
 def test_crops_after_their_overview() -> None:
     pixels = torch.ones(3, 4, 3, 2, 2)
     pixels[1, 2:] = 0
     pixels[2, 1:] = 0
-    sizes = tile_counts(pixels)
-    assert crop_index("overview_first", torch.tensor([[3]]), [3], 7, sizes=sizes).tolist() == [-1, 0, 1, 2, -1, 0, -1]
+    sizes = count_tiles(pixels)
+    assert compute_crop_index("overview_first", torch.tensor([[3]]), [3], 7, sizes=sizes).tolist() == [
+        -1,
+        0,
+        1,
+        2,
+        -1,
+        0,
+        -1,
+    ]
 
 
 def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them() -> None:
@@ -264,7 +272,7 @@ def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them() -> None:
 
 
 def test_pictures_that_no_token_stands_for_are_overviews() -> None:
-    assert crop_index("none", torch.tensor([[1, 5, 6]]), [3], 2, views=5).tolist() == [-1, -1]
+    assert compute_crop_index("none", torch.tensor([[1, 5, 6]]), [3], 2, views=5).tolist() == [-1, -1]
 
 
 # --- visual tokens ----------------------------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ def test_combined_by_weight_a_token_passes_once_through_its_experts_mean_update(
 def test_only_chosen_layers_have_experts_and_the_balance_weighs_a_hundredth() -> None:
     model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "layers": [1]}])
     assert {path.split(".layers.")[1][0] for path in trained(model)} == {"1"}
-    (one,) = mixtures(model)
+    (one,) = find_token_routers(model)
     assert one.weight == 0.01
 
 
@@ -383,8 +391,8 @@ def test_one_expert_is_a_lora_on_the_feed_forward() -> None:
     assert torch.allclose(logits(model, sliced_batch()), logits(lora, sliced_batch()), atol=1e-4)
 
 
-def mixture(router: Tensor, *, top_k: int = 1, weight: float = 0.01) -> Mixture:
-    return Mixture(nn.ParameterDict({"default": nn.Parameter(router)}), "default", top_k, weight)
+def mixture(router: Tensor, *, top_k: int = 1, weight: float = 0.01) -> TokenRouter:
+    return TokenRouter(nn.ParameterDict({"default": nn.Parameter(router)}), "default", top_k, weight)
 
 
 def test_the_balance_is_one_when_uniform_and_the_number_of_experts_when_collapsed() -> None:

@@ -7,8 +7,8 @@ import torch
 
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.adapters.routing_map import routing_maps
-from lora_mm.adapters.token_router import mixtures
+from lora_mm.adapters.routing_map import measure_routing
+from lora_mm.adapters.token_router import find_token_routers
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 
@@ -31,7 +31,7 @@ def asked() -> dict[str, list[dict[str, torch.Tensor]]]:
 
 def test_mma_is_read_off_its_routers() -> None:
     model = adapted({"method": "mma", "at": "block"}, {"method": "mma", "part": "vision"})
-    maps = {one.title: one for one in routing_maps(model, {})}
+    maps = {one.title: one for one in measure_routing(model, {})}
     assert list(maps) == [
         "mma on language at block, attn norm",
         "mma on language at block, ffn norm",
@@ -49,13 +49,13 @@ def test_mma_is_read_off_its_routers() -> None:
 
 
 def test_layers_keep_their_own_numbers() -> None:
-    (one,) = routing_maps(adapted({"method": "mma", "layers": [1]}), {})
+    (one,) = measure_routing(adapted({"method": "mma", "layers": [1]}), {})
     assert one.layers == (1,)
 
 
 def test_tokens_of_a_mixture_are_counted_by_kind_of_sample() -> None:
     model = adapted({"method": "moe_lora", "experts": 4, "top_k": 2})
-    (one,) = routing_maps(model, asked())
+    (one,) = measure_routing(model, asked())
     assert one.title == "moe_lora on language at ffn"
     assert (one.modalities, one.layers) == (("text", "image"), (0, 1))
     assert one.meaning == "share of tokens sent to each expert"
@@ -71,12 +71,12 @@ def test_looking_changes_no_count_that_training_reads() -> None:
     model = adapted({"method": "moe_lora"})
     with torch.no_grad():
         model(**tiny_batch())
-    before = [mixture.use.clone() for mixture in mixtures(model)]
+    before = [mixture.use.clone() for mixture in find_token_routers(model)]
     assert before[0].sum() > 0
-    routing_maps(model, asked())
-    assert all(torch.equal(old, mixture.use) for old, mixture in zip(before, mixtures(model), strict=True))
+    measure_routing(model, asked())
+    assert all(torch.equal(old, mixture.use) for old, mixture in zip(before, find_token_routers(model), strict=True))
 
 
 @pytest.mark.parametrize("method", ["lora", "visual_expert"])
 def test_what_routes_by_nothing_that_differs_has_no_map(method: str) -> None:
-    assert routing_maps(adapted(method), asked()) == []
+    assert measure_routing(adapted(method), asked()) == []

@@ -5,7 +5,7 @@ import pytest
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.methods import METHODS
-from lora_mm.adapters.support import applies, methods_of
+from lora_mm.adapters.support import find_obstacle, list_methods
 from lora_mm.errors import InputError
 from lora_mm.models.families import FAMILIES
 from tests.helpers.families import family_model
@@ -15,32 +15,32 @@ CROSS_ATTENTION = {"idefics", "mllama"}
 
 
 def refused(method: str) -> set[str]:
-    return {name for name, row in FAMILIES.items() if applies(method, row) is not None}
+    return {name for name, row in FAMILIES.items() if find_obstacle(method, row) is not None}
 
 
 def test_methods_apply_where_a_family_has_what_they_read() -> None:
     assert refused("mma") == refused("lora") == refused("moe_lora") == set()
     assert refused("crop_lora") == PACKED | {"fuyu", "idefics"}
     assert refused("visual_expert") == CROSS_ATTENTION
-    assert all(set(methods_of(row)) == set(METHODS) for row in FAMILIES.values())
+    assert all(set(list_methods(row)) == set(METHODS) for row in FAMILIES.values())
 
 
 def test_reasons_are_told_in_words() -> None:
-    assert applies("crop_lora", FAMILIES["fuyu"]) == "it has no vision tower"
-    assert "one row" in str(applies("crop_lora", FAMILIES["qwen2_vl"]))
-    assert "prompt does not tell" in str(applies("crop_lora", FAMILIES["idefics"]))
-    assert "cross-attention" in str(applies("visual_expert", FAMILIES["idefics"]))
+    assert find_obstacle("crop_lora", FAMILIES["fuyu"]) == "it has no vision tower"
+    assert "one row" in str(find_obstacle("crop_lora", FAMILIES["qwen2_vl"]))
+    assert "prompt does not tell" in str(find_obstacle("crop_lora", FAMILIES["idefics"]))
+    assert "cross-attention" in str(find_obstacle("visual_expert", FAMILIES["idefics"]))
 
 
 def test_a_part_can_be_asked_for() -> None:
-    assert applies("mma", FAMILIES["fuyu"], "language") is None
-    assert applies("mma", FAMILIES["fuyu"], "vision") == "it has no vision tower"
-    assert applies("crop_lora", FAMILIES["llava"], "language") == "crop_lora stands in vision only"
+    assert find_obstacle("mma", FAMILIES["fuyu"], "language") is None
+    assert find_obstacle("mma", FAMILIES["fuyu"], "vision") == "it has no vision tower"
+    assert find_obstacle("crop_lora", FAMILIES["llava"], "language") == "crop_lora stands in vision only"
 
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match=r"Unknown method 'mmma'.* Did you mean 'mma'\?"):
-        applies("mmma", FAMILIES["llava"])
+        find_obstacle("mmma", FAMILIES["llava"])
 
 
 def covered(family: str, method: str = "") -> set[str]:
@@ -50,7 +50,12 @@ def covered(family: str, method: str = "") -> set[str]:
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [(family, method) for family, row in FAMILIES.items() for method, no in methods_of(row).items() if no is not None],
+    [
+        (family, method)
+        for family, row in FAMILIES.items()
+        for method, no in list_methods(row).items()
+        if no is not None
+    ],
 )
 def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: str, method: str) -> None:
     model = family_model(family)
@@ -60,7 +65,7 @@ def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: st
     if FAMILIES[family].vision is None:
         assert fault == "fuyu has no vision tower; place the adapter in part 'language'."
     else:
-        reason = applies(method, FAMILIES[family])
+        reason = find_obstacle(method, FAMILIES[family])
         assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Those that can: mma, lora")
     assert not any(isinstance(module, RoutedLayer) for module in model.modules())
 
@@ -69,6 +74,6 @@ def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: st
 def test_what_applies_can_be_attached(family: str) -> None:
     for method, row in METHODS.items():
         for part in row.parts:
-            if applies(method, FAMILIES[family], part) is None:
+            if find_obstacle(method, FAMILIES[family], part) is None:
                 model = lora_mm.attach(family_model(family), [{"method": method, "part": part, "rank": 4}])
                 assert any(parameter.requires_grad for parameter in model.parameters())

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lora_mm.artifact.card import model_card
+from lora_mm.artifact.card import render_model_card
 
 FACTS: dict[str, Any] = {
     "name": "mine",
@@ -36,7 +36,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stock", [True, False])
 def test_names_the_base_and_how_to_load_it(stock: bool) -> None:
-    card = model_card(**{**FACTS, "stock": stock, "methods": ["lora"] if stock else ["mma", "mma"]})
+    card = render_model_card(**{**FACTS, "stock": stock, "methods": ["lora"] if stock else ["mma", "mma"]})
     assert metadata(card) == {
         "base_model": "some/base",
         "library_name": "peft",
@@ -52,7 +52,7 @@ def test_names_the_base_and_how_to_load_it(stock: bool) -> None:
 
 
 def test_a_base_that_is_a_folder_is_no_metadata() -> None:
-    card = model_card(**{**FACTS, "base": "/some/folder", "revision": None})
+    card = render_model_card(**{**FACTS, "base": "/some/folder", "revision": None})
     assert "base_model" not in metadata(card)
     assert "Adapter for `/some/folder`" in card
 
@@ -62,26 +62,26 @@ def test_a_base_that_is_a_folder_is_no_metadata() -> None:
     base=st.text(min_size=1), name=st.text(), summary=st.text(), data=st.text(), licence=st.text(), revision=st.text()
 )
 def test_odd_names_leave_the_metadata_whole(**odd: str) -> None:
-    found = metadata(model_card(**{**FACTS, **odd}))
+    found = metadata(render_model_card(**{**FACTS, **odd}))
     assert found["license"] == odd["licence"]
     assert found.get("base_model") == (odd["base"] if odd["revision"] else None)
     assert found["tags"] == ["lora-mm", "multimodal", "mma"]
 
 
 def test_says_how_it_merges_or_why_not() -> None:
-    routed = model_card(**FACTS)
+    routed = render_model_card(**FACTS)
     assert "lora-mm merge mine --output merged-image --modality image\n" in routed
     assert "lora-mm merge mine --output merged-text --modality text\n" in routed
-    plain = model_card(**{**FACTS, "methods": ["lora"]})
+    plain = render_model_card(**{**FACTS, "methods": ["lora"]})
     assert "lora-mm merge mine --output merged\n" in plain
     assert "--modality" not in plain
-    several = model_card(**{**FACTS, "methods": ["mma", "crop_lora"]})
+    several = render_model_card(**{**FACTS, "methods": ["mma", "crop_lora"]})
     assert "It does not merge: crop_lora" in several
     assert "lora-mm merge" not in several
 
 
 def test_a_licence_is_named_or_said_to_be_open() -> None:
-    assert "named none" in model_card(**FACTS)
-    card = model_card(**FACTS, licence="apache-2.0")
+    assert "named none" in render_model_card(**FACTS)
+    card = render_model_card(**FACTS, licence="apache-2.0")
     assert metadata(card)["license"] == "apache-2.0"
     assert "apache-2.0; what its base" in card

@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 import lora_mm
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS
-from lora_mm.artifact.folder import load_adapter, round_adapter, save_adapter
+from lora_mm.artifact.folder import load_adapter, round_adapter_weights, save_adapter
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.models.loading import load_base
 from lora_mm.recipe.load import load_recipe
@@ -289,7 +289,7 @@ def test_in_16_bits_it_is_half_as_large_and_loads_to_what_is_in_the_file(
     model = lora_mm.attach(base.model, adapters, train=["connector"]).eval()
     tiny.perturb(model)
     exact = logits(model)
-    round_adapter(model, dtype)
+    round_adapter_weights(model, dtype)
     save_adapter(model, tmp_path / "small", base=base, recipe="name: tiny\n", dtype=dtype)
     tensors = load_file(tmp_path / "small" / WEIGHTS)
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
@@ -305,8 +305,8 @@ def test_a_value_that_16_bits_cannot_hold_is_refused_by_its_tensor(base_folder: 
     model = lora_mm.attach(load_base(str(base_folder)).model, "mma")
     next(p for name, p in model.named_parameters() if "routed_B" in name).data[0, 0] = 1e6
     with pytest.raises(LoraMMError, match=r"save_dtype: .*routed_B.* too large for torch.float16; take bfloat16"):
-        round_adapter(model, torch.float16)
-    round_adapter(model, torch.bfloat16)
+        round_adapter_weights(model, torch.float16)
+    round_adapter_weights(model, torch.bfloat16)
 
 
 def test_mixture_of_modality_adapters_of_a_7b_base_are_under_8_mb(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lora_mm.artifact.files import LIMITS, WEIGHTS
-from lora_mm.artifact.hub import ORIGIN, find_adapter, locate
-from lora_mm.artifact.packing import pack
+from lora_mm.artifact.hub import ORIGIN, find_adapter, locate_adapter
+from lora_mm.artifact.packing import pack_adapter
 from lora_mm.cli.main import app
 from lora_mm.errors import InputError
 from lora_mm.evaluation.scienceqa import read_results
@@ -214,15 +214,15 @@ def test_a_folder_and_a_packed_file_are_found(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     assert find_adapter(trained["one"]) == trained["one"]
-    pack(trained["one"], tmp_path / "mine.tar")
-    found = locate(str(tmp_path / "mine.tar"))
+    pack_adapter(trained["one"], tmp_path / "mine.tar")
+    found = locate_adapter(str(tmp_path / "mine.tar"))
     assert found.name == "mine"
     assert found.origin is None
     assert files(found.folder) == files(trained["one"])
     assert tmp_path / "hf" in found.folder.parents
-    assert locate(str(tmp_path / "mine.tar")) == found, "unpacked once"
+    assert locate_adapter(str(tmp_path / "mine.tar")) == found, "unpacked once"
     (tmp_path / "mine.tar").unlink()
-    pack(trained["two"], tmp_path / "mine.tar")
+    pack_adapter(trained["two"], tmp_path / "mine.tar")
     assert files(find_adapter(tmp_path / "mine.tar")) == files(trained["two"]), "another content, another folder"
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
 
 def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
-        locate(str(trained["one"]), "v1")
+        locate_adapter(str(trained["one"]), "v1")
 
 
 def test_a_file_that_is_no_packed_adapter_is_refused(tmp_path: Path) -> None:

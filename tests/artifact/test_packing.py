@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lora_mm.artifact import files
 from lora_mm.artifact.files import LIMITS, WEIGHTS
-from lora_mm.artifact.packing import pack, unpack
+from lora_mm.artifact.packing import pack_adapter, unpack_adapter
 from lora_mm.errors import InputError, LoraMMError
 
 
@@ -26,7 +26,7 @@ def folder(trained: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def packed(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("packed") / "one.tar"
-    pack(trained["one"], file)
+    pack_adapter(trained["one"], file)
     return file
 
 
@@ -55,7 +55,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
 
 
 def test_packed_and_unpacked_every_file_is_as_it_was(packed: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    unpack(packed, tmp_path / "again")
+    unpack_adapter(packed, tmp_path / "again")
     assert {file.name for file in (tmp_path / "again").iterdir()} == set(LIMITS)
     for name in LIMITS:
         assert (tmp_path / "again" / name).read_bytes() == (trained["one"] / name).read_bytes()
@@ -68,42 +68,44 @@ def test_the_same_adapter_gives_the_same_bytes(packed: Path, folder: Path, tmp_p
     (folder / WEIGHTS).chmod(0o600)
     (folder / "notes.txt").write_text("mine")
     assert (folder / "checkpoints").is_dir()
-    assert pack(folder, tmp_path / "again.tar") == packed.stat().st_size
+    assert pack_adapter(folder, tmp_path / "again.tar") == packed.stat().st_size
     assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
 
 
 def test_an_adapter_without_card_and_scores_packs_too(folder: Path, tmp_path: Path) -> None:
     (folder / files.CARD).unlink()
     (folder / files.SCORES).unlink()
-    pack(folder, tmp_path / "small.tar")
-    unpack(tmp_path / "small.tar", tmp_path / "again")
+    pack_adapter(folder, tmp_path / "small.tar")
+    unpack_adapter(tmp_path / "small.tar", tmp_path / "again")
     assert {file.name for file in (tmp_path / "again").iterdir()} == set(files.REQUIRED)
 
 
 def test_nothing_is_overwritten(packed: Path, folder: Path, tmp_path: Path) -> None:
     before = packed.read_bytes()
-    assert "exists; name another file" in refusal(lambda: pack(folder, packed))
+    assert "exists; name another file" in refusal(lambda: pack_adapter(folder, packed))
     assert packed.read_bytes() == before
-    assert "exists; name another folder" in refusal(lambda: unpack(packed, folder))
+    assert "exists; name another folder" in refusal(lambda: unpack_adapter(packed, folder))
 
 
 def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(packed: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LoraMMError, match="cannot be written"):
-        pack(folder, tmp_path / "file" / "a.tar")
+        pack_adapter(folder, tmp_path / "file" / "a.tar")
     with pytest.raises(LoraMMError, match="cannot be written"):
-        unpack(packed, tmp_path / "file" / "a")
+        unpack_adapter(packed, tmp_path / "file" / "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "file"]
 
 
 def test_what_is_over_its_size_is_not_packed(folder: Path, tmp_path: Path) -> None:
     (folder / files.CARD).write_text("x" * (LIMITS[files.CARD] + 1))
-    assert "README.md has 1,000,001 bytes; the limit is 1,000,000." in refusal(lambda: pack(folder, tmp_path / "a.tar"))
+    assert "README.md has 1,000,001 bytes; the limit is 1,000,000." in refusal(
+        lambda: pack_adapter(folder, tmp_path / "a.tar")
+    )
 
 
 def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(b"")
-    assert "adapter_model.bin" in refusal(lambda: pack(folder, tmp_path / "a.tar"))
+    assert "adapter_model.bin" in refusal(lambda: pack_adapter(folder, tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_what_has_no_business_in_a_packed_adapter_is_refused_and_nothing_is_writ
     without = "scores.json" if member.name == "scores.json" else ""
     data = b"" if member.type != tarfile.REGTYPE else b"x"
     file = repacked(packed, tmp_path / "evil.tar", (member, data), without=without)
-    message = refusal(lambda: unpack(file, tmp_path / "inside" / "a"))
+    message = refusal(lambda: unpack_adapter(file, tmp_path / "inside" / "a"))
     assert told in message
     assert str(file) in message
     assert [path.name for path in tmp_path.iterdir()] == ["evil.tar"]
@@ -140,19 +142,19 @@ def test_what_has_no_business_in_a_packed_adapter_is_refused_and_nothing_is_writ
 
 def test_all_faults_are_told_at_once(packed: Path, tmp_path: Path) -> None:
     file = repacked(packed, tmp_path / "evil.tar", (entry("../a"), b""), (entry("b"), b""))
-    assert len(refusal(lambda: unpack(file, tmp_path / "a")).splitlines()) == 2
+    assert len(refusal(lambda: unpack_adapter(file, tmp_path / "a")).splitlines()) == 2
 
 
 def test_sizes_and_numbers_are_bounded(packed: Path, tmp_path: Path) -> None:
     large = repacked(packed, tmp_path / "large.tar", (entry("README.md"), bytes(1_000_001)), without="README.md")
-    assert "README.md has 1,000,001 bytes" in refusal(lambda: unpack(large, tmp_path / "a"))
+    assert "README.md has 1,000,001 bytes" in refusal(lambda: unpack_adapter(large, tmp_path / "a"))
     many = repacked(packed, tmp_path / "many.tar", *((entry(f"{n}"), b"") for n in range(100)))
-    assert "more files than a packed adapter has" in refusal(lambda: unpack(many, tmp_path / "a"))
+    assert "more files than a packed adapter has" in refusal(lambda: unpack_adapter(many, tmp_path / "a"))
     # A header may promise what is not there: 8 GB in a file of some kilobytes.
     header = entry("adapter_model.safetensors")
     header.size = 8_000_000_000
     (tmp_path / "promise.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
-    assert refusal(lambda: unpack(tmp_path / "promise.tar", tmp_path / "a"))
+    assert refusal(lambda: unpack_adapter(tmp_path / "promise.tar", tmp_path / "a"))
     assert not (tmp_path / "a").exists()
 
 
@@ -161,12 +163,12 @@ def test_a_compressed_one_is_refused(packed: Path, tmp_path: Path, compression: 
     with tarfile.open(packed) as old, tarfile.open(tmp_path / "small.tar", f"w:{compression}") as new:  # type: ignore[call-overload]
         for member in old:
             new.addfile(member, old.extractfile(member))
-    assert "not a packed adapter" in refusal(lambda: unpack(tmp_path / "small.tar", tmp_path / "a"))
+    assert "not a packed adapter" in refusal(lambda: unpack_adapter(tmp_path / "small.tar", tmp_path / "a"))
 
 
 def test_one_that_lacks_a_file_is_refused_by_its_own_name(packed: Path, tmp_path: Path) -> None:
     file = repacked(packed, tmp_path / "part.tar", without="recipe.yaml")
-    assert refusal(lambda: unpack(file, tmp_path / "a")) == (
+    assert refusal(lambda: unpack_adapter(file, tmp_path / "a")) == (
         f"{file}: not an adapter folder of lora-mm; it lacks recipe.yaml."
     )
     assert not (tmp_path / "a").exists()
@@ -186,7 +188,7 @@ def test_a_damaged_one_is_refused_or_whole_and_never_half_written(
     root = tmp_path_factory.mktemp("damaged")
     (root / "a.tar").write_bytes(whole)
     try:
-        unpack(root / "a.tar", root / "a")
+        unpack_adapter(root / "a.tar", root / "a")
     except InputError:
         assert [path.name for path in root.iterdir()] == ["a.tar"]
     else:

@@ -12,10 +12,10 @@ import pytest
 import lora_mm
 from lora_mm.artifact import files
 from lora_mm.artifact.folder import load_adapter, save_adapter
-from lora_mm.artifact.summary import as_lines, describe, size_in_words
+from lora_mm.artifact.summary import format_size, format_summary, summarize_adapter
 from lora_mm.errors import InputError
-from lora_mm.jobs.run_folder import scores_of
-from lora_mm.models.anatomy import part_of
+from lora_mm.jobs.run_folder import load_scores
+from lora_mm.models.anatomy import find_part
 from lora_mm.models.loading import load_base
 
 
@@ -24,15 +24,15 @@ def test_parameters_by_part_are_those_of_the_model(trained: dict[str, Path], bas
     expected: dict[str, int] = {}
     for name, parameter in model.get_base_model().named_parameters():
         if "routed_" in name or ".modules_to_save." in name:
-            part = part_of(model.get_base_model(), name)
+            part = find_part(model.get_base_model(), name)
             expected[part] = expected.get(part, 0) + parameter.numel()
     assert set(expected) == {"vision", "connector", "language"}
-    assert describe(trained["one"])["parameters"] == expected
+    assert summarize_adapter(trained["one"])["parameters"] == expected
 
 
 def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
     folder = trained["one"]
-    facts = describe(folder)
+    facts = summarize_adapter(folder)
     assert facts["base"]["name"] == str(base_folder)
     assert facts["base"]["fingerprint"] == load_base(str(base_folder)).fingerprint
     assert facts["placements"] == [
@@ -40,10 +40,10 @@ def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
         "mma on vision at attn, rank 4, experts 2",
         "model.multi_modal_projector, whole",
     ]
-    assert facts["scores"] == scores_of(folder)["scores"]
+    assert facts["scores"] == load_scores(folder)["scores"]
     assert facts["card"] == (folder / "README.md").read_text()
     assert (facts["dtypes"], facts["licence"], facts["peft_type"]) == (["F32"], "other", "ROUTED")
-    lines = "\n".join(as_lines(facts))
+    lines = "\n".join(format_summary(facts))
     assert f"base        {base_folder}, fingerprint" in lines
     assert f"parameters  {sum(facts['parameters'].values()):,}: " in lines
     accuracy = facts["scores"]["adapter"]["columns"]["AVG"]["accuracy"]
@@ -54,10 +54,10 @@ def test_a_stock_lora_says_what_it_is(base_folder: Path, tmp_path: Path) -> None
     base = load_base(str(base_folder))
     model = lora_mm.attach(base.model, [{"method": "lora", "rank": 4, "at": "qkv"}])
     save_adapter(model, tmp_path / "lora", base=base, recipe="name: tiny\n")
-    facts = describe(tmp_path / "lora")
+    facts = summarize_adapter(tmp_path / "lora")
     assert facts["placements"] == ["lora beside 6 linear layers, rank 4"]
-    assert "scores      none" in list(as_lines(facts))
-    assert "licence     not stated" in list(as_lines(facts))
+    assert "scores      none" in list(format_summary(facts))
+    assert "licence     not stated" in list(format_summary(facts))
 
 
 def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
@@ -67,7 +67,7 @@ def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
     columns = {"chrF": {"value": 28.094, "total": 8, "interval": None}, "BLEU": {"value": None, "total": 8}}
     (folder / "scores.json").write_text(json.dumps({"scores": {"adapter": {"columns": columns}}}))
     (folder / "recipe.yaml").write_text("data: {path: null, sources: [{path: a.jsonl}, {path: b.csv}]}\n")
-    lines = list(as_lines(describe(folder)))
+    lines = list(format_summary(summarize_adapter(folder)))
     assert "data        a.jsonl, b.csv" in lines
     assert lines[-2:] == ["scores    chrF   BLEU", "adapter  28.09      –"]
 
@@ -81,7 +81,7 @@ def test_what_strangers_wrote_may_be_anything(trained: dict[str, Path], tmp_path
     (folder / "preprocessing.json").write_text(json.dumps({**facts, "base": json.loads(odd)}))
     config = {"placements": json.loads(odd), "target_modules": json.loads(odd), "modules_to_save": json.loads(odd)}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    lines = list(as_lines(describe(folder)))
+    lines = list(format_summary(summarize_adapter(folder)))
     assert "scores      none" in lines
     assert "data        not stated" in lines
 
@@ -111,7 +111,7 @@ def test_without_torch(trained: dict[str, Path], tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     shown = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    assert shown["parameters"] == describe(trained["one"])["parameters"]
+    assert shown["parameters"] == summarize_adapter(trained["one"])["parameters"]
     assert (tmp_path / "one" / files.WEIGHTS).is_file()
 
 
@@ -131,17 +131,17 @@ def test_files_that_cannot_be_read_are_named(trained: dict[str, Path], tmp_path:
     folder = shutil.copytree(trained["one"], tmp_path / "adapter")
     (folder / name).write_text(text)
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        describe(folder)
+        summarize_adapter(folder)
 
 
 def test_what_strangers_wrote_does_not_steer_the_terminal(trained: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(trained["one"], tmp_path / "adapter")
     recipe = folder / files.RECIPE
     recipe.write_text(recipe.read_text().replace("six steps on a tiny base", '"red \\e[31m and\\nmore"'))
-    facts = describe(folder)
+    facts = summarize_adapter(folder)
     assert "\x1b" in facts["summary"]
-    assert next(as_lines(facts)) == "adapter: red �[31m and�more"
+    assert next(format_summary(facts)) == "adapter: red �[31m and�more"
 
 
 def test_sizes_are_told_in_thousands() -> None:
-    assert [size_in_words(size) for size in (41_000, 7_600_000)] == ["41 KB", "7.6 MB"]
+    assert [format_size(size) for size in (41_000, 7_600_000)] == ["41 KB", "7.6 MB"]

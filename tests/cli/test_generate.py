@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lora_mm.artifact.packing import pack
+from lora_mm.artifact.packing import pack_adapter
 from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
@@ -49,7 +49,7 @@ def test_several_answer_each_and_one_by_name(
     trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    pack(trained["two"], tmp_path / "packed.tar")
+    pack_adapter(trained["two"], tmp_path / "packed.tar")
     both = trained["one"], tmp_path / "packed.tar"
     answers = asked(*both)
     assert list(answers) == ["one", "packed"]

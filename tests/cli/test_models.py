@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lora_mm.adapters.methods import METHODS
-from lora_mm.adapters.support import methods_of
+from lora_mm.adapters.support import list_methods
 from lora_mm.cli.main import app
 from lora_mm.errors import InputError
 from lora_mm.models.families import FAMILIES
@@ -39,7 +39,7 @@ def test_models_list_and_show_import_nothing_heavy() -> None:
 
 def test_list_has_a_line_for_every_family_with_its_methods() -> None:
     expected = {
-        name: [method for method, no in methods_of(row).items() if no is None] for name, row in FAMILIES.items()
+        name: [method for method, no in list_methods(row).items() if no is None] for name, row in FAMILIES.items()
     }
     assert json.loads(printed("list", "--json")) == expected
     lines = [line.split() for line in printed("list").splitlines()]

@@ -13,23 +13,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lora_mm.data.check import Report, check_data, recipe_or_path
-from lora_mm.data.check_text import show
+from lora_mm.data.check import DataReport, check_data, load_recipe_or_path
+from lora_mm.data.check_text import print_report
 from lora_mm.data.source import open_source
 from lora_mm.errors import LoraMMError
 from lora_mm.jobs.preview import write_page
-from lora_mm.jobs.session import collator_alone
+from lora_mm.jobs.session import make_collator_without_weights
 from tests.helpers.own import BREAKAGES, Broken, sound_row, write_rows
 
 
-def check(path: Path, *overrides: str) -> Report:
-    recipe, splits = recipe_or_path(str(path), list(overrides))
-    return check_data(recipe, splits, collator_alone(recipe))
+def check(path: Path, *overrides: str) -> DataReport:
+    recipe, splits = load_recipe_or_path(str(path), list(overrides))
+    return check_data(recipe, splits, make_collator_without_weights(recipe))
 
 
-def printed(report: Report, **how: object) -> str:
+def printed(report: DataReport, **how: object) -> str:
     console = Console(file=io.StringIO(), width=200, **how)  # type: ignore[arg-type]
-    show(report, console)
+    print_report(report, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -57,7 +57,7 @@ def test_counts_what_is_there(rows: Path) -> None:
     assert (looked.rows, looked.usable, looked.faults.rows, looked.layouts) == (10, 10, 0, ["question_answer"])
     assert looked.pictures == {0: 3, 1: 7}
     assert looked.longest == "r8"
-    collator = collator_alone(recipe_or_path(str(rows))[0])
+    collator = make_collator_without_weights(load_recipe_or_path(str(rows))[0])
     lengths = [sum(collator.length(open_source(str(rows), "train")[row])) for row in range(10)]
     assert looked.tokens[100] == max(lengths)
     assert looked.tokens[50] == int(sorted(lengths)[4] / 2 + sorted(lengths)[5] / 2)
@@ -121,8 +121,8 @@ def test_scienceqa_and_mixtures_are_checked_too(scienceqa_folder: Path, rows: Pa
     file.write_text(
         f"extends: scienceqa-pocket\nname: mix\ndata: {{path: null, eval_share: 0.2, sources: [{place}, {place}]}}\n"
     )
-    recipe, splits = recipe_or_path(str(file))
-    report = check_data(recipe, splits, collator_alone(recipe))
+    recipe, splits = load_recipe_or_path(str(file))
+    report = check_data(recipe, splits, make_collator_without_weights(recipe))
     assert sum(looked.rows for looked in report.splits.values()) == 20
 
 
@@ -185,8 +185,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
 
 
 def page_of(path: Path, output: Path, *, count: int = 24) -> str:
-    recipe, splits = recipe_or_path(str(path))
-    write_page(output, recipe, splits[0], collator_alone(recipe), count=count)
+    recipe, splits = load_recipe_or_path(str(path))
+    write_page(output, recipe, splits[0], make_collator_without_weights(recipe), count=count)
     return output.read_text()
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
-from lora_mm.data.collate import Collator, batches
+from lora_mm.data.collate import Collator, split_into_batches
 from lora_mm.data.example import PICTURE as MARK
 from lora_mm.data.example import Example, Turn
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
-from lora_mm.models.forward import IGNORED
+from lora_mm.models.forward import IGNORE_INDEX
 from tests.helpers.tiny import TEMPLATE
 
 ENDING = "{% if message['role'] == 'assistant' %}{{ '</s>\n' }}{% endif %}"
@@ -59,7 +59,7 @@ def mixed(picture: Path) -> list[Example]:
 
 
 def answers(collator: Collator, batch: dict[str, torch.Tensor]) -> list[str]:
-    return [collator.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
+    return [collator.tokenizer.decode(row[row != IGNORE_INDEX]) for row in batch["labels"]]
 
 
 def test_labels_are_exactly_the_answer_and_its_end(collator: Collator, picture: Path) -> None:
@@ -75,12 +75,12 @@ def test_labels_are_exactly_the_answer_and_its_end(collator: Collator, picture: 
 def test_labels_are_the_end_of_each_row_and_equal_its_tokens(collator: Collator, picture: Path) -> None:
     batch = collator(mixed(picture))
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-        supervised = (labels != IGNORED).nonzero().squeeze(1).tolist()
+        supervised = (labels != IGNORE_INDEX).nonzero().squeeze(1).tolist()
         length = int(mask.sum())
         assert supervised == list(range(supervised[0], length))
         assert torch.equal(labels[supervised], ids[supervised])
         assert mask[:length].all(), "padded on the right"
-        assert (labels[length:] == IGNORED).all()
+        assert (labels[length:] == IGNORE_INDEX).all()
 
 
 def test_prompt_and_answer_are_the_rendered_exchange(collator: Collator, picture: Path) -> None:
@@ -100,7 +100,7 @@ def test_padding_changes_nothing(collator: Collator, picture: Path) -> None:
         length = single["input_ids"].shape[1]
         for name in ("input_ids", "labels", "attention_mask"):
             assert torch.equal(together[name][row, :length], single[name][0])
-            assert (together[name][row, length:] == (IGNORED if name == "labels" else 0)).all()
+            assert (together[name][row, length:] == (IGNORE_INDEX if name == "labels" else 0)).all()
 
 
 def test_pictures_are_in_the_order_of_their_rows(collator: Collator, picture: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_lengths_are_those_of_the_batch(collator: Collator, picture: Path) -> No
         before, answer = collator.length(item)
         batch = collator([item])
         assert before + answer == batch["input_ids"].shape[1]
-        assert answer == int((batch["labels"] != IGNORED).sum())
+        assert answer == int((batch["labels"] != IGNORE_INDEX).sum())
 
 
 def test_prompts_are_padded_on_the_left_and_end_where_the_assistant_speaks(collator: Collator, picture: Path) -> None:
@@ -292,9 +292,9 @@ def runs(collator: Collator, batch: dict[str, torch.Tensor]) -> list[str]:
     [labels] = batch["labels"].tolist()
     texts: list[list[int]] = [[]]
     for label in labels:
-        if label == IGNORED and texts[-1]:
+        if label == IGNORE_INDEX and texts[-1]:
             texts.append([])
-        elif label != IGNORED:
+        elif label != IGNORE_INDEX:
             texts[-1].append(label)
     return [collator.tokenizer.decode(ids) for ids in texts if ids]
 
@@ -344,7 +344,7 @@ def test_a_cut_conversation_loses_its_last_turns_but_no_picture(processor: Any, 
     assert shorter.prepare([item], "truncate").truncated == ["talk"]
     cut, batch = shorter([item]), whole([item])
     assert torch.equal(cut["labels"], batch["labels"][:, : needed + 3])
-    assert (cut["labels"] != IGNORED).any()
+    assert (cut["labels"] != IGNORE_INDEX).any()
     late = conversation(picture)
     needed, _ = whole.length(late)
     with pytest.raises(InputError, match=f"talk: {needed} tokens before the answer leave no room"):
@@ -397,7 +397,7 @@ def test_whatever_the_texts_the_labels_are_the_answer_and_its_end(
     ):
         before, answer = collator.length(item)
         assert before + answer == int(mask.sum())
-        assert answer == int((labels != IGNORED).sum())
+        assert answer == int((labels != IGNORE_INDEX).sum())
         prompt = collator.tokenizer.decode(ids[:before]).replace("<image>" * PICTURE, "<image>")
         assert prompt == collator.render(item)[0]
         assert item.prompt in prompt
@@ -405,7 +405,7 @@ def test_whatever_the_texts_the_labels_are_the_answer_and_its_end(
 
 def test_batches_cover_everything_once_in_order() -> None:
     items = [Example(str(number), "", "") for number in range(7)]
-    runs = list(batches(items, 3))
+    runs = list(split_into_batches(items, 3))
     assert [len(run) for run in runs] == [3, 3, 1]
     assert [item for run in runs for item in run] == items
 

@@ -9,14 +9,14 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from lora_mm.data.collate import Collator
-from lora_mm.data.encode import Row, encode
+from lora_mm.data.encode import EncoderRow, encode_rows
 from lora_mm.data.example import Example, Turn
-from lora_mm.data.mask import decoded
-from lora_mm.evaluation.predict import write_answers
+from lora_mm.data.mask import decode_mask
+from lora_mm.evaluation.predict import generate_answers
 from lora_mm.models.families import FAMILIES
-from lora_mm.models.forward import IGNORED
+from lora_mm.models.forward import IGNORE_INDEX
 from lora_mm.models.loading import Base, load_base
-from lora_mm.models.processor import without_video
+from lora_mm.models.processor import drop_video_processor
 from tests.helpers.bases import LACKING, PROCESSORS, make_family_base
 from tests.helpers.families import FAMILY
 from tests.helpers.tiny import tiny_tokenizer
@@ -58,7 +58,7 @@ def test_every_family_has_a_processor_but_one_that_needs_more_than_is_here() -> 
     assert set(FAMILIES) - set(PROCESSORS) == set(LACKING)
     if importlib.util.find_spec("num2words") is None:
         with pytest.raises(ImportError, match=LACKING["smolvlm"]):
-            without_video(hf.SmolVLMProcessor)(hf.SmolVLMImageProcessorPil(), tiny_tokenizer(), None)
+            drop_video_processor(hf.SmolVLMProcessor)(hf.SmolVLMImageProcessorPil(), tiny_tokenizer(), None)
 
 
 @every_family
@@ -67,9 +67,9 @@ def test_labels_are_the_answers_and_their_ends(family: str, bases: dict[str, Bas
     batch = made(examples)
     for row, (item, labels) in enumerate(zip(examples, batch["labels"], strict=True)):
         mask = batch["attention_mask"][row]
-        told = made.tokenizer.decode(labels[labels != IGNORED])
+        told = made.tokenizer.decode(labels[labels != IGNORE_INDEX])
         assert told.strip() == f"{item.target}</s>"
-        assert (labels != IGNORED).nonzero()[-1] == mask.nonzero()[-1], "the answer is the row's end"
+        assert (labels != IGNORE_INDEX).nonzero()[-1] == mask.nonzero()[-1], "the answer is the row's end"
         assert sum(made.length(item)) == mask.sum()
         whole = made.tokenizer.decode(batch["input_ids"][row][mask.bool()])
         assert whole.count("<s>") == (family not in NO_BEGINNING), "begun once"
@@ -121,7 +121,7 @@ def test_of_a_conversation_every_answer_is_learnt(
     made = collator(bases[family])
     history = (Turn("user", "Is it no?", examples[1].images), Turn("assistant", "yes it is"))
     item = Example("talk", "And is this no, yes it is?", "no", examples[2].images if again else (), history=history)
-    learnt = [piece.text.strip() for piece in decoded(made, item) if piece.learnt]
+    learnt = [piece.text.strip() for piece in decode_mask(made, item) if piece.learnt]
     assert [text.removesuffix("</s>").strip() for text in learnt] == ["yes it is", "no"]
     batch = made([item])
     assert sum(made.length(item)) == batch["input_ids"].shape[1]
@@ -135,7 +135,7 @@ def test_answers_are_written_without_their_prompts(
     family: str, bases: dict[str, Base], examples: list[Example]
 ) -> None:
     base = bases[family]
-    texts = write_answers(base.model, collator(base), examples, batch_size=3, max_new_tokens=3)
+    texts = generate_answers(base.model, collator(base), examples, batch_size=3, max_new_tokens=3)
     assert len(texts) == 3
     assert all(item.prompt not in text for item, text in zip(examples, texts, strict=True))
     assert any(texts)
@@ -149,13 +149,13 @@ PICTURE = Image.new("RGB", (40, 16), "red")
 def test_paligemmas_rows_are_its_processors_with_a_suffix(bases: dict[str, Base]) -> None:
     processor = bases["paligemma"].processor
     want = processor(text="<image>What is it?", suffix="Red.", images=PICTURE, return_tensors="pt")
-    row = Row(
+    row = EncoderRow(
         "<image><s>What is it?\n",
         "Red.</s>",
         spoken=len(processor.tokenizer("Red.</s>")["input_ids"]),
         pictures=[PICTURE],
     )
-    made = encode(processor, [row], "right")
+    made = encode_rows(processor, [row], "right")
     for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values"):
         assert torch.equal(made[name], want[name]), name
 
@@ -165,7 +165,7 @@ def test_blips_rows_are_its_processors(family: str, bases: dict[str, Base]) -> N
     processor = bases[family].processor
     processor.image_token = AddedToken("<image>")  # as it takes it from a tokenizer that does not name it
     want = processor(text="What is it?", images=PICTURE, return_tensors="pt")
-    made = encode(processor, [Row("<image><s>What is it?", "", 0, [PICTURE])], "right")
+    made = encode_rows(processor, [EncoderRow("<image><s>What is it?", "", 0, [PICTURE])], "right")
     assert set(made) == set(want) - {"token_type_ids"}
     for name in made:
         assert torch.equal(made[name], want[name]), name
@@ -174,8 +174,8 @@ def test_blips_rows_are_its_processors(family: str, bases: dict[str, Base]) -> N
 def test_idefics_rows_are_its_processors(bases: dict[str, Base]) -> None:
     processor = bases["idefics"].processor
     want = processor(text=[[PICTURE, "What is it?"], ["Why?"]], return_tensors="pt", padding_side="left")
-    rows = [Row("<s><image>What is it?", "", 0, [PICTURE]), Row("<s>Why?", "", 0)]
-    made = encode(processor, rows, "left")
+    rows = [EncoderRow("<s><image>What is it?", "", 0, [PICTURE]), EncoderRow("<s>Why?", "", 0)]
+    made = encode_rows(processor, rows, "left")
     real = want["attention_mask"].bool()
     for name in ("input_ids", "attention_mask", "pixel_values"):
         assert torch.equal(made[name], want[name]), name
@@ -184,7 +184,7 @@ def test_idefics_rows_are_its_processors(bases: dict[str, Base]) -> None:
 
 def test_fuyus_patches_are_its_processors_line_by_line(bases: dict[str, Base]) -> None:
     processor = bases["fuyu"].processor
-    made = encode(processor, [Row("|SPEAKER|<s>What?<0x04>", "", 0, [PICTURE])], "right")
+    made = encode_rows(processor, [EncoderRow("|SPEAKER|<s>What?<0x04>", "", 0, [PICTURE])], "right")
     pixels = processor.image_processor([PICTURE])
     assert pixels["image_unpadded_heights"] == [[9]]  # 40 × 16 made to fit into 24 × 16
     reached = pixels["images"][0][0][:, :12]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_mm.data import fetch
 from lora_mm.data.example import open_image
-from lora_mm.data.fetch import find_picture
+from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError
 
 
@@ -67,22 +67,22 @@ def server() -> Iterator[str]:
 
 def refusal(place: str) -> str:
     with pytest.raises(InputError) as error:
-        find_picture(place)
+        fetch_picture(place)
     (line,) = error.value.faults
     return line
 
 
 def test_a_picture_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded())
-    assert open_image(find_picture(str(tmp_path / "a.png"))).size == (9, 7)
+    assert open_image(fetch_picture(str(tmp_path / "a.png"))).size == (9, 7)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_image(find_picture("~/a.png")).size == (9, 7)
+    assert open_image(fetch_picture("~/a.png")).size == (9, 7)
     assert str(tmp_path / "b.png") in refusal(str(tmp_path / "b.png"))
 
 
 @pytest.mark.parametrize("path", ["/red.png", "/moved.png"])
 def test_a_picture_by_url(server: str, path: str) -> None:
-    picture = open_image(find_picture(server + path))
+    picture = open_image(fetch_picture(server + path))
     assert picture.size == (9, 7)
     assert picture.getpixel((0, 0)) == (255, 0, 0)
 

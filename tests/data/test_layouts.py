@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lora_mm.data.example import PICTURE, Example, Turn
-from lora_mm.data.layouts import LAYOUTS, RESPONSES, Reader, recognise
+from lora_mm.data.layouts import LAYOUTS, RESPONSES, RowReader, detect_layout
 from lora_mm.errors import InputError
 from lora_mm.recipe.columns import COLUMNS
 
@@ -22,7 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(root: Path, row: dict[str, Any], layout: str | None = None, **more: Any) -> Example:
     columns = more.pop("columns", {})
-    return Reader(layout or recognise(list(row), columns), columns, root, **more)(row, "rows:1")
+    return RowReader(layout or detect_layout(list(row), columns), columns, root, **more)(row, "rows:1")
 
 
 def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[s
     ],
 )
 def test_layouts_are_recognised_by_their_columns(columns: list[str], layout: str) -> None:
-    assert recognise(columns, {}) == layout
+    assert detect_layout(columns, {}) == layout
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_what_is_ambiguous_or_unknown_says_what_was_seen_and_how_to_say_it(
     columns: list[str], named: dict[str, str], said: str
 ) -> None:
     with pytest.raises(InputError, match=said.replace("(", "\\(").replace("?", "\\?")):
-        recognise(columns, named)
+        detect_layout(columns, named)
 
 
 def test_columns_and_layout_can_be_said(root: Path) -> None:
     named = {"question": "frage", "answer": "text"}
-    assert recognise(["frage", "text", "caption"], named) == "question_answer"
+    assert detect_layout(["frage", "text", "caption"], named) == "question_answer"
     assert read(root, {"frage": "Wer?", "text": "ich", "caption": "nix"}, columns=named).target == "ich"
-    assert recognise(["messages", "conversations"], {}, "messages") == "messages"
+    assert detect_layout(["messages", "conversations"], {}, "messages") == "messages"
 
 
 def test_every_layout_needs_what_can_be_read() -> None:

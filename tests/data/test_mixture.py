@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_mm.data.example import Example
-from lora_mm.data.mixture import Share, as_lines, capped, counts, drawn, held_out
+from lora_mm.data.mixture import SourceShare, allocate_counts, cap_rows, draw_rows, format_shares, hold_out_rows
 from lora_mm.data.selection import Selection
 
 sizes = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
@@ -15,52 +15,54 @@ samplings = st.sampled_from(["proportional", "sqrt", "weights"])
 @given(sizes, samplings, st.data())
 def test_shares_add_up_to_an_epoch(sizes: list[int], sampling: str, data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(sizes), max_size=len(sizes)))
-    taken = counts(sizes, weights, sampling)  # type: ignore[arg-type]
+    taken = allocate_counts(sizes, weights, sampling)  # type: ignore[arg-type]
     assert sum(taken) == sum(sizes)
     assert all(take >= 0 and (size or not take) for take, size in zip(taken, sizes, strict=True))
 
 
 def test_shares_are_instructblips() -> None:
-    assert counts([100, 400], [1, 1], "proportional") == [100, 400]
-    assert counts([100, 400], [1, 1], "sqrt") == [167, 333]
-    assert counts([100, 400], [2, 1], "sqrt") == [250, 250]
-    assert counts([100, 400], [1, 3], "weights") == [125, 375]
-    assert counts([100, 400], [0, 1], "weights") == [0, 500]
+    assert allocate_counts([100, 400], [1, 1], "proportional") == [100, 400]
+    assert allocate_counts([100, 400], [1, 1], "sqrt") == [167, 333]
+    assert allocate_counts([100, 400], [2, 1], "sqrt") == [250, 250]
+    assert allocate_counts([100, 400], [1, 3], "weights") == [125, 375]
+    assert allocate_counts([100, 400], [0, 1], "weights") == [0, 500]
 
 
 @given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 9))
 def test_every_row_comes_as_often_as_another(size: int, count: int, seed: int) -> None:
     rows = np.arange(size) * 3
-    taken = drawn(rows, count, seed)
+    taken = draw_rows(rows, count, seed)
     assert len(taken) == count
     times = np.array([(taken == row).sum() for row in rows])
     assert times.max() - times.min() <= 1
-    assert (drawn(rows, count, seed) == taken).all()
+    assert (draw_rows(rows, count, seed) == taken).all()
 
 
 @given(st.integers(0, 50), st.integers(1, 60), st.integers(0, 9))
 def test_a_cap_takes_some_in_their_order(size: int, cap: int, seed: int) -> None:
-    taken = capped(np.arange(size), cap, seed)
+    taken = cap_rows(np.arange(size), cap, seed)
     assert len(taken) == min(size, cap)
     assert (np.diff(taken) > 0).all()
-    assert (capped(np.arange(size), cap, seed) == taken).all()
+    assert (cap_rows(np.arange(size), cap, seed) == taken).all()
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 9))
 def test_what_is_held_out_is_never_trained_on(marks: list[int], share: float, seed: int) -> None:
     content = np.array(marks, dtype=np.uint64)
-    train, test = held_out(content, share, seed)
+    train, test = hold_out_rows(content, share, seed)
     assert sorted([*train, *test]) == list(range(len(marks)))
     assert not set(content[train]) & set(content[test])
     assert 0 not in content[test], "what cannot be read is not asked"
     if content.any():
         assert len(test) >= min(max(1, round(share * len(marks))), (content > 0).sum())
-    again = held_out(content, share, seed)
+    again = hold_out_rows(content, share, seed)
     assert (again[0] == train).all()
 
 
 def test_shares_are_a_table() -> None:
-    lines = as_lines([Share("a.jsonl", "caption", 1000, 3, 997, 500, 600), Share("b", "messages", 10, 0, 10, 10, 200)])
+    lines = format_shares(
+        [SourceShare("a.jsonl", "caption", 1000, 3, 997, 500, 600), SourceShare("b", "messages", 10, 0, 10, 10, 200)]
+    )
     assert lines[0].split() == ["source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "of", "all"]
     assert lines[1].split() == ["a.jsonl", "caption", "1,000", "3", "997", "500", "600", "75.0%"]
     assert lines[3].split() == ["all", "1,010", "3", "1,007", "510", "800"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_mm.data import text_rows
-from lora_mm.data.rows import TableRows, find_rows, hub_table
+from lora_mm.data.rows import TableRows, find_rows, load_hub_table
 from lora_mm.data.text_rows import FileRows
 from lora_mm.errors import InputError
 
@@ -219,10 +219,10 @@ def test_places_without_rows_are_told(tmp_path: Path) -> None:
 def test_streaming_brings_the_first_rows_only(tmp_path: Path) -> None:
     """A folder stands for the Hub here: ``datasets`` reads both by the same path."""
     write(tmp_path, "parquet").rename(tmp_path / "train.parquet")
-    table = hub_table(str(tmp_path), "train", limit=2)
+    table = load_hub_table(str(tmp_path), "train", limit=2)
     assert table.to_list() == ROWS[:2]
     with pytest.raises(InputError, match=r"no split 'tran'\. Did you mean 'train'\? It has: train"):
-        hub_table(str(tmp_path), "tran")
+        load_hub_table(str(tmp_path), "tran")
 
 
 def test_indices_are_twelve_bytes_a_row(tmp_path: Path) -> None:

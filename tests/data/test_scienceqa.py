@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora_mm.data.example import ImageCell, open_image
-from lora_mm.data.scienceqa import Problem, answer_text, check_images, load, to_example
+from lora_mm.data.scienceqa import Problem, check_images, format_answer, load_problems, to_example
 from lora_mm.errors import InputError
 
 SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "scienceqa-sample"
@@ -86,7 +86,7 @@ def problem(**changes: Any) -> Problem:
 
 def faults(*args: Any, **options: Any) -> list[str]:
     with pytest.raises(InputError) as caught:
-        load(*args, **options)
+        load_problems(*args, **options)
     return list(caught.value.faults)
 
 
@@ -97,19 +97,19 @@ def faults(*args: Any, **options: Any) -> list[str]:
 def test_pictures_lie_in_the_folder_of_the_problems_own_split(folder: Folder, images: str) -> None:
     rows = {"1": fields("train", image="image.png"), "2": fields("val", image="image.png"), "3": fields("val")}
     root = folder.write(rows, {"train": ["1"], "trainval": ["1", "2", "3"], "minival": ["2"]}, images)
-    loaded = load(root, "trainval")
+    loaded = load_problems(root, "trainval")
     assert [p.image for p in loaded.problems] == [
         root / images / "train/1/image.png",
         root / images / "val/2/image.png",
         None,
     ]
     assert [p.split for p in loaded.problems] == ["train", "val", "val"]
-    assert [p.id for p in load(str(root), "minival").problems] == ["2"]
+    assert [p.id for p in load_problems(str(root), "minival").problems] == ["2"]
 
 
 def test_texts_are_kept_as_they_are(folder: Folder) -> None:
     row = fields(hint=" two  spaces\n", question="Which?\nThis one — or that?", choices=["Best wishes,\nHelen", "x"])
-    [loaded] = load(folder.write({"7": row}), "train").problems
+    [loaded] = load_problems(folder.write({"7": row}), "train").problems
     assert (loaded.hint, loaded.question, loaded.choices) == (row["hint"], row["question"], tuple(row["choices"]))
 
 
@@ -118,7 +118,7 @@ def test_missing_pictures_are_counted_under_a_policy(folder: Folder, policy: str
     root = folder.write({str(n): fields(image="image.png" if n < 4 else None) for n in range(1, 5)})
     for id in "23":
         (root / "images/train" / id / "image.png").unlink()
-    loaded = load(root, "train", missing_images=policy)
+    loaded = load_problems(root, "train", missing_images=policy)
     assert [p.id for p in loaded.problems] == used
     assert (loaded.rows, loaded.missing, loaded.skipped, loaded.beyond_limit) == (4, ("2", "3"), skipped, 0)
     assert [p.id for p in loaded.problems if p.has_image] == [id for id in used if id != "4"]
@@ -131,7 +131,7 @@ def test_missing_pictures_stop_by_default_and_say_what_to_choose(folder: Folder)
     assert "pictures missing in split 'train': 8, of problems 0, 1, 2, 3, 4, … (looked for" in fault
     assert str(root / "images/train/0/other.png") in fault
     assert "--set data.missing_images=skip" in fault
-    assert load(root, "train", pictures=False).used == 8
+    assert load_problems(root, "train", pictures=False).used == 8
 
 
 @given(
@@ -148,7 +148,7 @@ def test_the_account_adds_up(
     if policy == "skip" and all(rows):
         assert "nothing to use" in faults(root, "train", missing_images=policy, limit=limit)[0]
         return
-    loaded = load(root, "train", missing_images=policy, limit=limit)
+    loaded = load_problems(root, "train", missing_images=policy, limit=limit)
     assert loaded.used + loaded.skipped + loaded.beyond_limit == loaded.rows == len(rows)
     assert loaded.used <= limit
     assert loaded.beyond_limit == 0 or loaded.used == limit
@@ -206,12 +206,12 @@ def test_a_test_problem_listed_for_training_is_a_fault(folder: Folder) -> None:
     root = folder.write({"1": fields("test")}, {"minitrain": ["1"], "trainval": ["1"], "mine": ["1"]})
     for split in ("minitrain", "trainval"):
         assert f"split: 'test', but pid_splits.json lists it in '{split}'" in faults(root, split)[0]
-    assert load(root, "mine").used == 1
+    assert load_problems(root, "mine").used == 1
 
 
 def test_rows_of_other_splits_do_not_matter(folder: Folder) -> None:
     root = folder.write({"1": fields(), "2": fields("val", answer=7)})
-    assert load(root, "train").used == 1
+    assert load_problems(root, "train").used == 1
 
 
 def test_an_unknown_split_names_the_nearest_and_all(folder: Folder) -> None:
@@ -273,10 +273,10 @@ def test_json_of_another_shape_is_told(folder: Folder, content: str) -> None:
 def test_captions_come_from_the_folder_or_from_a_file(folder: Folder, tmp_path: Path) -> None:
     root = folder.write({"1": fields(image="image.png"), "2": fields()})
     (root / "captions.json").write_text('{"captions": {"1": "A red square."}}')
-    assert [p.caption for p in load(root, "train").problems] == ["A red square.", ""]
+    assert [p.caption for p in load_problems(root, "train").problems] == ["A red square.", ""]
     other = tmp_path / "other.json"
     other.write_text('{"captions": {"1": "Red."}}')
-    assert load(root, "train", captions=other).problems[0].caption == "Red."
+    assert load_problems(root, "train", captions=other).problems[0].caption == "Red."
     other.write_text('{"captions": {"77": "Red."}}')
     assert "no caption for any problem of split 'train'" in faults(root, "train", captions=other)[0]
     other.write_text('{"1": "Red."}')
@@ -290,7 +290,7 @@ def test_every_damaged_picture_is_found_before_training(folder: Folder) -> None:
     cut_off = buffer.getvalue()[:6000]
     folder.picture("1", "train", content=cut_off)
     folder.picture("3", "train", content=b"")
-    told = check_images(load(root, "train").problems)
+    told = check_images(load_problems(root, "train").problems)
     assert [line.split(":")[0] for line in told] == ["problem 1", "problem 3"]
     assert "cut off or damaged" in told[0]
     assert "empty" in told[1]
@@ -336,7 +336,7 @@ def cell(colour: str) -> dict[str, Any]:
 def test_parquet_files_are_read_with_their_pictures(tmp_path: Path, names: tuple[str, str], typed: bool) -> None:
     write_parquet(tmp_path / names[0], [fields(image=cell("red")), fields(image=None, answer=0)], typed=typed)
     write_parquet(tmp_path / names[1], [fields(image=None, hint="H"), fields(image=cell("blue"))], typed=typed)
-    loaded = load(tmp_path, "trainval")
+    loaded = load_problems(tmp_path, "trainval")
     assert [p.id for p in loaded.problems] == ["train-0", "train-1", "val-0", "val-1"]
     assert [p.split for p in loaded.problems] == ["train", "train", "val", "val"]
     assert [p.answer for p in loaded.problems] == [1, 0, 1, 1]
@@ -344,7 +344,7 @@ def test_parquet_files_are_read_with_their_pictures(tmp_path: Path, names: tuple
     colours = [open_image(p.image).getpixel((0, 0)) for p in loaded.problems if p.image]
     assert colours == [(255, 0, 0), (0, 0, 255)]
     assert check_images(loaded.problems) == []
-    assert [p.id for p in load(tmp_path / names[1], "val").problems] == ["val-0", "val-1"]
+    assert [p.id for p in load_problems(tmp_path / names[1], "val").problems] == ["val-0", "val-1"]
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -354,7 +354,7 @@ def test_shards_follow_each_other_in_order(tmp_path: Path) -> None:
             tmp_path / f"test-0000{shard}-of-00002.parquet",
             [fields(question=f"{shard}{n}?", image=cell("red")) for n in range(2)],
         )
-    loaded = load(tmp_path, "test").problems
+    loaded = load_problems(tmp_path, "test").problems
     assert [(p.id, p.question) for p in loaded] == [
         ("test-0", "00?"),
         ("test-1", "01?"),
@@ -368,7 +368,7 @@ def test_pictures_stay_in_the_table_until_opened(tmp_path: Path) -> None:
     write_parquet(
         tmp_path / "train.parquet", [fields(image={"bytes": os.urandom(200_000), "path": None}) for _ in range(3)]
     )
-    [first, *_] = load(tmp_path, "train").problems
+    [first, *_] = load_problems(tmp_path, "train").problems
     assert isinstance(first.image, ImageCell)
     assert len(pickle.dumps(first)) < 20_000  # goes to a worker as a reference, not as bytes
     assert len(pickle.loads(pickle.dumps(first)).image.read()) == 200_000
@@ -383,8 +383,8 @@ def test_a_cell_without_bytes_is_a_missing_picture(tmp_path: Path) -> None:
         typed=False,
     )
     assert "pictures missing in split 'train': 1, of problems train-0" in faults(tmp_path, "train")[0]
-    assert load(tmp_path, "train", missing_images="skip").missing == ("train-0",)
-    assert [p.image for p in load(tmp_path, "train", pictures=False).problems] == [None, None]
+    assert load_problems(tmp_path, "train", missing_images="skip").missing == ("train-0",)
+    assert [p.image for p in load_problems(tmp_path, "train", pictures=False).problems] == [None, None]
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -477,7 +477,7 @@ def test_every_target_begins_with_one_of_its_candidates(
     assert example.target.startswith(example.candidates[answer])
     assert (
         example.candidates[answer]
-        == answer_text(answer)
+        == format_answer(answer)
         == to_example(problem(choices=choices, answer=answer), format="QCM-A").target
     )
     assert "  " not in example.prompt + example.target
@@ -501,7 +501,7 @@ def test_every_target_begins_with_one_of_its_candidates(
     ],
 )
 def test_the_real_splits_have_their_rows(split: str, rows: int, images: int | None) -> None:
-    loaded = load(SAMPLE, split, pictures=False)
+    loaded = load_problems(SAMPLE, split, pictures=False)
     assert (loaded.rows, loaded.used) == (rows, rows)
     if images is not None:
         assert sum(p.has_image for p in loaded.problems) == images
@@ -509,7 +509,7 @@ def test_the_real_splits_have_their_rows(split: str, rows: int, images: int | No
 
 @needs_sample
 def test_the_real_test_pictures_all_open() -> None:
-    problems = load(SAMPLE, "test").problems
+    problems = load_problems(SAMPLE, "test").problems
     assert sum(p.image is not None for p in problems) == 112
     assert check_images(problems) == []
     assert all(p.caption for p in problems if p.has_image)
@@ -519,7 +519,7 @@ def test_the_real_test_pictures_all_open() -> None:
 def test_the_real_training_rows_without_pictures_are_told_or_counted() -> None:
     [fault] = faults(SAMPLE, "train")
     assert "pictures missing in split 'train': 345" in fault
-    loaded = load(SAMPLE, "train", missing_images="skip")
+    loaded = load_problems(SAMPLE, "train", missing_images="skip")
     assert (loaded.rows, loaded.used, loaded.skipped) == (713, 368, 345)
-    assert load(SAMPLE, "train", missing_images="text").used == 713
+    assert load_problems(SAMPLE, "train", missing_images="text").used == 713
     assert loaded.account() == "train: 368 of 713 rows used; 345 left out for missing pictures"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_mm.data.splits import check_apart, load_split
+from lora_mm.data.splits import check_disjoint, load_split
 from lora_mm.errors import InputError
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.own import BREAKAGES, Broken, sound_row, write_rows
@@ -59,7 +59,7 @@ def test_a_share_is_held_out_by_seed_and_never_trained_on(rows: Path) -> None:
         names = [[example.id for example in split.examples] for split in (train, test)]
         assert sorted(names[0] + names[1]) == sorted([f"r{n}" for n in range(20)] + [f"again{n}" for n in range(4)])
         assert 5 <= len(names[1]) <= 9, "equal examples stay together"
-        check_apart(train, test)
+        check_disjoint(train, test)
         assert [example.id for example in load_split(told, "test").examples] == names[1]
         seen.add(tuple(names[1]))
     assert len(seen) > 1
@@ -89,7 +89,7 @@ def test_rows_to_be_asked_have_a_file_or_a_split_of_their_own(rows: Path, tmp_pa
 def test_what_is_in_both_is_refused(rows: Path) -> None:
     told = recipe(path=str(rows), eval_path=str(rows))
     with pytest.raises(InputError, match=r"20 examples are in both .*, such as r0"):
-        check_apart(load_split(told, "train"), load_split(told, "test"))
+        check_disjoint(load_split(told, "train"), load_split(told, "test"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.compare import compare, mcnemar
+from lora_mm.evaluation.compare import compare_answers, mcnemar
 
 
 def answers(worths: list[float | None]) -> list[Answer]:
@@ -32,7 +32,7 @@ def test_mcnemar_of_many_is_a_number() -> None:
 def test_right_and_wrong_are_counted_and_tested_exactly() -> None:
     first = answers([1, 1, 1, 1, 1, 1, 0, 0, None, 1])
     second = answers([0, 0, 0, 0, 0, 0, 1, 0, 0, 1])
-    found = compare(("a", "b"), first, second)
+    found = compare_answers(("a", "b"), first, second)
     assert (found.both, found.first, found.second, found.neither) == (1, 6, 1, 2)
     assert found.test == "exact McNemar"
     assert found.p == mcnemar(6, 1)
@@ -43,24 +43,24 @@ def test_right_and_wrong_are_counted_and_tested_exactly() -> None:
 
 
 def test_shares_are_tested_by_a_paired_bootstrap() -> None:
-    alike = compare(("a", "b"), answers([0.3, 0.6] * 30), answers([0.6, 0.3] * 30))
+    alike = compare_answers(("a", "b"), answers([0.3, 0.6] * 30), answers([0.6, 0.3] * 30))
     assert alike.test == "paired bootstrap"
     assert alike.p > 0.5
-    better = compare(("a", "b"), answers([0.9] * 60), answers([0.3, 0.9] * 30))
+    better = compare_answers(("a", "b"), answers([0.9] * 60), answers([0.3, 0.9] * 30))
     assert better.p < 0.001
     assert better.interval[0] > 0
 
 
 def test_a_model_against_itself_differs_in_nothing() -> None:
     same = answers([1, 0, 1, None])
-    found = compare(("a", "b"), same, same)
+    found = compare_answers(("a", "b"), same, same)
     assert (found.difference, found.interval, found.p) == (0, (0, 0), 1)
     shares = answers([0.3, 0.9])
-    assert compare(("a", "b"), shares, shares).p == 1
+    assert compare_answers(("a", "b"), shares, shares).p == 1
 
 
 def test_the_order_of_answers_changes_nothing_but_the_questions_must_be_the_same() -> None:
     first, second = answers([1, 0, 1]), answers([0, 0, 1])
-    assert compare(("a", "b"), first, second[::-1]) == compare(("a", "b"), first, second)
+    assert compare_answers(("a", "b"), first, second[::-1]) == compare_answers(("a", "b"), first, second)
     with pytest.raises(InputError, match="1 questions differ, such as 2"):
-        compare(("a", "b"), first, second[:2])
+        compare_answers(("a", "b"), first, second[:2])

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
-from lora_mm.evaluation.metrics import METRICS, VQA_ANSWERS, guessing, judged, metric_for, total
-from lora_mm.evaluation.reading import vqa_plain
-from lora_mm.evaluation.score import Score, wilson
+from lora_mm.evaluation.metrics import METRICS, VQA_ANSWERS, choose_metric, judge, score_chance, total_score
+from lora_mm.evaluation.reading import normalize_vqa
+from lora_mm.evaluation.score import Score, compute_wilson_interval
 
 
 def asked(*references: str, id: str = "1", picture: str | None = None, choices: tuple[str, ...] = ()) -> Example:
@@ -22,11 +22,11 @@ def asked(*references: str, id: str = "1", picture: str | None = None, choices: 
 
 def scored(name: str, examples: list[Example], said: list[str]) -> Score:
     metric = METRICS[name]
-    return total(metric, examples, [judged(metric, one, text) for one, text in zip(examples, said, strict=True)])
+    return total_score(metric, examples, [judge(metric, one, text) for one, text in zip(examples, said, strict=True)])
 
 
 def worth(name: str, example: Example, said: str) -> float | None:
-    return judged(METRICS[name], example, said).worth
+    return judge(METRICS[name], example, said).worth
 
 
 # --- worth of one answer -----------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ people = st.lists(st.sampled_from(["red", "blue", "Red.", "a red"]), min_size=4,
 
 @given(people, st.sampled_from(["red", "blue"]))
 def test_vqa_accuracy_is_the_mean_over_all_subsets_that_leave_one_out(references: list[str], said: str) -> None:
-    given_answers = [vqa_plain(text) for text in references]
+    given_answers = [normalize_vqa(text) for text in references]
     subsets = [given_answers[:n] + given_answers[n + 1 :] for n in range(len(given_answers))]
     expected = sum(min(sum(text == said for text in subset) / 3, 1) for subset in subsets) / len(subsets)
     assert worth("vqa", asked(*references), said) == pytest.approx(expected)
@@ -75,7 +75,7 @@ def test_a_choice_is_read_off_or_believed() -> None:
     assert worth("choice", example, "Blue.") == 1
     assert worth("choice", example, "red") == 0
     assert worth("choice", example, "green") is None
-    assert judged(METRICS["choice"], example, "red", 0).choice == 0
+    assert judge(METRICS["choice"], example, "red", 0).choice == 0
 
 
 # --- figures of many -----------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_yes_and_no_give_popes_figures() -> None:
         "yes share": pytest.approx(50),
     }
     assert score.unparsed == 1
-    assert score.columns["precision"].interval == wilson(4, 5)
+    assert score.columns["precision"].interval == compute_wilson_interval(4, 5)
     low, high = score.columns["F1"].interval or (0, 0)
     assert low < figures["F1"] < high  # type: ignore[operator]
 
@@ -149,16 +149,16 @@ def test_shares_have_a_bootstrapped_interval_and_counts_wilsons() -> None:
     assert figure.value == pytest.approx(100 * (20 * 0.9 + 10) / 40)
     low, high = figure.interval or (0, 0)
     assert low < figure.value < high  # type: ignore[operator]
-    assert scored("exact", examples, said).columns["accuracy"].interval == wilson(30, 40)
+    assert scored("exact", examples, said).columns["accuracy"].interval == compute_wilson_interval(30, 40)
 
 
 def test_guessing_is_one_over_the_choices() -> None:
     examples = [asked("a", choices=("a", "b")), asked("a", choices=("a", "b", "c", "d"))]
-    found = guessing(METRICS["choice"], examples)
+    found = score_chance(METRICS["choice"], examples)
     assert found is not None
     assert found.columns["accuracy"].value == pytest.approx(37.5)
     assert found.columns["accuracy"].interval is None
-    assert guessing(METRICS["exact"], examples) is None
+    assert score_chance(METRICS["exact"], examples) is None
 
 
 # --- captions ------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_captions_are_scored_by_sacrebleu() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("sacrebleu") is not None, reason="sacrebleu is installed")
 def test_captions_without_sacrebleu_say_what_to_install() -> None:
     with pytest.raises(InputError, match=r"needs sacrebleu; `pip install 'lora-mm\[captions\]'`"):
-        metric_for("caption", CAPTIONS, scienceqa=False)
+        choose_metric("caption", CAPTIONS, scienceqa=False)
 
 
 # --- which metric, and what it refuses -----------------------------------------------------------------------------
@@ -200,8 +200,8 @@ def test_captions_without_sacrebleu_say_what_to_install() -> None:
     ],
 )
 def test_auto_goes_by_the_data(examples: list[Example], expected: str) -> None:
-    assert metric_for("auto", examples, scienceqa=False) == expected
-    assert metric_for("auto", examples, scienceqa=True) == "scienceqa"
+    assert choose_metric("auto", examples, scienceqa=False) == expected
+    assert choose_metric("auto", examples, scienceqa=True) == "scienceqa"
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_what_a_metric_cannot_score_is_named(name: str, example: Example, told: 
     example = Example("7", *(getattr(example, key) for key in ("prompt", "target", "images", "candidates")),
                       example.references, example.answer)  # fmt: skip
     with pytest.raises(InputError) as error:
-        metric_for(name, [example], scienceqa=False)
+        choose_metric(name, [example], scienceqa=False)
     assert told in str(error.value)
     assert f"evaluation.metric: {name}" in str(error.value)
 
 
 def test_many_faults_are_shortened() -> None:
     with pytest.raises(InputError) as error:
-        metric_for("yes_no", [asked("red", id=str(n)) for n in range(50)], scienceqa=False)
+        choose_metric("yes_no", [asked("red", id=str(n)) for n in range(50)], scienceqa=False)
     assert len(error.value.faults) == 7
     assert "45 more" in error.value.faults[-1]

@@ -13,8 +13,8 @@ import lora_mm
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.evaluation.predict import candidate_scores, write_answers
-from lora_mm.models.forward import place
+from lora_mm.evaluation.predict import generate_answers, score_candidates
+from lora_mm.models.forward import move_batch
 from tests.helpers.tiny import perturb, tiny_model
 
 LETTERS = tuple(f"The answer is {letter}." for letter in "ABCDE")
@@ -64,7 +64,7 @@ def collator_image(source: Any) -> Any:
 def test_letters_are_compared_by_the_likelihood_of_all_up_to_the_letter(
     model: Any, collator: Collator, problems: list[Example]
 ) -> None:
-    scores = candidate_scores(model, collator, problems, batch_size=4)
+    scores = score_candidates(model, collator, problems, batch_size=4)
     for item, row in zip(problems, scores, strict=True):
         assert len(row) == len(item.candidates)
         tokens = [token_log_likelihoods(model, collator, item, answer) for answer in item.candidates]
@@ -82,7 +82,7 @@ def test_letters_take_one_forward_a_batch(model: Any, collator: Collator, proble
         lambda _, __, kwargs: calls.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     told: list[int] = []
-    candidate_scores(model, collator, problems, batch_size=4, advance=told.append)
+    score_candidates(model, collator, problems, batch_size=4, advance=told.append)
     hook.remove()
     assert calls == [4, 2]
     assert told == [4, 2]
@@ -101,7 +101,7 @@ def test_candidates_of_several_tokens_are_compared_whole(
     model: Any, collator: Collator, problems: list[Example], candidates: tuple[str, ...]
 ) -> None:
     items = [Example(item.id, item.prompt, "", item.images, candidates) for item in problems[:3]]
-    scores = candidate_scores(model, collator, items, batch_size=2)
+    scores = score_candidates(model, collator, items, batch_size=2)
     for item, row in zip(items, scores, strict=True):
         sums = torch.stack([token_log_likelihoods(model, collator, item, answer).sum() for answer in candidates])
         found = torch.tensor(row)
@@ -113,13 +113,13 @@ def test_the_batch_size_changes_nothing(
     model: Any, collator: Collator, problems: list[Example], candidates: tuple[str, ...]
 ) -> None:
     items = [Example(item.id, item.prompt, "", item.images, candidates) for item in problems]
-    one, many = (torch.tensor(candidate_scores(model, collator, items, batch_size=size)) for size in (1, 6))
+    one, many = (torch.tensor(score_candidates(model, collator, items, batch_size=size)) for size in (1, 6))
     torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_to_ask_gives_nothing(model: Any, collator: Collator) -> None:
-    assert candidate_scores(model, collator, [], batch_size=4) == []
-    assert write_answers(model, collator, [], batch_size=4, max_new_tokens=4) == []
+    assert score_candidates(model, collator, [], batch_size=4) == []
+    assert generate_answers(model, collator, [], batch_size=4, max_new_tokens=4) == []
 
 
 def test_likelihoods_that_are_no_numbers_stop_the_evaluation(collator: Collator, problems: list[Example]) -> None:
@@ -127,13 +127,13 @@ def test_likelihoods_that_are_no_numbers_stop_the_evaluation(collator: Collator,
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
     with pytest.raises(LoraMMError, match="not numbers"):
-        candidate_scores(broken, collator, problems, batch_size=4)
+        score_candidates(broken, collator, problems, batch_size=4)
 
 
 @torch.no_grad()
 def by_hand(model: Any, collator: Collator, item: Example, tokens: int) -> str:
     """Greedy, one whole forward a token, without cache or padding."""
-    batch = place(model, collator.prompts([item]))
+    batch = move_batch(model, collator.prompts([item]))
     written: list[int] = []
     for _ in range(tokens):
         token = model(**batch, use_cache=False).logits[0, -1].argmax()
@@ -150,7 +150,7 @@ def test_written_answers_are_those_of_a_loop_by_hand(
     model: Any, collator: Collator, problems: list[Example], batch_size: int
 ) -> None:
     told: list[int] = []
-    texts = write_answers(model, collator, problems, batch_size=batch_size, max_new_tokens=8, advance=told.append)
+    texts = generate_answers(model, collator, problems, batch_size=batch_size, max_new_tokens=8, advance=told.append)
     assert texts == [by_hand(model, collator, item, 8) for item in problems]
     assert len(set(texts)) > 1
     assert sum(told) == len(problems)
@@ -161,15 +161,15 @@ def test_a_written_answer_ends_at_the_end_token(collator: Collator, problems: li
     with torch.no_grad():  # whatever is read, the end comes next
         model.lm_head.weight.zero_()
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(512).index_fill(0, torch.tensor(2), 9.0))
-    assert write_answers(model, collator, problems, batch_size=6, max_new_tokens=8) == [""] * len(problems)
+    assert generate_answers(model, collator, problems, batch_size=6, max_new_tokens=8) == [""] * len(problems)
 
 
 def test_scoring_leaves_no_gradients_and_no_training_mode(
     model: Any, collator: Collator, problems: list[Example]
 ) -> None:
     asks: list[Callable[[], Any]] = [
-        lambda: candidate_scores(model, collator, problems[:1], batch_size=1),
-        lambda: write_answers(model, collator, problems[:1], batch_size=1, max_new_tokens=1),
+        lambda: score_candidates(model, collator, problems[:1], batch_size=1),
+        lambda: generate_answers(model, collator, problems[:1], batch_size=1, max_new_tokens=1),
     ]
     for ask in asks:
         model.train()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lora_mm.evaluation.reading import choice_in, plain, vqa_plain, yes_or_no
+from lora_mm.evaluation.reading import normalize, normalize_vqa, read_choice, read_yes_no
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ from lora_mm.evaluation.reading import choice_in, plain, vqa_plain, yes_or_no
     ],
 )
 def test_plain(text: str, expected: str) -> None:
-    assert plain(text) == expected
+    assert normalize(text) == expected
 
 
 @given(st.text())
 def test_plain_is_in_one_spelling(text: str) -> None:
     assume(any(letter.isalnum() for letter in unicodedata.normalize("NFKC", text)))
-    assert plain(text) == plain(f' "{text}". ')
-    assert "  " not in plain(text)
+    assert normalize(text) == normalize(f' "{text}". ')
+    assert "  " not in normalize(text)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_plain_is_in_one_spelling(text: str) -> None:
     ],
 )
 def test_vqas_own_spelling(text: str, expected: str) -> None:
-    assert vqa_plain(text) == expected
+    assert normalize_vqa(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_vqas_own_spelling(text: str, expected: str) -> None:
     ],
 )
 def test_yes_and_no(text: str, said: bool | None) -> None:
-    assert yes_or_no(text) is said
+    assert read_yes_no(text) is said
 
 
 @pytest.mark.parametrize(
@@ -94,21 +94,21 @@ def test_yes_and_no(text: str, said: bool | None) -> None:
     ],
 )
 def test_a_choice_is_what_the_answer_begins_with(text: str, index: int | None) -> None:
-    assert choice_in(text, ("the red ball", "1", "10", "10 m")) == index
+    assert read_choice(text, ("the red ball", "1", "10", "10 m")) == index
 
 
 def test_letters_and_doubles() -> None:
     letters = tuple(f"The answer is {letter}." for letter in "ABC")
-    assert choice_in("The answer is B. BECAUSE: so.", letters) == 1
-    assert choice_in("The answer is D.", letters) is None
-    assert choice_in("B", ("A", "B")) == 1
-    assert choice_in("Both", ("A", "B")) is None
-    assert choice_in("red", ("red", "Red.")) is None, "which of the two?"
+    assert read_choice("The answer is B. BECAUSE: so.", letters) == 1
+    assert read_choice("The answer is D.", letters) is None
+    assert read_choice("B", ("A", "B")) == 1
+    assert read_choice("Both", ("A", "B")) is None
+    assert read_choice("red", ("red", "Red.")) is None, "which of the two?"
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
 def test_a_candidate_itself_is_read_back_unless_another_is_spelt_alike(candidates: list[str]) -> None:
     for index, text in enumerate(candidates):
-        alike = [n for n, other in enumerate(candidates) if plain(other) == plain(text)]
-        expected = index if plain(text) and len(alike) == 1 else None
-        assert choice_in(text, candidates) == expected
+        alike = [n for n, other in enumerate(candidates) if normalize(other) == normalize(text)]
+        expected = index if normalize(text) and len(alike) == 1 else None
+        assert read_choice(text, candidates) == expected

@@ -6,13 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from lora_mm.evaluation.report import as_dict, as_markdown, as_table, notes
-from lora_mm.evaluation.scienceqa import COLUMNS
+from lora_mm.evaluation.report import list_notes, scores_to_dict, scores_to_markdown, scores_to_table
+from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.evaluation.score import Score, Tally
 
 
 def score(correct: float, total: int, *, images: int | None = None, expected: bool = False, **counts: Any) -> Score:
-    columns = {name: Tally(correct, total, expected) for name in COLUMNS}
+    columns = {name: Tally(correct, total, expected) for name in OFFICIAL_COLUMNS}
     return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
 
 
@@ -25,7 +25,7 @@ SCORES = {
 
 def printed(scores: dict[str, Score], **options: Any) -> str:
     output = io.StringIO()
-    Console(file=output, **{"width": 80, **options}).print(as_table(scores))
+    Console(file=output, **{"width": 80, **options}).print(scores_to_table(scores))
     return output.getvalue()
 
 
@@ -43,9 +43,9 @@ def test_the_table_fits_eighty_columns_and_keeps_the_order() -> None:
 def test_an_empty_column_shows_a_dash_and_null() -> None:
     scores = {"adapter": score(3, 4, images=0)}
     assert "–" in printed(scores)
-    assert as_markdown(scores).splitlines()[3].split(" | ")[5] == "–"
+    assert scores_to_markdown(scores).splitlines()[3].split(" | ")[5] == "–"
     empty = {"accuracy": None, "correct": 0, "total": 0, "interval": None}
-    assert as_dict(scores)["adapter"]["columns"]["IMG"] == empty
+    assert scores_to_dict(scores)["adapter"]["columns"]["IMG"] == empty
 
 
 def test_counts_are_shown_again_where_they_differ() -> None:
@@ -54,17 +54,17 @@ def test_counts_are_shown_again_where_they_differ() -> None:
 
 
 def test_uneven_coverage_is_said() -> None:
-    [_, unparsed, coverage] = notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
+    [_, unparsed, coverage] = list_notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
     assert "mine 0" in unparsed
     assert coverage == (
         "mine: not the official score. Problems without a prediction, not counted: 12; "
         "predictions for no problem of the split: 3."
     )
-    assert notes({"random choice": score(1, 2, expected=True)}) == []
+    assert list_notes({"random choice": score(1, 2, expected=True)}) == []
 
 
 def test_json_holds_the_tables_own_digits() -> None:
-    told = json.loads(json.dumps(as_dict(SCORES)))
+    told = json.loads(json.dumps(scores_to_dict(SCORES)))
     average = told["frozen base"]["columns"]["AVG"]
     assert average == {"accuracy": 42.1, "correct": 421, "total": 1000, "interval": [39.08, 45.18]}
     assert told["frozen base"]["unparsed"] == 37
@@ -72,7 +72,7 @@ def test_json_holds_the_tables_own_digits() -> None:
 
 
 def test_markdown_is_a_github_table() -> None:
-    lines = as_markdown({"a|b": SCORES["adapter"]}).splitlines()
+    lines = scores_to_markdown({"a|b": SCORES["adapter"]}).splitlines()
     assert lines[0] == "| | NAT | SOC | LAN | TXT | IMG | NO | G1-6 | G7-12 | AVG |"
     assert lines[1] == "|---|" + "---:|" * 9
     assert lines[3] == "| a\\|b |" + " 100.00 |" * 9

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_mm.data.scienceqa import Problem, answer_text, load, to_example
+from lora_mm.data.scienceqa import Problem, format_answer, load_problems, to_example
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.scienceqa import (
-    COLUMNS,
+    OFFICIAL_COLUMNS,
     parse_answer,
     parse_choice,
-    random_choice,
     read_results,
-    score,
+    score_problems,
+    score_random_choice,
     write_results,
 )
 from lora_mm.evaluation.score import Score
@@ -83,38 +83,38 @@ def texts(result: Score) -> dict[str, str]:
 @given(split=st.sampled_from(["test", "val"]), seed=st.randoms(use_true_random=False))
 def test_the_official_columns_on_the_real_sample(split: str, seed: Any) -> None:
     raw = json.loads((SAMPLE / "problems.json").read_text())
-    problems = load(SAMPLE, split, pictures=False).problems
+    problems = load_problems(SAMPLE, split, pictures=False).problems
     results = {p.id: seed.choice([p.answer, *range(-1, len(p.choices))]) for p in problems}
-    ours = score(problems, {id: None if index < 0 else index for id, index in results.items()})
+    ours = score_problems(problems, {id: None if index < 0 else index for id, index in results.items()})
     assert texts(ours) == as_the_authors_do(raw, results, split)
     assert ours.unparsed == list(results.values()).count(-1)
 
 
 @needs_sample
 def test_the_columns_of_the_real_test_split_have_their_problems() -> None:
-    columns = random_choice(load(SAMPLE, "test", pictures=False).problems).columns
+    columns = score_random_choice(load_problems(SAMPLE, "test", pictures=False).problems).columns
     assert {name: tally.total for name, tally in columns.items()} == {
         "NAT": 129, "SOC": 48, "LAN": 64, "TXT": 122, "IMG": 112, "NO": 79, "G1-6": 156, "G7-12": 85, "AVG": 241,
     }  # fmt: skip
 
 
 def test_columns_stand_in_the_official_order() -> None:
-    assert list(COLUMNS) == ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "AVG"]
+    assert list(OFFICIAL_COLUMNS) == ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "AVG"]
 
 
 def test_a_missing_picture_still_counts_as_a_picture() -> None:
-    columns = score([problem(has_image=True)], {"1": 0}).columns
+    columns = score_problems([problem(has_image=True)], {"1": 0}).columns
     assert [name for name, tally in columns.items() if tally.total] == ["NAT", "IMG", "G1-6", "AVG"]
 
 
 def test_other_subjects_and_grades_count_on_average_only() -> None:
-    columns = score([problem(subject="music", grade="kindergarten", hint="x")], {"1": 0}).columns
+    columns = score_problems([problem(subject="music", grade="kindergarten", hint="x")], {"1": 0}).columns
     assert [name for name, tally in columns.items() if tally.total] == ["TXT", "AVG"]
 
 
 @given(exams())
 def test_the_average_weighs_the_grades_by_their_problems(exam: tuple) -> None:
-    columns = score(*exam).columns
+    columns = score_problems(*exam).columns
     for parts in (("G1-6", "G7-12"), ("NAT", "SOC", "LAN")):
         assert sum(columns[name].correct for name in parts) == columns["AVG"].correct
         assert sum(columns[name].total for name in parts) == columns["AVG"].total
@@ -128,16 +128,16 @@ def test_order_does_not_matter(exam: tuple, seed: Any) -> None:
     shuffled, items = list(problems), list(predictions.items())
     seed.shuffle(shuffled)
     seed.shuffle(items)
-    assert score(shuffled, dict(items)) == score(problems, predictions)
-    assert random_choice(shuffled) == random_choice(problems)
+    assert score_problems(shuffled, dict(items)) == score_problems(problems, predictions)
+    assert score_random_choice(shuffled) == score_random_choice(problems)
 
 
 @given(exams())
 def test_right_answers_score_all_and_none_scores_nothing(exam: tuple) -> None:
     problems, _ = exam
     perfect, silent = (
-        score(problems, {p.id: p.answer for p in problems}),
-        score(problems, {p.id: None for p in problems}),
+        score_problems(problems, {p.id: p.answer for p in problems}),
+        score_problems(problems, {p.id: None for p in problems}),
     )
     assert all(tally.correct == tally.total for tally in perfect.columns.values())
     assert all(tally.correct == 0 for tally in silent.columns.values())
@@ -152,17 +152,17 @@ def test_random_choice_is_the_mean_over_all_single_guesses(exam: tuple) -> None:
     for p in problems:
         by_count.setdefault(len(p.choices), []).append(p)
     for count, group in by_count.items():
-        hits = sum(score(group, {p.id: k for p in group}).columns["AVG"].correct for k in range(count))
-        assert random_choice(group).columns["AVG"].correct == pytest.approx(hits / count)
+        hits = sum(score_problems(group, {p.id: k for p in group}).columns["AVG"].correct for k in range(count))
+        assert score_random_choice(group).columns["AVG"].correct == pytest.approx(hits / count)
 
 
 def test_a_column_without_problems_has_no_accuracy() -> None:
-    tally = score([problem()], {"1": 0}).columns["IMG"]
+    tally = score_problems([problem()], {"1": 0}).columns["IMG"]
     assert (tally.total, tally.accuracy, tally.text) == (0, None, "–")
 
 
 def test_an_impossible_index_is_unparsed_and_wrong() -> None:
-    result = score([problem("1"), problem("2", answer=1)], {"1": 4, "2": 1})
+    result = score_problems([problem("1"), problem("2", answer=1)], {"1": 4, "2": 1})
     assert (result.unparsed, result.columns["AVG"].correct) == (1, 1)
 
 
@@ -170,16 +170,16 @@ def test_predictions_must_cover_the_split() -> None:
     problems = [problem(str(n)) for n in range(8)]
     predictions: dict[str, int | None] = {"0": 0, "ghost": 1}
     with pytest.raises(InputError) as caught:
-        score(problems, predictions)
+        score_problems(problems, predictions)
     assert caught.value.faults[:2] == (
         "7 of 8 problems have no prediction: 1, 2, 3, 4, 5, …",
         "1 of 2 predictions are for no problem of this split: ghost",
     )
     assert "--partial" in caught.value.faults[2]
-    result = score(problems, predictions, partial=True)
+    result = score_problems(problems, predictions, partial=True)
     assert (result.missing, result.unknown, result.columns["AVG"].total) == (7, 1, 1)
     with pytest.raises(InputError, match="nothing to score"):
-        score(problems, {"ghost": 1}, partial=True)
+        score_problems(problems, {"ghost": 1}, partial=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- answers
@@ -188,7 +188,7 @@ def test_predictions_must_cover_the_split() -> None:
 @given(count=st.integers(2, 26), data=st.data(), rest=st.text(max_size=40))
 def test_a_formatted_answer_is_read_back(count: int, data: st.DataObject, rest: str) -> None:
     index = data.draw(st.integers(0, count - 1))
-    assert parse_answer(f"{answer_text(index)} BECAUSE: {rest}", "x" * count) == index
+    assert parse_answer(f"{format_answer(index)} BECAUSE: {rest}", "x" * count) == index
 
 
 @pytest.mark.parametrize(

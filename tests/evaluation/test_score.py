@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_mm.evaluation.score import Measure, Score, Tally, bootstrap, resampled_counts, resampled_means, wilson
+from lora_mm.evaluation.score import (
+    Measure,
+    Score,
+    Tally,
+    bootstrap_interval,
+    compute_wilson_interval,
+    resample_counts,
+    resample_means,
+)
 
 counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -17,7 +25,7 @@ counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.
 @given(counts)
 def test_wilson_lies_around_the_share_and_inside_0_to_100(drawn: tuple[int, int]) -> None:
     correct, total = drawn
-    low, high = wilson(correct, total)
+    low, high = compute_wilson_interval(correct, total)
     assert 0 <= low <= 100 * correct / total <= high <= 100
     assert (low == 0) == (correct == 0)
     assert (high == 100) == (correct == total)
@@ -26,8 +34,8 @@ def test_wilson_lies_around_the_share_and_inside_0_to_100(drawn: tuple[int, int]
 @given(counts)
 def test_wilson_is_a_mirror(drawn: tuple[int, int]) -> None:
     correct, total = drawn
-    low, high = wilson(correct, total)
-    other_low, other_high = wilson(total - correct, total)
+    low, high = compute_wilson_interval(correct, total)
+    other_low, other_high = compute_wilson_interval(total - correct, total)
     assert (low, high) == (pytest.approx(100 - other_high), pytest.approx(100 - other_low))
 
 
@@ -38,19 +46,19 @@ def test_wilson_holds_the_truth_about_95_times_in_100(share: Fraction) -> None:
     held = sum(
         comb(total, k) * p**k * (1 - p) ** (total - k)
         for k in range(total + 1)
-        if wilson(k, total)[0] <= 100 * p <= wilson(k, total)[1]
+        if compute_wilson_interval(k, total)[0] <= 100 * p <= compute_wilson_interval(k, total)[1]
     )
     assert 0.93 < held < 0.97
 
 
 def test_a_known_interval() -> None:
-    assert wilson(421, 1000) == (pytest.approx(39.08, abs=0.005), pytest.approx(45.18, abs=0.005))
+    assert compute_wilson_interval(421, 1000) == (pytest.approx(39.08, abs=0.005), pytest.approx(45.18, abs=0.005))
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
     rng = random.Random(0)
     values = [rng.choice((0, 0.3, 0.6, 0.9, 1)) for _ in range(500)]
-    low, high = bootstrap(values) or (0, 0)
+    low, high = bootstrap_interval(values) or (0, 0)
     half = 1.96 * np.std(values) / np.sqrt(len(values))
     assert low == pytest.approx(np.mean(values) - half, abs=0.01)
     assert high == pytest.approx(np.mean(values) + half, abs=0.01)
@@ -58,9 +66,9 @@ def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
 
 def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     values = [n / 97 for n in range(97)]
-    assert bootstrap(values) == bootstrap(list(values))
-    assert bootstrap(values, seed=1) != bootstrap(values, seed=2)
-    assert bootstrap([]) is None
+    assert bootstrap_interval(values) == bootstrap_interval(list(values))
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    assert bootstrap_interval([]) is None
 
 
 def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
@@ -68,15 +76,18 @@ def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
     values = np.array([0.0] * 3 + [0.5] * 2 + [1.0] * 5)
     rng = np.random.default_rng(5)
     plain = values[rng.integers(0, len(values), (20_000, len(values)))].mean(axis=1)
-    ours = resampled_means(values, seed=5, resamples=20_000)
+    ours = resample_means(values, seed=5, resamples=20_000)
     assert ours.mean() == pytest.approx(plain.mean(), abs=0.005)
     assert ours.std() == pytest.approx(plain.std(), abs=0.005)
 
 
 def test_a_function_of_counts_that_is_a_share_has_nearly_wilsons_interval() -> None:
-    found = resampled_counts((300, 700), lambda drawn: 100 * drawn[:, 0] / drawn.sum(axis=1))
-    assert found == (pytest.approx(wilson(300, 1000)[0], abs=0.4), pytest.approx(wilson(300, 1000)[1], abs=0.4))
-    assert resampled_counts((0, 0), lambda drawn: drawn[:, 0]) is None
+    found = resample_counts((300, 700), lambda drawn: 100 * drawn[:, 0] / drawn.sum(axis=1))
+    assert found == (
+        pytest.approx(compute_wilson_interval(300, 1000)[0], abs=0.4),
+        pytest.approx(compute_wilson_interval(300, 1000)[1], abs=0.4),
+    )
+    assert resample_counts((0, 0), lambda drawn: drawn[:, 0]) is None
 
 
 def test_an_expectation_and_an_empty_column_have_no_interval() -> None:

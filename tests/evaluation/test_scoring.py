@@ -10,8 +10,8 @@ from transformers import AutoProcessor
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
-from lora_mm.evaluation.predict import candidate_scores
-from lora_mm.evaluation.scoring import chance_score, score_model, table_title, unwatched, way_of_scoring
+from lora_mm.evaluation.predict import score_candidates
+from lora_mm.evaluation.scoring import choose_scoring, format_title, ignore_progress, score_by_chance, score_model
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.tiny import make_recipe, tiny_model
@@ -47,22 +47,22 @@ def test_choices_are_compared_and_answers_come_in_the_order_of_the_split(
     recipe: Any, collator: Collator, scienceqa_folder: Path, likelihood: str
 ) -> None:
     asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    found = score_model(tiny_model(), collator, recipe(likelihood=likelihood), asked, unwatched("", 0))
+    found = score_model(tiny_model(), collator, recipe(likelihood=likelihood), asked, ignore_progress("", 0))
     assert found.metric == "choice"
     assert found.outputs is None
     assert [answer.id for answer in found.answers] == [example.id for example in asked]
-    scores = candidate_scores(tiny_model(), collator, asked, batch_size=7, mean=likelihood == "mean")
+    scores = score_candidates(tiny_model(), collator, asked, batch_size=7, mean=likelihood == "mean")
     assert [answer.choice for answer in found.answers] == [row.index(max(row)) for row in scores]
     right = sum(answer.choice == 1 for answer in found.answers)
     assert found.score.columns["accuracy"].value == pytest.approx(100 * right / 7)
-    chance = chance_score("choice", asked, None)["random choice"]
+    chance = score_by_chance("choice", asked, None)["random choice"]
     assert chance.columns["accuracy"].value == pytest.approx(100 / 3)
 
 
 def test_the_mean_is_the_sum_over_the_number_of_tokens(collator: Collator, scienceqa_folder: Path) -> None:
     asked = examples(scienceqa_folder, candidates=CHOICES)[:3]
     model = tiny_model()
-    sums, means = (torch.tensor(candidate_scores(model, collator, asked, batch_size=3, mean=m)) for m in (False, True))
+    sums, means = (torch.tensor(score_candidates(model, collator, asked, batch_size=3, mean=m)) for m in (False, True))
     tokens = torch.tensor(
         [[collator.length(Example(e.id, e.prompt, text, e.images))[1] for text in CHOICES] for e in asked]
     )
@@ -72,7 +72,7 @@ def test_the_mean_is_the_sum_over_the_number_of_tokens(collator: Collator, scien
 
 def test_open_questions_are_written_and_matched(recipe: Any, collator: Collator, scienceqa_folder: Path) -> None:
     asked = examples(scienceqa_folder)
-    first = score_model(tiny_model(), collator, recipe(), asked, unwatched("", 0))
+    first = score_model(tiny_model(), collator, recipe(), asked, ignore_progress("", 0))
     assert first.metric == "exact"
     assert first.outputs is not None
     written = dict(first.outputs)
@@ -80,7 +80,7 @@ def test_open_questions_are_written_and_matched(recipe: Any, collator: Collator,
     # What it writes is right where it is what was wanted.
     wanted = [Example(e.id, e.prompt, "red", e.images, references=(written[e.id] if int(e.id) < 4 else "no such",))
               for e in asked]  # fmt: skip
-    found = score_model(tiny_model(), collator, recipe(), wanted, unwatched("", 0))
+    found = score_model(tiny_model(), collator, recipe(), wanted, ignore_progress("", 0))
     assert [answer.right for answer in found.answers] == [int(e.id) < 4 for e in asked]
     assert found.score.columns["accuracy"].value == pytest.approx(400 / 7)
 
@@ -89,7 +89,7 @@ def test_choices_that_are_written_count_as_unparsed_where_none_is_named(
     recipe: Any, collator: Collator, scienceqa_folder: Path
 ) -> None:
     asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    found = score_model(tiny_model(), collator, recipe(answer="generate"), asked, unwatched("", 0))
+    found = score_model(tiny_model(), collator, recipe(answer="generate"), asked, ignore_progress("", 0))
     assert found.score.unparsed == 7, "a random model names none"
     assert all(answer.worth is None and answer.choice is None for answer in found.answers)
     assert found.score.columns["accuracy"].value == 0
@@ -97,10 +97,10 @@ def test_choices_that_are_written_count_as_unparsed_where_none_is_named(
 
 def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:
     with pytest.raises(InputError, match=r"7 of 7 questions have none, such as 0; --set evaluation.answer=generate"):
-        way_of_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
+        choose_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
 
 
 def test_a_table_says_what_it_is_of() -> None:
-    assert table_title("scienceqa", "test") == "ScienceQA test, accuracy in %"
-    assert table_title("vqa", "validation") == "VQA accuracy on validation, in %"
-    assert table_title("exact", "test") == "Exact match on test, in %"
+    assert format_title("scienceqa", "test") == "ScienceQA test, accuracy in %"
+    assert format_title("vqa", "validation") == "VQA accuracy on validation, in %"
+    assert format_title("exact", "test") == "Exact match on test, in %"

@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers as hf
 
-from lora_mm.models.processor import without_video
+from lora_mm.models.processor import drop_video_processor
 from tests.helpers.families import PATCH, SIZE, family_model
 from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
 
@@ -42,7 +42,7 @@ class Made:
 def _qwen(processor: Any, image: Any) -> Made:
     size = {"shortest_edge": 64, "longest_edge": 256}
     return Made(
-        lambda tokenizer: without_video(processor)(
+        lambda tokenizer: drop_video_processor(processor)(
             image(patch_size=4, merge_size=2, temporal_patch_size=2, size=size), tokenizer
         ),
         named={"video_token": "<video>", "vision_start_token": "<start>", "vision_end_token": "<end>"},
@@ -71,7 +71,7 @@ PROCESSORS: dict[str, Made] = {
         )
     ),
     "llava_onevision": Made(
-        lambda tokenizer: without_video(hf.LlavaOnevisionProcessor)(
+        lambda tokenizer: drop_video_processor(hf.LlavaOnevisionProcessor)(
             hf.LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=TILES),
             tokenizer,
             num_image_tokens=4,
@@ -84,7 +84,7 @@ PROCESSORS: dict[str, Made] = {
     "qwen3_vl": _qwen(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessorPil),
     "glm4v": _qwen(hf.Glm4vProcessor, hf.Glm4vImageProcessorPil),
     "internvl": Made(
-        lambda tokenizer: without_video(hf.InternVLProcessor)(
+        lambda tokenizer: drop_video_processor(hf.InternVLProcessor)(
             hf.GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4), tokenizer, image_seq_length=4
         ),
         named={

@@ -19,7 +19,7 @@ from lora_mm.cli.main import app
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError
 from lora_mm.jobs.chat import Chat
-from lora_mm.jobs.inference import AdaptedBase, load_adapted
+from lora_mm.jobs.inference import AdaptedModel, load_adapted
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,12 @@ def picture(scienceqa_folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def speaker(trained: dict[str, Path]) -> AdaptedBase:
+def speaker(trained: dict[str, Path]) -> AdaptedModel:
     return load_adapted([str(trained["one"]), str(trained["two"])])
 
 
 @pytest.fixture
-def chat(speaker: AdaptedBase) -> Chat:
+def chat(speaker: AdaptedModel) -> Chat:
     speaker.use("one")
     chat = Chat(speaker, 4, write=lambda text: None, tell=lambda line: told.append(line))
     told = chat.__dict__["told"] = []  # what was told, for the test
@@ -45,7 +45,7 @@ def told(chat: Chat) -> list[str]:
     return found
 
 
-def test_a_turn_is_answered_with_all_that_was_said(chat: Chat, speaker: AdaptedBase) -> None:
+def test_a_turn_is_answered_with_all_that_was_said(chat: Chat, speaker: AdaptedModel) -> None:
     first = chat.take("Which?")
     assert first == speaker.reply([Turn("user", "Which?")], max_new_tokens=4)
     second = chat.take("And now?")
@@ -64,7 +64,7 @@ def test_pictures_go_with_the_next_turn(chat: Chat, picture: str) -> None:
     assert [len(turn.images) for turn in chat.turns] == [2, 0, 0, 0]
 
 
-def test_who_answers_is_switched_by_name(chat: Chat, speaker: AdaptedBase) -> None:
+def test_who_answers_is_switched_by_name(chat: Chat, speaker: AdaptedModel) -> None:
     chat.take("/adapter two")
     assert speaker.active == "two"
     assert told(chat)[-1] == "two answers; adapters: one, two."
@@ -122,7 +122,7 @@ def piped(lines: list[str], *adapters: Path) -> Result:
 
 
 def test_through_a_pipe_a_line_is_a_turn_and_an_answer_a_line(
-    trained: dict[str, Path], speaker: AdaptedBase, picture: str
+    trained: dict[str, Path], speaker: AdaptedModel, picture: str
 ) -> None:
     lines = [
         "Which?",

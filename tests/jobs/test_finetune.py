@@ -22,10 +22,10 @@ from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
-from lora_mm.evaluation.scoring import unwatched
-from lora_mm.jobs.evaluate import Evaluation, contenders_of, evaluate
+from lora_mm.evaluation.scoring import ignore_progress
+from lora_mm.jobs.evaluate import Evaluation, evaluate, load_contenders
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.run_folder import Outcome, scores_of
+from lora_mm.jobs.run_folder import RunResult, load_scores
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.tiny import make_recipe
@@ -49,7 +49,7 @@ def recipe_file(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="module")
-def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, str]:
+def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult, str]:
     """The folder of an uninterrupted run, what it returned and what it printed."""
     folder, out = tmp_path_factory.mktemp("runs") / "whole", console()
     outcome = finetune(load_recipe(str(recipe_file)), folder, out)
@@ -59,7 +59,7 @@ def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def asked(folder: Path, **how: Any) -> Evaluation:
     """The adapter in ``folder`` evaluated on its recipe's own questions."""
-    return evaluate(contenders_of(folder, [], **how), split=None, limit=None, watch=unwatched)
+    return evaluate(load_contenders(folder, [], **how), split=None, limit=None, watch=ignore_progress)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- what is left behind -------------------------------------------------------------------------------------------
 
 
-def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, Outcome, str]) -> None:
+def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, RunResult, str]) -> None:
     folder, outcome, _ = finished
     assert {file.name for file in folder.iterdir()} == {
         "adapter_config.json",
@@ -89,7 +89,7 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, Outcome, s
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-3", "checkpoint-6"]
 
 
-def test_card_names_base_recipe_and_scores(finished: tuple[Path, Outcome, str], base_folder: Path) -> None:
+def test_card_names_base_recipe_and_scores(finished: tuple[Path, RunResult, str], base_folder: Path) -> None:
     card = (finished[0] / "README.md").read_text()
     assert f"Adapter for `{base_folder}`" in card
     assert "base_model:" not in card, "the Hub refuses a card whose base is none of its own"
@@ -100,16 +100,16 @@ def test_card_names_base_recipe_and_scores(finished: tuple[Path, Outcome, str], 
         assert figure in card
 
 
-def test_recipe_saved_with_it_is_the_one_that_ran(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
+def test_recipe_saved_with_it_is_the_one_that_ran(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
     assert load_recipe(str(finished[0] / "recipe.yaml")) == load_recipe(str(recipe_file))
 
 
-def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
+def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
     folder, outcome, _ = finished
     assert list(outcome.scores) == ["random choice", "frozen base", "adapter"]
     problems = load_split(load_recipe(str(recipe_file)), "test").problems
     assert problems is not None
-    facts = scores_of(folder)
+    facts = load_scores(folder)
     for name, file in (("frozen base", "predictions-base.json"), ("adapter", "predictions-adapter.json")):
         answers = read_results(folder / file)
         right = sum(answers[problem.id] == problem.answer for problem in problems)
@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, Outc
     assert all(entry["samples_per_second"] > 0 and entry["memory_bytes"] > 2**20 for entry in history)
 
 
-def test_trains_every_tensor_it_saves(finished: tuple[Path, Outcome, str], tmp_path: Path, recipe_file: Path) -> None:
+def test_trains_every_tensor_it_saves(finished: tuple[Path, RunResult, str], tmp_path: Path, recipe_file: Path) -> None:
     start = tmp_path / "start"
     recipe = load_recipe(str(recipe_file), ["training.learning_rate=1e-30", "training.max_steps=1"])
     finetune(recipe, start, console())
@@ -134,7 +134,7 @@ def test_trains_every_tensor_it_saves(finished: tuple[Path, Outcome, str], tmp_p
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
-def test_prints_rows_parts_and_scores(finished: tuple[Path, Outcome, str]) -> None:
+def test_prints_rows_parts_and_scores(finished: tuple[Path, RunResult, str]) -> None:
     _, outcome, text = finished
     for part in ("vision", "connector", "language", "head", "all"):
         assert f"\n{part} " in text
@@ -145,7 +145,7 @@ def test_prints_rows_parts_and_scores(finished: tuple[Path, Outcome, str]) -> No
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     expected = (finished[0] / WEIGHTS).read_bytes()
     finetune(load_recipe(str(recipe_file)), tmp_path / "again", console())
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != expected
 
 
-def test_evaluate_gives_the_answers_of_the_run(finished: tuple[Path, Outcome, str]) -> None:
+def test_evaluate_gives_the_answers_of_the_run(finished: tuple[Path, RunResult, str]) -> None:
     folder, outcome, _ = finished
     for base_only, name, file in ((False, "adapter", "adapter"), (True, "frozen base", "base")):
         found = asked(folder, base_only=base_only)
@@ -193,7 +193,7 @@ def test_runs_with_the_settings_of_the_real_recipe(base_folder: Path, scienceqa_
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path, dtype: str
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path, dtype: str
 ) -> None:
     recipe = load_recipe(str(recipe_file), [f"save_dtype={dtype}", "evaluation.base=false"])
     outcome = finetune(recipe, tmp_path / "run", console())
@@ -220,7 +220,7 @@ def stopped_at(checkpoint: int, finished: Path, folder: Path) -> Path:
     return folder
 
 
-def test_resumed_it_ends_bit_equal(finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path) -> None:
+def test_resumed_it_ends_bit_equal(finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path) -> None:
     whole, outcome, _ = finished
     folder = stopped_at(3, whole, tmp_path / "stopped")
     out = console()
@@ -249,7 +249,7 @@ def test_resumed_in_a_later_pass_over_the_data_it_ends_bit_equal(
 
 
 def test_a_finished_run_resumed_only_scores_again(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     whole, outcome, _ = finished
     folder = shutil.copytree(whole, tmp_path / "whole")
@@ -276,7 +276,7 @@ def test_a_run_that_ended_within_an_epoch_takes_no_step_more(recipe_file: Path, 
 
 
 def test_a_checkpoint_cut_off_in_writing_is_passed_over(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "whole")
     (folder / "checkpoints" / "checkpoint-6" / "trainer_state.json").unlink()
@@ -323,7 +323,7 @@ def refused(recipe: Recipe, folder: Path, **options: Any) -> str:
 
 
 def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(
-    finished: tuple[Path, Outcome, str], recipe_file: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path
 ) -> None:
     before = contents(finished[0])
     message = refused(load_recipe(str(recipe_file)), finished[0])
@@ -333,7 +333,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(
 
 
 def test_overwrite_throws_the_old_run_away(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "whole")
     recipe = load_recipe(str(recipe_file), ["training.max_steps=1", "evaluation.base=false"])
@@ -343,7 +343,7 @@ def test_overwrite_throws_the_old_run_away(
 
 
 def test_what_is_wrong_is_found_before_overwrite_throws_anything_away(
-    finished: tuple[Path, Outcome, str], recipe_file: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path
 ) -> None:
     before = contents(finished[0])
     for setting in ("data.path=/nowhere", "base.model=/nowhere", "data.max_length=8", "data.eval_split=train"):
@@ -359,7 +359,7 @@ def test_a_dry_run_writes_nothing(recipe_file: Path, tmp_path: Path) -> None:
     assert "connector" in printed(out)
 
 
-def test_a_dry_run_with_overwrite_throws_nothing_away(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
+def test_a_dry_run_with_overwrite_throws_nothing_away(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
     before = contents(finished[0])
     finetune(load_recipe(str(recipe_file)), finished[0], console(), dry_run=True, overwrite=True)
     assert contents(finished[0]) == before
@@ -369,7 +369,7 @@ def test_resume_without_a_checkpoint_is_refused(recipe_file: Path, tmp_path: Pat
     assert "no checkpoint" in refused(load_recipe(str(recipe_file)), tmp_path / "run", resume=True)
 
 
-def test_resume_of_another_recipe_is_refused(finished: tuple[Path, Outcome, str], recipe_file: Path) -> None:
+def test_resume_of_another_recipe_is_refused(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
     before = contents(finished[0])
     changed = load_recipe(str(recipe_file), ["training.learning_rate=1"])
     assert "is another recipe than this one" in refused(changed, finished[0], resume=True)
@@ -377,7 +377,7 @@ def test_resume_of_another_recipe_is_refused(finished: tuple[Path, Outcome, str]
 
 
 def test_resume_and_overwrite_together_are_refused(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     """They contradict each other, and what would be resumed would be gone."""
     folder = shutil.copytree(finished[0], tmp_path / "whole")
@@ -434,7 +434,7 @@ def test_a_disk_that_fills_up_fails_with_exit_code_1(recipe_file: Path, tmp_path
 
 
 def test_a_disk_that_fills_up_at_the_second_checkpoint_leaves_the_first(
-    finished: tuple[Path, Outcome, str], recipe_file: Path, tmp_path: Path
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     folder = stopped_at(3, finished[0], tmp_path / "stopped")
     with pytest.raises(LoraMMError, match="checkpoint-6: the checkpoint cannot be written"), largest_file(12_000):

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lora_mm.adapters.support import applies
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.cli.main import app
 from lora_mm.evaluation.scienceqa import read_results
@@ -50,7 +50,7 @@ def settings(family: str, base: Path, world: Path) -> list[str]:
         {"method": "moe_lora", "experts": BY_TOKEN, "rank": 2, "layers": [1]},
     ]
     more: dict[str, Any] = {}
-    if applies("crop_lora", row) is None:
+    if find_obstacle("crop_lora", row) is None:
         adapters.append(
             {"method": "crop_lora", "at": "block", "rank": 2, "experts": EXPERTS.get(family, GRID), "dropout": 0}
         )

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from lora_mm.errors import InputError
-from lora_mm.jobs.finetune import Outcome, finetune
+from lora_mm.jobs.finetune import RunResult, finetune
 from lora_mm.recipe.load import load_recipe
 from tests.helpers.own import Broken, sound_row, write_rows
 from tests.helpers.tiny import make_recipe
 
 
-def run(folder: Path, base: Path, data: dict[str, Any], **training: Any) -> tuple[Outcome, str]:
+def run(folder: Path, base: Path, data: dict[str, Any], **training: Any) -> tuple[RunResult, str]:
     file = make_recipe(folder / "own.yaml", base, folder, data={"path": None, "format": "QCM-A", **data})
     console = Console(file=io.StringIO(), width=200)
     settings = {"max_steps": 2, "save_steps": 2, **training}

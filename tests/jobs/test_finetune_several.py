@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.run_folder import scores_of
+from lora_mm.jobs.run_folder import load_scores
 from lora_mm.recipe.load import load_recipe
 from tests.helpers.launch import TWO, two
 from tests.helpers.tiny import make_recipe
@@ -67,7 +67,7 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(
     alone = finetune(load_recipe(str(recipe_file)), tmp_path / "one", Console(file=io.StringIO()))
     assert alone is not None
     assert_trained_alike(folder, tmp_path / "one")
-    figures = scores_of(folder)["figures"]
+    figures = load_scores(folder)["figures"]
     for mine, other in zip(figures["history"], alone.figures["history"], strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], abs=1e-4)
         assert mine["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)

@@ -9,9 +9,9 @@ import pytest
 import lora_mm
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
-from lora_mm.data.fetch import find_picture
+from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError
-from lora_mm.jobs.inference import AdaptedBase, load_adapted
+from lora_mm.jobs.inference import AdaptedModel, load_adapted
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
 
@@ -26,23 +26,23 @@ def picture(scienceqa_folder: Path) -> str:
 @pytest.fixture(scope="module")
 def conversations(picture: str) -> list[list[Turn]]:
     """Text alone, a picture, two turns with a picture in the first, and one with a picture each."""
-    seen = (find_picture(picture),)
+    seen = (fetch_picture(picture),)
     ask, tell = Turn("user", "Question: Which colour is it?"), Turn("assistant", "The answer is A.")
     shown = Turn("user", "Which colour?", seen)
     return [[ask], [shown], [shown, tell, ask], [shown, tell, shown]]
 
 
 @pytest.fixture(scope="module")
-def speaker(trained: dict[str, Path]) -> AdaptedBase:
+def speaker(trained: dict[str, Path]) -> AdaptedModel:
     return load_adapted([str(trained[name]) for name in NAMES])
 
 
-def answers(speaker: AdaptedBase, conversations: list[list[Turn]]) -> list[str]:
+def answers(speaker: AdaptedModel, conversations: list[list[Turn]]) -> list[str]:
     return [speaker.reply(turns, max_new_tokens=6) for turns in conversations]
 
 
 def test_each_answers_as_alone_whoever_answered_before(
-    speaker: AdaptedBase, trained: dict[str, Path], conversations: list[list[Turn]]
+    speaker: AdaptedModel, trained: dict[str, Path], conversations: list[list[Turn]]
 ) -> None:
     alone: dict[str | None, list[str]] = {
         name: answers(load_adapted([str(trained[name])]), conversations) for name in NAMES
@@ -55,7 +55,7 @@ def test_each_answers_as_alone_whoever_answered_before(
         assert answers(speaker, conversations) == alone[name], name
 
 
-def test_in_one_conversation_each_turn_is_its_own(speaker: AdaptedBase, conversations: list[list[Turn]]) -> None:
+def test_in_one_conversation_each_turn_is_its_own(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
     """Switched between two prompts of one conversation, nothing of the other is left in a cache."""
     turns = conversations[2]
     speaker.use("two")
@@ -66,7 +66,7 @@ def test_in_one_conversation_each_turn_is_its_own(speaker: AdaptedBase, conversa
     assert speaker.reply(turns, max_new_tokens=6) == expected
 
 
-def test_the_pieces_are_the_answer(speaker: AdaptedBase, conversations: list[list[Turn]]) -> None:
+def test_the_pieces_are_the_answer(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
     pieces: list[str] = []
     speaker.use("one")
     answer = speaker.reply(conversations[1], max_new_tokens=12, write=pieces.append)
@@ -74,7 +74,7 @@ def test_the_pieces_are_the_answer(speaker: AdaptedBase, conversations: list[lis
     assert answer
 
 
-def test_stopped_it_ends_after_the_token(speaker: AdaptedBase, conversations: list[list[Turn]]) -> None:
+def test_stopped_it_ends_after_the_token(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
     asked: list[int] = []
     speaker.use(None)
     whole = speaker.reply(conversations[0], max_new_tokens=20, stop=lambda: bool(asked.append(1)))
@@ -85,7 +85,7 @@ def test_stopped_it_ends_after_the_token(speaker: AdaptedBase, conversations: li
     assert whole.startswith(part.rstrip("�"))
 
 
-def test_a_conversation_longer_than_the_base_reads_is_refused(speaker: AdaptedBase) -> None:
+def test_a_conversation_longer_than_the_base_reads_is_refused(speaker: AdaptedModel) -> None:
     with pytest.raises(InputError, match=r"has [\d,]+ tokens, and 8 more may come; the base reads 1,024\."):
         speaker.reply([Turn("user", "word " * 1200)], max_new_tokens=8)
 
@@ -95,7 +95,7 @@ def test_every_family_talks_about_pictures_over_several_turns(family: str, pictu
     base = load_base(str(make_family_base(tmp_path / family, family)))
     collator = Collator(base.processor, max_length=1000)
     model = lora_mm.attach(base.model, ["mma"]).eval()
-    speaker = AdaptedBase(base, model, {"mma": ("default", collator)}, collator)
+    speaker = AdaptedModel(base, model, {"mma": ("default", collator)}, collator)
     shown = Turn("user", "Which?", (Path(picture),))
     pieces: list[str] = []
     answer = speaker.reply([shown, Turn("assistant", "Red."), shown], max_new_tokens=3, write=pieces.append)

@@ -16,9 +16,9 @@ import lora_mm
 from lora_mm.artifact.folder import load_adapter, save_adapter
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.evaluation.scoring import score_model, unwatched
-from lora_mm.jobs.merge import Merged, load_together, merge
-from lora_mm.jobs.session import collator_of, load_recipe_base
+from lora_mm.evaluation.scoring import ignore_progress, score_model
+from lora_mm.jobs.merge import MergeResult, load_adapters, merge
+from lora_mm.jobs.session import load_recipe_base, make_base_collator
 from lora_mm.merging import changes as merging
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
@@ -54,7 +54,7 @@ def adapter(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder, make_adapter(folder, recipe_file)
 
 
-def merged(adapter: tuple[Path, Recipe], output: Path, **options: Any) -> tuple[Merged, list[str]]:
+def merged(adapter: tuple[Path, Recipe], output: Path, **options: Any) -> tuple[MergeResult, list[str]]:
     lines: list[str] = []
     return merge([adapter[0]], [adapter[1]], output, say=lines.append, **options), lines
 
@@ -73,8 +73,8 @@ def test_a_merged_model_gives_the_adapters_answers(adapter: tuple[Path, Recipe],
     split = load_split(recipe, "test")
     examples = [item for item in split.examples if bool(item.images) is (modality == "image")]
     base = load_recipe_base(recipe)
-    collator = collator_of(recipe, base)
-    advance = unwatched("", len(examples))
+    collator = make_base_collator(recipe, base)
+    advance = ignore_progress("", len(examples))
     want = score_model(load_adapter(base, adapter[0]), collator, recipe, examples, advance)
     whole = load_recipe(str(adapter[0] / "recipe.yaml"), [f"base.model={made.output}"])
     found = score_model(load_recipe_base(whole).model, collator, recipe, examples, advance)
@@ -156,7 +156,7 @@ def test_adapters_together_are_what_each_is_where_the_others_do_nothing(
     ids = torch.tensor([[1, 40, 50, 60]])
     with torch.no_grad():
         alone = load_adapter(load_recipe_base(recipe), adapter[0])(input_ids=ids).logits
-        together = load_together(load_recipe_base(recipe), [adapter[0], idle]).eval()(input_ids=ids).logits
+        together = load_adapters(load_recipe_base(recipe), [adapter[0], idle]).eval()(input_ids=ids).logits
     torch.testing.assert_close(together, alone)
 
 
@@ -188,7 +188,7 @@ def test_a_merge_that_would_change_the_answers_leaves_nothing(
     adapter: tuple[Path, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: v is not among those that read the norm."""
-    monkeypatch.setattr(merging, "READERS", {"attn_norm": ("q", "k"), "ffn_norm": ("gate", "up")})
+    monkeypatch.setattr(merging, "NORM_READERS", {"attn_norm": ("q", "k"), "ffn_norm": ("gate", "up")})
     lines: list[str] = []
     with pytest.raises(LoraMMError, match="too far apart on probes of text; nothing was written") as error:
         merge([adapter[0]], [adapter[1]], tmp_path / "out", modality="text", say=lines.append)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mm.jobs.merge_probes import _TOKENS, EACH, make_probes
-from lora_mm.jobs.session import collator_of, load_recipe_base
-from lora_mm.models.forward import IGNORED
+from lora_mm.jobs.merge_probes import _TOKENS, PROBES_PER_MODALITY, make_probes
+from lora_mm.jobs.session import load_recipe_base, make_base_collator
+from lora_mm.models.forward import IGNORE_INDEX
 from lora_mm.recipe.load import load_recipe
 from tests.helpers.tiny import make_recipe
 
@@ -20,13 +20,13 @@ def recipe_file(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pyt
 @pytest.mark.parametrize("path", [None, "/no/such/data"])
 def test_each_modality_has_its_probes_whatever_is_at_hand(recipe_file: Path, path: str | None) -> None:
     recipe = load_recipe(str(recipe_file), [f"data.path={path}"] if path else [])
-    collator = collator_of(recipe, load_recipe_base(recipe))
+    collator = make_base_collator(recipe, load_recipe_base(recipe))
     made = make_probes(recipe, collator, ["text", "image"])
     for modality, (batch,) in made.batches.items():
-        assert len(batch["input_ids"]) == EACH
+        assert len(batch["input_ids"]) == PROBES_PER_MODALITY
         pictured = (batch["input_ids"] == 3).any(dim=1)
         assert pictured.all() if modality == "image" else not pictured.any()
-        supervised = (batch["labels"] != IGNORED).sum(dim=1)
+        supervised = (batch["labels"] != IGNORE_INDEX).sum(dim=1)
         assert supervised.gt(0).all()
         assert supervised.le(_TOKENS).all()
     if path:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lora_mm.data.splits import load_both
+from lora_mm.data.splits import load_train_and_test
 from lora_mm.errors import InputError
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.plan import Plan, Way, foreseen, plan, verdict
-from lora_mm.jobs.session import collator_alone
+from lora_mm.jobs.plan import BatchOption, RunPlan, format_estimate, format_verdict, plan_run
+from lora_mm.jobs.session import make_collator_without_weights
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from tests.helpers import tiny
@@ -43,13 +43,13 @@ def test_steps_are_those_of_the_run(
     )
     outcome = finetune(made, tmp_path / "run", Console(quiet=True))
     assert outcome is not None
-    found = plan(made)
+    found = plan_run(made)
     assert found.steps == outcome.figures["steps"]
     assert found.trained == outcome.figures["trained_parameters"]
 
 
 def test_ways_are_of_equal_steps_and_the_recipes_own_is_first(recipe_file: str) -> None:
-    found = plan(
+    found = plan_run(
         recipe(
             recipe_file,
             "training.per_device_train_batch_size=2",
@@ -76,27 +76,29 @@ def test_the_largest_batch_may_be_one_of_pictures_that_are_not_the_longest(base_
         row["question"] += " Say why." * (0 if "image" in row else 5)
     file = tiny.make_recipe(tmp_path / "tiny.yaml", base_folder, write_rows(tmp_path, rows))
     settings = ["data.eval_share=0.2", "training.per_device_train_batch_size=2"]
-    found = plan(load_recipe(str(file), [*settings, "train=[]", "adapters=[{method: mma, part: vision}]"]))
+    found = plan_run(load_recipe(str(file), [*settings, "train=[]", "adapters=[{method: mma, part: vision}]"]))
     assert found.pictures == 2
 
 
-def made(*steps: float) -> Plan:
-    ways = tuple(Way(8 // (n + 1), n + 1, n > 0, int(size * GIB), 1e15 * (n + 1)) for n, size in enumerate(steps))
-    return Plan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, ways)
+def made(*steps: float) -> RunPlan:
+    ways = tuple(
+        BatchOption(8 // (n + 1), n + 1, n > 0, int(size * GIB), 1e15 * (n + 1)) for n, size in enumerate(steps)
+    )
+    return RunPlan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, ways)
 
 
 def test_the_verdict_names_a_way_that_fits() -> None:
-    assert verdict(made(3, 2, 1), 24 * GIB) == "Fits in 24.0 GiB."
-    told = verdict(made(10, 5, 1), 12 * GIB)
+    assert format_verdict(made(3, 2, 1), 24 * GIB) == "Fits in 24.0 GiB."
+    told = format_verdict(made(10, 5, 1), 12 * GIB)
     assert told.startswith("Does not fit in 12.0 GiB. This does: --set training.per_device_train_batch_size=4 ")
     assert told.endswith("--set training.gradient_accumulation_steps=2 --set training.gradient_checkpointing=true")
-    assert "base.quantization=nf4" in verdict(made(10, 9), 8 * GIB)
+    assert "base.quantization=nf4" in format_verdict(made(10, 9), 8 * GIB)
 
 
 def test_the_verdict_tells_of_a_way_with_less_work() -> None:
     found = made(3, 2)
     slow, quick = found.ways
-    assert "it would compute 50% less" in verdict(replace(found, ways=(quick, slow)), 24 * GIB)
+    assert "it would compute 50% less" in format_verdict(replace(found, ways=(quick, slow)), 24 * GIB)
 
 
 def test_a_run_says_before_it_trains_what_it_will_take(recipe_file: str, tmp_path: Path) -> None:
@@ -107,12 +109,14 @@ def test_a_run_says_before_it_trains_what_it_will_take(recipe_file: str, tmp_pat
 
 def test_a_run_that_takes_more_than_there_is_is_warned_of(recipe_file: str) -> None:
     made = recipe(recipe_file)
-    collator = collator_alone(made)
-    prepared = collator.prepare(load_both(made)[0].examples, "error")
-    assert foreseen(made, collator, prepared, GIB) == "Training takes some 0.0 of 1.0 GiB."
-    assert foreseen(made, collator, prepared, 1000).startswith("Warning: Training takes some 0.0 of 0.0 GiB. `lora-mm")
+    collator = make_collator_without_weights(made)
+    prepared = collator.prepare(load_train_and_test(made)[0].examples, "error")
+    assert format_estimate(made, collator, prepared, GIB) == "Training takes some 0.0 of 1.0 GiB."
+    assert format_estimate(made, collator, prepared, 1000).startswith(
+        "Warning: Training takes some 0.0 of 0.0 GiB. `lora-mm"
+    )
 
 
 def test_nothing_to_train_on_is_an_error(recipe_file: str) -> None:
     with pytest.raises(InputError, match="left to train on"):
-        plan(recipe(recipe_file, "data.max_length=8", "data.overlong=drop"))
+        plan_run(recipe(recipe_file, "data.max_length=8", "data.overlong=drop"))

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.errors import InputError
-from lora_mm.merging.changes import Change, Update, changes, check_mergeable, module_at, weight_of
+from lora_mm.merging.changes import (
+    LayerChange,
+    LowRankUpdate,
+    check_mergeable,
+    collect_changes,
+    get_dense_weight,
+    get_unadapted_module,
+)
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 WIDTH, OUT = 12, 9
@@ -21,12 +28,12 @@ def draw(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def update(generator: torch.Generator, d_out: int, rank: int, *, biased: bool) -> Update:
+def update(generator: torch.Generator, d_out: int, rank: int, *, biased: bool) -> LowRankUpdate:
     bias = draw(generator, d_out) if biased else None
-    return Update(draw(generator, rank, WIDTH), draw(generator, d_out, rank), bias)
+    return LowRankUpdate(draw(generator, rank, WIDTH), draw(generator, d_out, rank), bias)
 
 
-def applied(one: Update | None, x: Tensor, d_out: int) -> Tensor:
+def applied(one: LowRankUpdate | None, x: Tensor, d_out: int) -> Tensor:
     """What an update adds, the slow way."""
     if one is None:
         return x.new_zeros(len(x), d_out)
@@ -68,7 +75,7 @@ def test_a_change_is_one_update_and_one_merged_layer(
     bias = draw(generator, OUT) if has_bias else None
     inner = update(generator, WIDTH, before[0], biased=before[1]) if before else None
     outer = update(generator, OUT, beside[0], biased=beside[1]) if beside else None
-    change = Change(inner, outer)
+    change = LayerChange(inner, outer)
     read = x + applied(inner, x, WIDTH)
     expected = F.linear(read, weight, bias) + applied(outer, read, OUT)
     torch.testing.assert_close(F.linear(x, weight, bias) + applied(change.update(weight), x, OUT), expected)
@@ -98,7 +105,7 @@ def test_every_reader_of_an_adapted_norm_changes_as_the_norm_did(modality: str) 
     single = {name: batch[name][row] for name in ("input_ids", "attention_mask")}
     if modality == "image":
         single["pixel_values"] = batch["pixel_values"]
-    found = changes(base, modality)
+    found = collect_changes(base, modality)
     layers = [f"model.language_model.layers.{layer}" for layer in range(2)]
     linear = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
               "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
@@ -119,15 +126,17 @@ def test_every_reader_of_an_adapted_norm_changes_as_the_norm_did(modality: str) 
             continue
         layer, _, name = path.rpartition(".self_attn." if "self_attn" in path else ".mlp.")
         norm = norms[f"{layer}.{'input' if 'self_attn' in path else 'post_attention'}_layernorm.base_layer"]
-        weight, bias = change.merged(weight_of(module_at(base, path)).clone(), None)
+        weight, bias = change.merged(get_dense_weight(get_unadapted_module(base, path)).clone(), None)
         torch.testing.assert_close(F.linear(norm, weight, bias), reads[path], rtol=1e-4, atol=1e-4)
-        assert (F.linear(norm, weight_of(module_at(base, path))) - reads[path]).abs().max() > 0.01, name
+        assert (F.linear(norm, get_dense_weight(get_unadapted_module(base, path))) - reads[path]).abs().max() > 0.01, (
+            name
+        )
 
 
 def test_an_adapter_that_does_nothing_yet_changes_nothing() -> None:
     model = lora_mm.attach(tiny_model(), [MMA]).get_base_model()
-    for path, change in changes(model, "text").items():
-        weight = weight_of(module_at(model, path))
+    for path, change in collect_changes(model, "text").items():
+        weight = get_dense_weight(get_unadapted_module(model, path))
         merged, shift = change.merged(weight.clone(), None)
         assert torch.equal(merged, weight)
         assert shift is not None
@@ -136,7 +145,7 @@ def test_an_adapter_that_does_nothing_yet_changes_nothing() -> None:
 
 def test_an_unknown_modality_is_refused_with_those_that_exist() -> None:
     with pytest.raises(InputError, match=r"the base has text, image\. Did you mean 'image'"):
-        changes(adapted(MMA).get_base_model(), "imag")
+        collect_changes(adapted(MMA).get_base_model(), "imag")
 
 
 # --- what cannot be one weight -------------------------------------------------------------------------------------
@@ -176,5 +185,5 @@ def test_of_a_module_trained_whole_the_trained_copy_is_read() -> None:
     model = lora_mm.attach(tiny_model(), [MMA], train=["connector"])
     perturb(model)
     path = "model.multi_modal_projector.linear_1"
-    trained: nn.Module = module_at(model.get_base_model(), path)
+    trained: nn.Module = get_unadapted_module(model.get_base_model(), path)
     assert not torch.equal(trained.weight, tiny_model().get_submodule(path).weight)

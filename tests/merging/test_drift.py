@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_mm.merging.drift import EXACT, ROUNDED, SHARE, as_lines, drift
+from lora_mm.merging.drift import EXACT, ROUNDED, SHARE, format_drift, measure_drift
 
 
 def noise(seed: int, size: float = 1.0) -> Tensor:
@@ -20,7 +20,7 @@ ADAPTED = BASE + noise(1, 0.5)
 def test_figures_are_those_of_the_definitions() -> None:
     after = ADAPTED.clone()
     after[2, 7] += 100
-    found = drift([ADAPTED], [after], [BASE])
+    found = measure_drift([ADAPTED], [after], [BASE])
     assert found.largest == pytest.approx(100)
     assert found.typical == pytest.approx(100 / math.sqrt(200))
     assert found.effect == pytest.approx((ADAPTED - BASE).square().mean().sqrt().item())
@@ -31,29 +31,29 @@ def test_figures_are_those_of_the_definitions() -> None:
 
 
 def test_batches_are_taken_together() -> None:
-    whole = drift([ADAPTED], [ADAPTED + noise(2, 0.01)], [BASE])
+    whole = measure_drift([ADAPTED], [ADAPTED + noise(2, 0.01)], [BASE])
     cut = [list(tensor.split([2, 3])) for tensor in (ADAPTED, ADAPTED + noise(2, 0.01), BASE)]
-    parts = drift(*cut)
+    parts = measure_drift(*cut)
     assert parts.tokens == whole.tokens
     assert parts.agreed == whole.agreed
     assert parts.typical == pytest.approx(whole.typical)
 
 
 def test_equal_passes_and_a_merge_that_left_the_adapter_out_never_does() -> None:
-    assert drift([ADAPTED], [ADAPTED], [BASE]).within(exact=True)
+    assert measure_drift([ADAPTED], [ADAPTED], [BASE]).within(exact=True)
     for size in (1e-4, 1e-2, 1.0):
         adapted = BASE + noise(3, size)
-        assert not drift([adapted], [BASE], [BASE]).within(exact=False)
+        assert not measure_drift([adapted], [BASE], [BASE]).within(exact=False)
 
 
 def test_rounding_passes_where_computing_is_coarse_and_not_where_it_is_exact() -> None:
-    rounded = drift([ADAPTED], [ADAPTED.bfloat16().float()], [BASE])
+    rounded = measure_drift([ADAPTED], [ADAPTED.bfloat16().float()], [BASE])
     assert rounded.within(exact=False)
     assert not rounded.within(exact=True)
 
 
 def test_an_adapter_without_effect_may_still_be_rounded() -> None:
-    found = drift([BASE], [BASE.bfloat16().float()], [BASE])
+    found = measure_drift([BASE], [BASE.bfloat16().float()], [BASE])
     assert found.coarse == pytest.approx(ROUNDED * found.logit)
     assert found.within(exact=False)
 
@@ -61,14 +61,14 @@ def test_an_adapter_without_effect_may_still_be_rounded() -> None:
 def test_what_is_no_number_never_passes() -> None:
     broken = ADAPTED.clone()
     broken[0, 0] = float("nan")
-    assert not drift([ADAPTED], [broken], [BASE]).within(exact=False)
-    assert not drift([ADAPTED], [broken], [BASE]).within(exact=True)
+    assert not measure_drift([ADAPTED], [broken], [BASE]).within(exact=False)
+    assert not measure_drift([ADAPTED], [broken], [BASE]).within(exact=True)
 
 
 def test_lines_tell_figures_and_tolerances() -> None:
-    found = {"image": drift([ADAPTED], [ADAPTED], [BASE])}
-    (line,) = as_lines(found, exact=True)
+    found = {"image": measure_drift([ADAPTED], [ADAPTED], [BASE])}
+    (line,) = format_drift(found, exact=True)
     fine = f"{found['image'].fine:.1e}"
     assert line.startswith(f"image: max |Δlogit| 0.0e+00 ({fine} is accepted); root mean square 0.0e+00 (")
     assert line.endswith("5 of 5 likeliest tokens equal")
-    assert next(iter(as_lines(found, exact=False))).startswith("image: max |Δlogit| 0.0e+00; root mean square ")
+    assert next(iter(format_drift(found, exact=False))).startswith("image: max |Δlogit| 0.0e+00; root mean square ")

@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.merging.changes import changes, module_at
-from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.merging import shards as checkpoint
+from lora_mm.merging.changes import collect_changes, get_unadapted_module
+from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import FAMILIES
 from lora_mm.models.loading import Base, load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
@@ -75,7 +75,7 @@ def test_a_merged_checkpoint_loads_whole_and_computes_what_the_adapter_did(
             bare = logits(model, batch)
         folder = tmp_path / modality
         folder.mkdir()
-        write_model(base.model, changes(base.model, modality), folder, base=base, dtype=torch.float32)
+        write_model(base.model, collect_changes(base.model, modality), folder, base=base, dtype=torch.float32)
         merged, told = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
         assert not any(told.values()), told
         assert type(merged) is type(base.model)
@@ -93,7 +93,7 @@ def test_as_a_stock_lora_it_computes_what_the_adapter_did(
     want = logits(model, batch)
     with model.disable_adapter():
         bare = logits(model, batch)
-    write_stock_lora(base.model, changes(base.model, "image"), tmp_path, base=base, dtype=torch.float32)
+    write_stock_lora(base.model, collect_changes(base.model, "image"), tmp_path, base=base, dtype=torch.float32)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
     stock = peft.PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(folders[family]), str(tmp_path))
     alike(logits(stock, batch), want, bare)
@@ -104,9 +104,9 @@ def test_biases_are_kept_where_a_config_can_say_so_and_refused_elsewhere(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     base, model = adapted(folders[family], bias=True)
-    batch, found = batch_of(family, "text", base), changes(base.model, "text")
+    batch, found = batch_of(family, "text", base), collect_changes(base.model, "text")
     if family not in HAVE_BIASES:
-        assert any(module_at(base.model, path).bias is None for path in found)
+        assert any(get_unadapted_module(base.model, path).bias is None for path in found)
         with pytest.raises(InputError, match=r"(?s)--as lora.*bias=false"):
             write_model(base.model, found, tmp_path, base=base, dtype=torch.float32)
         assert not list(tmp_path.iterdir())
@@ -121,7 +121,7 @@ def test_biases_are_kept_where_a_config_can_say_so_and_refused_elsewhere(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_the_dtype_that_was_asked_for(folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype) -> None:
     base, _ = adapted(folders["llava"])
-    write_model(base.model, changes(base.model, "text"), tmp_path, base=base, dtype=dtype)
+    write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=dtype)
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="auto")
     assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
 
@@ -133,17 +133,17 @@ def test_a_head_that_was_tied_and_is_trained_whole_is_saved_as_its_own(tmp_path:
     perturb(model, size=0.05)
     batch = {"input_ids": torch.tensor([[1, 40, 50, 60, 70]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
     want = logits(model, batch)
-    write_model(base.model, changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
+    write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert not torch.equal(merged.lm_head.weight, merged.get_input_embeddings().weight)
     torch.testing.assert_close(logits(merged, batch), want, rtol=1e-4, atol=1e-4)
 
 
 def test_more_than_a_file_holds_goes_into_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD", 1_000_000)
+    monkeypatch.setattr(checkpoint, "MAX_SHARD_BYTES", 1_000_000)
     base = load_base("pocket")
     lora_mm.attach(base.model, [{"method": "mma", "rank": 4}])
-    write_model(base.model, changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
+    write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
     files = sorted(tmp_path.glob("*.safetensors"))
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert len(files) > 5
@@ -170,7 +170,7 @@ def test_of_a_quantised_base_the_weights_it_stands_for_are_merged(tmp_path: Path
     want = logits(model, batch)
     with model.disable_adapter():
         bare = logits(model, batch)
-    write_model(base.model, changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
+    write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
     config = json.loads((tmp_path / "config.json").read_text())
     assert "quantization_config" not in config
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path)

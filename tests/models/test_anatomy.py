@@ -23,14 +23,14 @@ from lora_mm.models.anatomy import (
     FAMILIES,
     PARTS,
     Stack,
-    anatomy_for,
-    anatomy_of,
-    layer_modules,
-    layer_paths,
-    modalities,
-    part_modules,
-    part_of,
-    placeholder_ids,
+    find_anatomy,
+    find_layers,
+    find_part,
+    find_part_modules,
+    find_role_modules,
+    get_anatomy,
+    get_placeholder_ids,
+    list_modalities,
 )
 from tests.helpers.families import FAMILY, IMAGE, VIDEO, VIDEO_START, VOCABULARY, family_batch, family_model
 from tests.helpers.tiny import tiny_config, tiny_model
@@ -60,7 +60,7 @@ def llava(vision_feature_layer: int | list[int], layers: int = 5) -> nn.Module:
 
 
 def stacks(family: str, model: nn.Module) -> dict[str, Stack]:
-    row = anatomy_of(model)
+    row = get_anatomy(model)
     return {"language": row.language, **({"vision": row.vision} if row.vision else {})}
 
 
@@ -79,7 +79,7 @@ def test_every_family_has_a_model_to_be_checked_on() -> None:
 @every_family
 def test_every_path_exists(family: str) -> None:
     model = family_model(family)
-    row = anatomy_of(model)
+    row = get_anatomy(model)
     assert row is FAMILIES[family] or row.languages
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for prefixes in row.parts.values():
@@ -87,9 +87,9 @@ def test_every_path_exists(family: str) -> None:
             assert any(name == path or name.startswith(f"{path}.") for name in names), path
     for part, stack in stacks(family, model).items():
         total = sum(len(model.get_submodule(path)) for path in stack.layers)
-        assert len(layer_paths(model, part)) == total - (UNREAD.get(family, 0) if part == "vision" else 0)
+        assert len(find_layers(model, part)) == total - (UNREAD.get(family, 0) if part == "vision" else 0)
         for role in stack.roles:
-            for path in layer_modules(model, part, role):
+            for path in find_role_modules(model, part, role):
                 module = model.get_submodule(path)
                 if role == "mlp":
                     assert str(stack.roles["down"]).startswith("mlp.")
@@ -102,8 +102,8 @@ def test_every_path_exists(family: str) -> None:
 def test_every_linear_layer_of_a_stack_has_a_role(family: str) -> None:
     model = family_model(family)
     for part, stack in stacks(family, model).items():
-        named = {path for role in stack.roles for path in layer_modules(model, part, role)}
-        for layer in layer_paths(model, part):
+        named = {path for role in stack.roles for path in find_role_modules(model, part, role)}
+        for layer in find_layers(model, part):
             for name, module in model.get_submodule(layer).named_modules():
                 assert not isinstance(module, nn.Linear) or f"{layer}.{name}" in named
 
@@ -117,7 +117,7 @@ def test_the_norms_feed_attention_and_feed_forward(family: str) -> None:
         entry = next(role for role in ("gate_up", "gate", "up") if role in stack.roles)
         seen: dict[str, torch.Tensor] = {}
         for role in ("attn_norm", "ffn_norm", first, entry):
-            keep_what_flows(model.get_submodule(layer_modules(model, part, role)[0]), role, seen)
+            keep_what_flows(model.get_submodule(find_role_modules(model, part, role)[0]), role, seen)
         with torch.no_grad():
             model(**family_batch(family, (1,)), use_cache=False)
         assert torch.equal(seen["attn_norm"], seen[first]), part
@@ -127,16 +127,16 @@ def test_the_norms_feed_attention_and_feed_forward(family: str) -> None:
 @every_family
 def test_every_parameter_is_in_one_part(family: str) -> None:
     model = family_model(family)
-    parts = {name: part_of(model, name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    parts = {name: find_part(model, name) for name, _ in model.named_parameters(remove_duplicate=False)}
     assert [name for name, part in parts.items() if part == "other"] == []
     assert set(parts.values()) == set(FAMILIES[family].parts) <= set(PARTS)
-    assert part_of(model, "elsewhere.weight") == "other"
-    assert part_of(model, "model.vision_tower_of_another") == "other"
+    assert find_part(model, "elsewhere.weight") == "other"
+    assert find_part(model, "model.vision_tower_of_another") == "other"
     for part in FAMILIES[family].parts:
-        modules = part_modules(model, part)
+        modules = find_part_modules(model, part)
         assert modules
         assert not any(isinstance(model.get_submodule(path), nn.ModuleList) for path in modules)
-        assert {part_of(model, f"{path}.weight") for path in modules} == {part}
+        assert {find_part(model, f"{path}.weight") for path in modules} == {part}
 
 
 @every_family
@@ -144,7 +144,7 @@ def test_layers_that_are_read_get_a_gradient_and_others_none(family: str) -> Non
     model = family_model(family)
     batch = family_batch(family)
     for part, stack in stacks(family, model).items():
-        read = layer_modules(model, part, "attn_norm")
+        read = find_role_modules(model, part, "attn_norm")
         every = [f"{path}.{index}" for path in stack.layers for index in range(len(model.get_submodule(path)))]
         model.requires_grad_(True)
         model.zero_grad(set_to_none=True)
@@ -160,9 +160,9 @@ def test_layers_that_are_read_get_a_gradient_and_others_none(family: str) -> Non
 @every_family
 def test_placeholders_are_ids_that_stand_in_the_prompt(family: str) -> None:
     model = family_model(family)
-    ids = placeholder_ids(model)
+    ids = get_placeholder_ids(model)
     assert ids == IDS.get(family, ONLY_IMAGES)
-    assert modalities(model) == ("text", *ids)
+    assert list_modalities(model) == ("text", *ids)
     tokens = family_batch(family)["input_ids"]
     assert (tokens == ids["image"]).any(dim=1).tolist() == [True, False]
 
@@ -172,7 +172,7 @@ def test_tokens_are_visual_where_the_towers_features_take_their_place(family: st
     model = family_model(family)
     batch = family_batch(family, (1,))
     seen: list[torch.Tensor] = []
-    first = model.get_submodule(layer_modules(model, "language", "attn_norm")[0])
+    first = model.get_submodule(find_role_modules(model, "language", "attn_norm")[0])
     first.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     with torch.no_grad():
         for sign in (1, -1):
@@ -181,7 +181,7 @@ def test_tokens_are_visual_where_the_towers_features_take_their_place(family: st
         assert not FAMILIES[family].visual_tokens
         return
     changed = (seen[0] != seen[1]).any(dim=-1)
-    visual = batch["input_ids"][0] == placeholder_ids(model)["image"]
+    visual = batch["input_ids"][0] == get_placeholder_ids(model)["image"]
     newlines = (~changed & visual).sum().item()  # LLaVA-NeXT's and OneVision's stand on placeholders as well
     assert torch.equal(changed, visual & changed)
     assert bool(changed.any()) is FAMILIES[family].visual_tokens
@@ -196,7 +196,7 @@ def test_rows_of_the_tower_are_pictures_or_crops_unless_packed(family: str) -> N
         return
     model = family_model(family)
     rows: list[tuple[int, ...]] = []
-    norm = model.get_submodule(layer_modules(model, "vision", "attn_norm")[0])
+    norm = model.get_submodule(find_role_modules(model, "vision", "attn_norm")[0])
     norm.register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape[:-1])))
     with torch.no_grad():
         model(**family_batch(family, (1,)), use_cache=False)
@@ -249,17 +249,17 @@ def test_the_overview_stands_where_the_row_says(family: str) -> None:
 )
 def test_only_tower_layers_that_are_read_are_listed(chosen: int | list[int], depth: int) -> None:
     model = llava(chosen)
-    paths = layer_modules(model, "vision", "attn_norm")
+    paths = find_role_modules(model, "vision", "attn_norm")
     assert paths == [f"model.vision_tower.encoder.layers.{index}.layer_norm1" for index in range(depth)]
 
 
 def test_all_language_layers_are_listed() -> None:
-    paths = layer_modules(tiny_model(), "language", "down")
+    paths = find_role_modules(tiny_model(), "language", "down")
     assert paths == [f"model.language_model.layers.{index}.mlp.down_proj" for index in range(2)]
 
 
 def test_layers_of_several_lists_count_through() -> None:
-    paths = layer_modules(family_model("mllama"), "vision", "down")
+    paths = find_role_modules(family_model("mllama"), "vision", "down")
     tower = "model.vision_model"
     assert paths == [
         *(f"{tower}.transformer.layers.{index}.mlp.fc2" for index in range(2)),
@@ -268,19 +268,20 @@ def test_layers_of_several_lists_count_through() -> None:
 
 
 def test_a_role_is_found_where_the_layers_of_a_stack_differ() -> None:
-    paths = layer_modules(family_model("mllama"), "language", "q")
+    paths = find_role_modules(family_model("mllama"), "language", "q")
     assert [path.split(".")[-2] for path in paths] == ["self_attn", "cross_attn"]
 
 
 def test_the_language_stack_goes_by_the_language_models_type() -> None:
-    assert layer_modules(family_model("blip-2"), "language", "up")[0] == "language_model.model.decoder.layers.0.fc1"
+    assert find_role_modules(family_model("blip-2"), "language", "up")[0] == "language_model.model.decoder.layers.0.fc1"
     assert (
-        layer_modules(family_model("instructblip"), "language", "up")[0] == "language_model.model.layers.0.mlp.up_proj"
+        find_role_modules(family_model("instructblip"), "language", "up")[0]
+        == "language_model.model.layers.0.mlp.up_proj"
     )
     with pytest.raises(
         InputError, match=r"blip-2 with a 't5' language model is not described; with opt or llama it is"
     ):
-        anatomy_for(Blip2Config(text_config=T5Config().to_dict()))
+        find_anatomy(Blip2Config(text_config=T5Config().to_dict()))
 
 
 def test_a_model_of_a_known_family_with_unknown_layers_is_refused() -> None:
@@ -290,11 +291,11 @@ def test_a_model_of_a_known_family_with_unknown_layers_is_refused() -> None:
     text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=16)
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=tower.to_dict(), text_config=text.to_dict()))
     with pytest.raises(InputError, match=r"This llava model has no 'model.vision_tower.encoder.layers': its vision"):
-        layer_modules(model, "vision", "q")
-    assert layer_modules(model, "language", "q")
+        find_role_modules(model, "vision", "q")
+    assert find_role_modules(model, "language", "q")
     phi = LlavaConfig(vision_config=tower.to_dict(), text_config={"model_type": "phi", **text_sizes()})
     with pytest.raises(InputError, match=r"has no self_attn.o_proj"):
-        layer_modules(LlavaForConditionalGeneration(phi), "language", "o")
+        find_role_modules(LlavaForConditionalGeneration(phi), "language", "o")
 
 
 def text_sizes() -> dict[str, int]:
@@ -309,44 +310,44 @@ def text_sizes() -> dict[str, int]:
 
 def test_a_family_without_a_tower_says_where_adapters_can_stand() -> None:
     with pytest.raises(InputError, match="fuyu has no vision tower; place the adapter in part 'language'"):
-        layer_modules(family_model("fuyu"), "vision", "q")
+        find_role_modules(family_model("fuyu"), "vision", "q")
 
 
 def test_an_unknown_family_is_named_with_the_known_ones_and_the_ways_on() -> None:
     with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava") as caught:
-        anatomy_of(nn.Linear(1, 1))
+        get_anatomy(nn.Linear(1, 1))
     assert "lora-mm models list" in str(caught.value)
     assert "base.anatomy={like: TYPE}" in str(caught.value)
     model = tiny_model()
     model.config.model_type = "lava"
     with pytest.raises(InputError, match=r"'lava'.* Did you mean 'llava'\?"):
-        anatomy_of(model)
+        get_anatomy(model)
 
 
 def test_parts_and_roles_that_do_not_exist_are_refused() -> None:
     model = tiny_model()
     with pytest.raises(InputError, match="No layers in part 'connector'"):
-        layer_modules(model, "connector", "q")
+        find_role_modules(model, "connector", "q")
     with pytest.raises(InputError, match=r"No layers in part 'visoin'.* Did you mean 'vision'\?"):
-        layer_modules(model, "visoin", "q")
+        find_role_modules(model, "visoin", "q")
     with pytest.raises(InputError, match="The layers of 'vision' have no 'gate'"):
-        layer_modules(model, "vision", "gate")
+        find_role_modules(model, "vision", "gate")
     with pytest.raises(InputError, match="Unknown part 'tower'; the model has: vision, connector"):
-        part_modules(model, "tower")
+        find_part_modules(model, "tower")
 
 
 def test_modalities_are_text_and_what_the_config_has_a_placeholder_for() -> None:
     model = tiny_model()
-    assert modalities(model) == ("text", "image")
+    assert list_modalities(model) == ("text", "image")
     model.config.image_token_id = None
-    assert modalities(model) == ("text",)
+    assert list_modalities(model) == ("text",)
     model = family_model("idefics")
     model.config.additional_vocab_size = 0
-    assert modalities(model) == ("text",)
+    assert list_modalities(model) == ("text",)
     model.config.image_token_id = 9
-    assert placeholder_ids(model) == {"image": 9}
+    assert get_placeholder_ids(model) == {"image": 9}
 
 
 def test_the_tiny_model_is_read_to_its_second_last_state() -> None:
     assert tiny_config().vision_feature_layer == -2
-    assert len(layer_modules(tiny_model(), "vision", "q")) == 2
+    assert len(find_role_modules(tiny_model(), "vision", "q")) == 2

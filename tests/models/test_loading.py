@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, layer_modules, part_of, placeholder_ids
-from lora_mm.models.forward import place
-from lora_mm.models.loading import Base, _quantization, fingerprint, load_base, memory_by_part
+from lora_mm.models.anatomy import FAMILIES, find_part, find_role_modules, get_placeholder_ids
+from lora_mm.models.forward import move_batch
+from lora_mm.models.loading import Base, _quantization, compute_fingerprint, load_base, measure_memory
 from tests.helpers import tiny
 from tests.helpers.bases import make_family_base
 
@@ -31,13 +31,13 @@ def linear_types(model: nn.Module) -> dict[str, set[type]]:
     found: dict[str, set[type]] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            found.setdefault(part_of(model, name), set()).add(type(module))
+            found.setdefault(find_part(model, name), set()).add(type(module))
     return found
 
 
 @torch.no_grad()
 def logits(base: Base) -> Tensor:
-    return base.model(**place(base.model, tiny.tiny_batch())).logits.float()
+    return base.model(**move_batch(base.model, tiny.tiny_batch())).logits.float()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -91,7 +91,7 @@ def test_adapters_train_on_a_quantised_base_also_after_an_eval_forward(base_fold
     model = lora_mm.attach(base.model, ["mma", {"method": "mma", "part": "vision"}, {"method": "lora", "at": "all"}])
     tiny.perturb(model, size=0.1)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    batch = place(model, tiny.tiny_batch())
+    batch = move_batch(model, tiny.tiny_batch())
     losses = []
     gradients: list[dict[str, Tensor]] = []
     for _ in range(2):
@@ -119,8 +119,8 @@ def test_adapters_train_on_a_quantised_base_also_after_an_eval_forward(base_fold
 
 @quantised
 def test_memory_counts_the_weights_that_4_bits_stand_for(base_folder: Path) -> None:
-    full = memory_by_part(load_base(str(base_folder)).model)
-    small = memory_by_part(load_base(str(base_folder), dtype="bfloat16", quantization="nf4").model)
+    full = measure_memory(load_base(str(base_folder)).model)
+    small = measure_memory(load_base(str(base_folder), dtype="bfloat16", quantization="nf4").model)
     assert {part: row[0] for part, row in small.items()} == {part: row[0] for part, row in full.items()}
     assert small["vision"][2] == full["vision"][2] // 2
     linears = 2 * ([48 * 48] * 2 + [48 * 24] * 2 + [48 * 96] * 3)  # q o, k v, gate up down, in two layers
@@ -132,12 +132,12 @@ def test_memory_counts_the_weights_that_4_bits_stand_for(base_folder: Path) -> N
 
 def test_memory_counts_what_trains_by_part(base_folder: Path) -> None:
     base = load_base(str(base_folder))
-    before = memory_by_part(base.model)
+    before = measure_memory(base.model)
     assert set(before) == {"vision", "connector", "language", "head"}
     assert sum(row[0] for row in before.values()) == sum(p.numel() for p in base.model.parameters())
     assert all(row[1] == 0 and row[2] == row[0] * 4 for row in before.values())
     model = lora_mm.attach(base.model, [{"method": "mma", "rank": 8}], train=["connector"])
-    after = memory_by_part(model)
+    after = measure_memory(model)
     width = 48
     one = width * 8 + 8 + 2 * (width * 4 + width) + 2 * width + 2
     assert after["language"][1] == 2 * one + 2 * width
@@ -147,14 +147,14 @@ def test_memory_counts_what_trains_by_part(base_folder: Path) -> None:
 
 def test_fingerprint_is_the_bases_whatever_it_is_loaded_in(base_folder: Path, tmp_path: Path) -> None:
     prints = {load_base(str(base_folder), dtype=dtype).fingerprint for dtype in ("float32", "bfloat16")}  # type: ignore[arg-type]
-    assert prints == {fingerprint(base_folder)}
+    assert prints == {compute_fingerprint(base_folder)}
     moved = shutil.copytree(base_folder, tmp_path / "moved")
     config = json.loads((moved / "config.json").read_text())
     (moved / "config.json").write_text(json.dumps({**config, "transformers_version": "9.9", "dtype": "bfloat16"}))
-    assert fingerprint(moved) == fingerprint(base_folder)
-    assert fingerprint(tiny.make_base(tmp_path / "other", seed=1)) != fingerprint(base_folder)
+    assert compute_fingerprint(moved) == compute_fingerprint(base_folder)
+    assert compute_fingerprint(tiny.make_base(tmp_path / "other", seed=1)) != compute_fingerprint(base_folder)
     (moved / "config.json").write_text(json.dumps({**config, "vision_feature_layer": -1}))
-    assert fingerprint(moved) != fingerprint(base_folder)
+    assert compute_fingerprint(moved) != compute_fingerprint(base_folder)
 
 
 def test_a_hub_id_without_network_is_told_in_two_lines_and_at_once() -> None:
@@ -222,7 +222,7 @@ def test_weights_that_lack_a_tensor_are_refused(base_folder: Path, tmp_path: Pat
 
 def test_place_moves_pictures_to_the_models_dtype_and_leaves_ids(base_folder: Path) -> None:
     base = load_base(str(base_folder), dtype="bfloat16")
-    placed = place(base.model, tiny.tiny_batch())
+    placed = move_batch(base.model, tiny.tiny_batch())
     assert placed["pixel_values"].dtype == torch.bfloat16
     assert placed["input_ids"].dtype == torch.int64
 
@@ -232,7 +232,7 @@ def test_where_the_config_does_not_tell_the_pictures_token_the_processor_does(tm
     folder = make_family_base(tmp_path / "base", "idefics")
     assert "image_token_id" not in json.loads((folder / "config.json").read_text())
     base = load_base(str(folder))
-    assert placeholder_ids(base.model) == {"image": base.processor.image_token_id} == {"image": 3}
+    assert get_placeholder_ids(base.model) == {"image": base.processor.image_token_id} == {"image": 3}
 
 
 # --- a type that is not known ----------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_a_type_without_a_row_is_described_by_likeness(base_folder: Path) -> Non
     base = load_base(str(base_folder), anatomy={"like": "llava_next", "crops": "none"})
     assert FAMILIES["llava"].language == row.language
     assert FAMILIES["llava"].crops == "none"
-    assert len(layer_modules(base.model, "vision", "q")) == 2
+    assert len(find_role_modules(base.model, "vision", "q")) == 2
 
 
 @pytest.mark.usefixtures("families")
@@ -260,8 +260,8 @@ def test_a_type_without_a_row_is_described_whole(base_folder: Path) -> None:
         "placeholders": {"image": "image_token_id"},
     }
     base = load_base(str(base_folder), anatomy=said)
-    assert layer_modules(base.model, "language", "q") == [
+    assert find_role_modules(base.model, "language", "q") == [
         f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)
     ]
     with pytest.raises(InputError, match="no vision tower"):
-        layer_modules(base.model, "vision", "q")
+        find_role_modules(base.model, "vision", "q")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.models.forward import place
-from lora_mm.models.loading import load_base, memory_by_part, memory_line
+from lora_mm.models.forward import move_batch
+from lora_mm.models.loading import format_memory, load_base, measure_memory
 from tests.adapters.test_routers import sliced_batch
 from tests.helpers import tiny
 
@@ -86,7 +86,7 @@ def test_a_step_moves_every_tensor_of_every_method_and_nothing_of_the_base(
     before, frozen = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, stored(model)
     assert all(tensor.dtype == torch.float32 for n, tensor in before.items() if "modules_to_save" not in n)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    batch = place(model, sliced_batch())
+    batch = move_batch(model, sliced_batch())
     model(**batch, labels=batch["input_ids"]).loss.backward()
     optimizer.step()
     after = dict(model.named_parameters())
@@ -110,14 +110,14 @@ def test_an_adapter_does_on_8_bits_what_it_does_on_all(base_folder: Path, name: 
         model = lora_mm.attach(base.model, METHODS[name]).eval()
         tiny.perturb(model, size=0.1)
         with torch.no_grad():
-            found.append(model(**place(model, sliced_batch())).logits.float().flatten())
+            found.append(model(**move_batch(model, sliced_batch())).logits.float().flatten())
     assert torch.cosine_similarity(*found, dim=0) > 0.99
 
 
 def test_memory_in_a_line_adds_up(base_folder: Path) -> None:
     model = load_base(str(base_folder)).model
-    line = memory_line(model)
-    total = sum(size for _, _, size in memory_by_part(model).values()) / 2**20
+    line = format_memory(model)
+    total = sum(size for _, _, size in measure_memory(model).values()) / 2**20
     assert line.startswith(f"{total:,.1f} MiB: vision ")
     assert all(f"{part} " in line for part in ("connector", "language", "head"))
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.models.families import FAMILIES
-from lora_mm.models.loading import Quantization, load_base, memory_by_part
-from lora_mm.models.weightless import META, Usage, counted
-from lora_mm.training.loss import answer_loss
+from lora_mm.models.loading import Quantization, load_base, measure_memory
+from lora_mm.models.weightless import META, Usage, count_usage
+from lora_mm.training.loss import compute_answer_loss
 from tests.helpers.families import family_batch, family_model
 
 ADAPTERS: dict[str, Any] = {
@@ -25,7 +25,7 @@ ADAPTERS: dict[str, Any] = {
 
 def step(model: nn.Module, batch: dict[str, Tensor]) -> None:
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
-    answer_loss(model.train(), batch).backward()
+    compute_answer_loss(model.train(), batch).backward()
     optimizer.step()
 
 
@@ -49,7 +49,7 @@ def test_a_step_without_weights_takes_what_the_step_takes(family: str, checkpoin
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.to(device)
-        with counted() as usage:
+        with count_usage() as usage:
             step(model, batch_of(family))
         used.append((usage.flops, usage.peak, usage.now))
     (flops, *memory), (flops_without, *memory_without) = used
@@ -74,7 +74,7 @@ def test_what_is_viewed_or_written_into_is_not_counted_again_and_what_is_freed_n
 
 def test_whole_numbers_are_real_and_so_are_shapes_that_depend_on_them() -> None:
     weight = torch.ones(9, 4, device=META)
-    with counted():
+    with count_usage():
         ids = torch.tensor([[1, 3, 3, 2]])
         x = F.embedding(ids.to(META), weight)
         marked = x[ids.to(META) == 3]
@@ -86,7 +86,7 @@ def test_whole_numbers_are_real_and_so_are_shapes_that_depend_on_them() -> None:
 
 def test_attention_keeps_no_scores_of_all_tokens_by_all() -> None:
     tokens, query = 2048, torch.zeros(1, 2, 2048, 16, device=META, requires_grad=True)
-    with counted() as usage:
+    with count_usage() as usage:
         F.scaled_dot_product_attention(query, query, query, is_causal=True).sum().backward()
     assert usage.peak < tokens * tokens
     assert usage.flops == pytest.approx(3.5 * 4 * 2 * tokens * tokens * 16)
@@ -99,5 +99,5 @@ def test_a_base_without_weights_weighs_what_the_loaded_one_does(base_folder: Pat
         pytest.importorskip("bitsandbytes")
     loaded = load_base(str(base_folder), dtype="bfloat16", quantization=quantization)
     without = load_base(str(base_folder), dtype="bfloat16", quantization=quantization, weights=False)
-    assert memory_by_part(without.model) == memory_by_part(loaded.model)
+    assert measure_memory(without.model) == measure_memory(loaded.model)
     assert {parameter.device for parameter in without.model.parameters()} == {META}

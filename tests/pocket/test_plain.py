@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lora_mm.cli.data import app
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
-from lora_mm.pocket.plain import PLAIN, make_rows
+from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
 from lora_mm.recipe.load import load_recipe
 
 
@@ -19,7 +19,7 @@ def mark(folder: Path) -> str:
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", PLAIN_KINDS)
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, name: str) -> None:
     counts = make_rows(tmp_path / "one", name, seed=3, size=100)
     assert counts == {"train": 80, "test": 20}
@@ -28,7 +28,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, name: str) -> None:
     assert mark(tmp_path / "one") == mark(tmp_path / "two") != mark(tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", PLAIN_KINDS)
 def test_no_picture_is_there_twice_and_every_row_is_read(tmp_path: Path, name: str) -> None:
     make_rows(tmp_path / "data", name, size=150)
     pictures = [file.read_bytes() for file in (tmp_path / "data" / "images").iterdir()]
@@ -59,7 +59,7 @@ def test_what_is_there_and_sizes_out_of_range_are_refused(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "file"]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", PLAIN_KINDS)
 def test_the_command_writes_what_the_function_writes(tmp_path: Path, name: str) -> None:
     done = CliRunner().invoke(app, ["make", name, "--output", str(tmp_path / "made"), "--size", "100", "--seed", "3"])
     assert done.exit_code == 0

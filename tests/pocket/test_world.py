@@ -14,7 +14,7 @@ from PIL import Image
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.pocket.drawing import SCENES
 from lora_mm.pocket.templates import TEMPLATES
-from lora_mm.pocket.world import EACH, LARGEST, content, draw_problems, make_world
+from lora_mm.pocket.world import EACH, LARGEST, describe_content, draw_problems, make_world
 
 FIELDS = {
     "question", "choices", "answer", "hint", "image", "task", "grade", "subject",
@@ -182,8 +182,8 @@ def test_equal_scenes_draw_equal_pictures_and_content_sees_the_picture() -> None
         assert one == same
         assert one.draw().tobytes() == same.draw().tobytes() != other.draw().tobytes()
     drafts = [d for _, t, d in draw_problems(0, SMALLEST) if t.name == "magnets"]
-    assert len({content(d) for d in drafts}) == len(drafts)
-    assert len({content(d)[:3] for d in drafts}) == 1
+    assert len({describe_content(d) for d in drafts}) == len(drafts)
+    assert len({describe_content(d)[:3] for d in drafts}) == 1
 
 
 def test_the_generator_needs_no_torch() -> None:

@@ -13,8 +13,8 @@ from lora_mm.adapters.attach import attach
 from lora_mm.adapters.methods import METHODS
 from lora_mm.evaluation.answers import load_answers
 from lora_mm.jobs.finetune import finetune
-from lora_mm.jobs.run_folder import scores_of
-from lora_mm.models.anatomy import part_of
+from lora_mm.jobs.run_folder import load_scores
+from lora_mm.models.anatomy import find_part
 from lora_mm.recipe.load import load_recipe, recipe_file, recipe_names
 from lora_mm.recipe.schema import file_schema
 from tests.helpers.families import family_model
@@ -119,7 +119,7 @@ def test_a_twin_runs(twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     recipe = load_recipe(twin, small)
     outcome = finetune(recipe, tmp_path / "run", Console(file=io.StringIO(), width=100))
     assert outcome is not None
-    facts = scores_of(tmp_path / "run")
+    facts = load_scores(tmp_path / "run")
     assert facts["metric"] == METRIC[TWINS[twin]]
     assert facts["scores"]["adapter"]["columns"]
     assert len(load_answers(tmp_path / "run" / "predictions-adapter.jsonl")) == 8
@@ -142,5 +142,5 @@ def test_a_real_recipes_adapters_fit_a_tiny_model_of_its_bases_family(name: str)
     recipe = load_recipe(name)
     model = attach(family_model(FAMILY[recipe.base.model]), recipe.adapters, train=recipe.train)
     found = {item.part for item in recipe.adapters}
-    adapted = {part_of(model.get_base_model(), path) for path in model.peft_config["default"].resolved}
+    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].resolved}
     assert adapted == found

@@ -9,12 +9,12 @@ SCRIPT = """
 import torch
 from torch import nn
 
-from lora_mm import distributed as processes
+from lora_mm import distributed
 from lora_mm.training.gradients import equal_weights, mean_gradients
 
-processes.join()
-mine = processes.rank()
-assert processes.any_of(mine == 1) and not processes.any_of(False)
+distributed.join()
+mine = distributed.rank()
+assert distributed.any_of(mine == 1) and not distributed.any_of(False)
 
 model = nn.ModuleDict({name: nn.Linear(2, 3, bias=False) for name in ("both", "one", "none", "frozen")})
 model["frozen"].requires_grad_(False)
@@ -32,10 +32,10 @@ assert model["both"].weight.grad.unique().tolist() == [4]
 assert model["one"].weight.grad.tolist() == [[0.5, 1], [1.5, 2], [2.5, 3]], "of a process without one it counts as zero"
 assert model["none"].weight.grad is None and model["frozen"].weight.grad is None
 
-processes.part()
+distributed.part()
 if mine == 0:
-    processes.alone()
-    assert (processes.count(), processes.rank(), processes.any_of(True)) == (1, 0, True)
+    distributed.alone()
+    assert (distributed.count(), distributed.rank(), distributed.any_of(True)) == (1, 0, True)
 """
 
 

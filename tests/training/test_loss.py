@@ -11,8 +11,8 @@ from transformers import AutoProcessor
 import lora_mm
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
-from lora_mm.models.forward import IGNORED
-from lora_mm.training.loss import answer_loss
+from lora_mm.models.forward import IGNORE_INDEX
+from lora_mm.training.loss import compute_answer_loss
 from tests.helpers.tiny import perturb, tiny_model
 
 
@@ -47,7 +47,7 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
 
 def test_equals_the_models_own_loss_and_its_gradients(model: Any, collator: Collator, examples: list[Example]) -> None:
     batch = collator(examples)
-    ours, theirs = answer_loss(model, batch), model(**batch).loss
+    ours, theirs = compute_answer_loss(model, batch), model(**batch).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert theirs > 1, "a loss near zero would say nothing"
     torch.testing.assert_close(gradients(model, ours), gradients(model, theirs), rtol=1e-4, atol=1e-5)
@@ -57,13 +57,13 @@ def test_accumulated_over_batches_it_is_the_loss_of_all_tokens(
     model: Any, collator: Collator, examples: list[Example]
 ) -> None:
     whole = collator(examples)
-    count = (whole["labels"] != IGNORED).sum()
+    count = (whole["labels"] != IGNORE_INDEX).sum()
     parts = [collator(examples[:1]), collator(examples[1:])]
     for items in (count, int(count)):
-        total = sum(answer_loss(model, part, items) for part in parts)
-        torch.testing.assert_close(total, answer_loss(model, whole), rtol=1e-5, atol=1e-6)
-    mean_of_means = sum(answer_loss(model, part) for part in parts) / 2
-    assert not torch.allclose(mean_of_means, answer_loss(model, whole), rtol=1e-3)
+        total = sum(compute_answer_loss(model, part, items) for part in parts)
+        torch.testing.assert_close(total, compute_answer_loss(model, whole), rtol=1e-5, atol=1e-6)
+    mean_of_means = sum(compute_answer_loss(model, part) for part in parts) / 2
+    assert not torch.allclose(mean_of_means, compute_answer_loss(model, whole), rtol=1e-3)
 
 
 def test_only_positions_before_supervised_tokens_go_through_the_head(
@@ -74,25 +74,25 @@ def test_only_positions_before_supervised_tokens_go_through_the_head(
     hook = model.get_submodule("base_model.model.lm_head").register_forward_pre_hook(
         lambda _, args: seen.append(args[0].shape[1])
     )
-    answer_loss(model, batch)
+    compute_answer_loss(model, batch)
     hook.remove()
-    columns = (batch["labels"][:, 1:] != IGNORED).any(dim=0)
+    columns = (batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=0)
     assert seen == [int(columns.sum())]
     assert seen[0] < batch["input_ids"].shape[1] - 1
 
 
 def test_a_batch_whose_answers_are_all_cut_has_no_loss(model: Any, collator: Collator, examples: list[Example]) -> None:
     batch = collator(examples)
-    batch["labels"] = torch.full_like(batch["labels"], IGNORED)
-    loss = answer_loss(model, batch)
+    batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+    loss = compute_answer_loss(model, batch)
     assert loss.item() == 0.0
     loss.backward()
 
 
 def test_is_fp32_on_a_bf16_model(collator: Collator, examples: list[Example]) -> None:
     model = tiny_model()
-    exact = answer_loss(model, collator(examples))
-    rounded = answer_loss(model.bfloat16(), collator(examples))
+    exact = compute_answer_loss(model, collator(examples))
+    rounded = compute_answer_loss(model.bfloat16(), collator(examples))
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
 
@@ -100,6 +100,6 @@ def test_is_fp32_on_a_bf16_model(collator: Collator, examples: list[Example]) ->
 def test_leaves_the_batch_as_it_was(model: Any, collator: Collator, examples: list[Example]) -> None:
     batch = collator(examples)
     before = {name: value.clone() for name, value in batch.items()}
-    answer_loss(model, batch)
+    compute_answer_loss(model, batch)
     assert set(batch) == set(before)
     assert all(torch.equal(batch[name], value) for name, value in before.items())

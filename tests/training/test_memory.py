@@ -9,8 +9,8 @@ import torch
 import lora_mm
 from lora_mm.models.loading import Quantization, load_base
 from lora_mm.models.weightless import META, Usage
-from lora_mm.training.loss import answer_loss
-from lora_mm.training.memory import Unforeseen, step_use
+from lora_mm.training.loss import compute_answer_loss
+from lora_mm.training.memory import CannotEstimateError, measure_step
 from tests.helpers.tiny import tiny_batch, tiny_model
 
 ADAPTERS = ["mma", {"method": "mma", "part": "vision"}]
@@ -33,10 +33,10 @@ def test_it_is_what_a_second_step_takes() -> None:
         for _ in range(2):
             stays = usage.peak = usage.now
             usage.flops = 0
-            answer_loss(model, labelled()).backward()
+            compute_answer_loss(model, labelled()).backward()
             optimizer.step()
             optimizer.zero_grad()
-    use = step_use(adapted(), labelled(), gradient_checkpointing=False)
+    use = measure_step(adapted(), labelled(), gradient_checkpointing=False)
     assert use.optimizer == pytest.approx(stays, rel=0.02)
     assert use.peak == pytest.approx(usage.peak - stays, rel=0.05)
     assert use.flops == usage.flops
@@ -45,7 +45,7 @@ def test_it_is_what_a_second_step_takes() -> None:
 def test_checkpointing_takes_less_memory_and_more_work_and_can_be_left_again() -> None:
     model = adapted()
     without, with_it, again = (
-        step_use(model, labelled(4), gradient_checkpointing=checkpointing) for checkpointing in (False, True, False)
+        measure_step(model, labelled(4), gradient_checkpointing=checkpointing) for checkpointing in (False, True, False)
     )
     assert with_it.peak < without.peak
     assert with_it.flops > without.flops
@@ -55,7 +55,7 @@ def test_checkpointing_takes_less_memory_and_more_work_and_can_be_left_again() -
 
 def test_twice_the_examples_are_twice_the_work() -> None:
     model = adapted()
-    one, two = (step_use(model, labelled(rows), gradient_checkpointing=False) for rows in (2, 4))
+    one, two = (measure_step(model, labelled(rows), gradient_checkpointing=False) for rows in (2, 4))
     assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
     assert 1.5 * one.peak < two.peak < 2.1 * one.peak
 
@@ -68,7 +68,7 @@ def test_a_quantised_base_does_the_same_work(base_folder: Path, quantization: Qu
         base = load_base(str(base_folder), dtype="bfloat16", quantization=kind, weights=False)
         with torch.device(META):
             model = lora_mm.attach(base.model, ADAPTERS)
-        flops.append(step_use(model, labelled(), gradient_checkpointing=False).flops)
+        flops.append(measure_step(model, labelled(), gradient_checkpointing=False).flops)
     assert flops[1] == pytest.approx(flops[0], rel=0.1)
 
 
@@ -76,11 +76,11 @@ def test_a_batch_that_reaches_nothing_that_trains_takes_no_backward() -> None:
     model: Any = lora_mm.attach(tiny_model(), [], train=["connector"]).to(META)
     text = {name: tensor for name, tensor in labelled().items() if name != "pixel_values"}
     text["input_ids"] = text["input_ids"].clamp(min=10)
-    assert step_use(model, text, gradient_checkpointing=False).peak > 0
+    assert measure_step(model, text, gradient_checkpointing=False).peak > 0
 
 
 def test_a_model_that_asks_its_activations_for_data_cannot_be_foreseen() -> None:
     model = adapted()
     model.register_forward_pre_hook(lambda module, args: float(next(module.parameters()).sum()))
-    with pytest.raises(Unforeseen, match="cannot run without its weights"):
-        step_use(model, labelled(), gradient_checkpointing=False)
+    with pytest.raises(CannotEstimateError, match="cannot run without its weights"):
+        measure_step(model, labelled(), gradient_checkpointing=False)

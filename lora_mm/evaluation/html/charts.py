@@ -27,7 +27,7 @@ class Line:
     from_zero: bool = True
 
 
-def line_chart(line: Line) -> Html:
+def render_line_chart(line: Line) -> Html:
     """``line`` as a figure; nothing where it has no points."""
     points = _thinned([(x, y) for x, y in line.points if math.isfinite(y)])
     if not points:
@@ -52,10 +52,10 @@ def line_chart(line: Line) -> Html:
     for y in rows:
         _, py = at(xs[0], y)
         parts.append(tag("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=py, y2=py))
-        parts.append(tag("text", short(y), class_="tick", x=_LEFT - 6, y=py + 4, text_anchor="end"))
+        parts.append(tag("text", format_number(y), class_="tick", x=_LEFT - 6, y=py + 4, text_anchor="end"))
     for x in x_ticks:
         px, _ = at(x, low)
-        parts.append(tag("text", short(x), class_="tick", x=px, y=_HEIGHT - 10, text_anchor="middle"))
+        parts.append(tag("text", format_number(x), class_="tick", x=px, y=_HEIGHT - 10, text_anchor="middle"))
     drawn = [at(x, y) for x, y in points]
     smooth = line.smooth and len(points) > _DOTS
     if len(points) > 1:
@@ -65,15 +65,16 @@ def line_chart(line: Line) -> Html:
         parts.append(tag("path", class_="curve", d=_path(means)))
     if len(points) <= _DOTS:
         for (x, y), (px, py) in zip(points, drawn, strict=True):
-            told = tag("title", f"step {short(x)}: {short(y)}{line.unit}")
+            told = tag("title", f"step {format_number(x)}: {format_number(y)}{line.unit}")
             parts.append(tag("circle", told, class_="dot", cx=px, cy=py, r=3))
-    about = f"{line.title}: {short(ys[0])} at step {short(xs[0])}, {short(ys[-1])} at step {short(xs[-1])}"
+    ends = [f"{format_number(ys[at])} at step {format_number(xs[at])}" for at in (0, -1)]
+    about = f"{line.title}: {', '.join(ends)}"
     svg = tag("svg", tag("title", about), *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img")
-    last = tag("span", f"{short(ys[-1])}{line.unit}", class_="last")
+    last = tag("span", f"{format_number(ys[-1])}{line.unit}", class_="last")
     return tag("figure", tag("figcaption", line.title, last), svg, class_="chart")
 
 
-def interval_bars(
+def render_interval_bars(
     rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, main: str, scale: float = 100
 ) -> Html:
     """Named figures as bars on a scale from 0, each with its interval.
@@ -101,7 +102,9 @@ def interval_bars(
     return tag("svg", *parts, viewBox=f"0 0 {width} {len(rows) * step}", class_="bars", role="img")
 
 
-def heat_map(columns: Sequence[tuple[str, int]], labels: Sequence[str], cells: Sequence[Sequence[float]]) -> Html:
+def render_heat_map(
+    columns: Sequence[tuple[str, int]], labels: Sequence[str], cells: Sequence[Sequence[float]]
+) -> Html:
     """Shares from 0 to 1 as a grid.
 
     Args:
@@ -132,7 +135,7 @@ def heat_map(columns: Sequence[tuple[str, int]], labels: Sequence[str], cells: S
     return tag("svg", *parts, viewBox=f"0 0 {width} {height}", style=f"width:{width}px", class_="map", role="img")
 
 
-def short(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as a tick shows it: three digits that count, thousands as k and M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:

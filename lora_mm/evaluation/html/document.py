@@ -9,7 +9,7 @@ from PIL import Image
 from lora_mm.evaluation.html.markup import Html, tag
 
 
-def document(title: str, style: Path, *body: Html) -> str:
+def render_document(title: str, style: Path, *body: Html) -> str:
     """A whole page; whatever a data set's texts hold, it asks nothing of any other place.
 
     Args:
@@ -31,7 +31,7 @@ def document(title: str, style: Path, *body: Html) -> str:
     return "<!doctype html>\n" + tag("html", head, tag("body", *body), lang="en") + "\n"
 
 
-def embedded(picture: Image.Image, side: int, quality: int) -> str:
+def embed_picture(picture: Image.Image, side: int, quality: int) -> str:
     """A picture as a ``data:`` address, made to fit a square of ``side`` pixels in place."""
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()

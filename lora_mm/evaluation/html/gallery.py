@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.html.document import embedded
+from lora_mm.evaluation.html.document import embed_picture
 from lora_mm.evaluation.html.markup import Html, join, shortened, tag
 
 EACH = 6
@@ -25,7 +25,7 @@ class Answers:
     answers: Sequence[Answer]
 
 
-def gallery(examples: Sequence[Example], main: Answers, against: Answers | None) -> Html:
+def render_gallery(examples: Sequence[Example], main: Answers, against: Answers | None) -> Html:
     """Questions of every kind: learnt, lost, wrong and right; without ``against``, wrong and right.
 
     Of each kind every n-th is taken, in the order of the split, so that none is chosen for its looks.
@@ -105,7 +105,7 @@ def _picture(source: ImageSource, budget: list[int]) -> Html:
         picture = open_image(source)
     except InputError as error:
         return tag("p", str(error), class_="note")
-    address = embedded(picture, _SIDE, _QUALITY)
+    address = embed_picture(picture, _SIDE, _QUALITY)
     if len(address) > budget[0]:
         return tag("p", "picture left out: the page would grow too large", class_="note")
     budget[0] -= len(address)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.atomic import write_whole
+from lora_mm.atomic import write_atomically
 from lora_mm.data.example import Example
 from lora_mm.evaluation.compare import Comparison
-from lora_mm.evaluation.html.charts import Line, heat_map, interval_bars, line_chart
-from lora_mm.evaluation.html.document import document
-from lora_mm.evaluation.html.gallery import Answers, gallery
+from lora_mm.evaluation.html.charts import Line, render_heat_map, render_interval_bars, render_line_chart
+from lora_mm.evaluation.html.document import render_document
+from lora_mm.evaluation.html.gallery import Answers, render_gallery
 from lora_mm.evaluation.html.markup import Html, tag
-from lora_mm.evaluation.report import columns_of, notes, rows_of
+from lora_mm.evaluation.report import list_columns, list_notes, list_rows
 from lora_mm.evaluation.score import Score
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -65,11 +65,11 @@ class Page:
         Raises:
             LoraMMError: it cannot be written.
         """
-        write_whole(file, self.html())
+        write_atomically(file, self.html())
 
     def html(self) -> str:
         """The whole document; it asks nothing of any other place."""
-        return document(self.title, _STYLE, tag("main", self._header(), self._scores(), self._training(),
+        return render_document(self.title, _STYLE, tag("main", self._header(), self._scores(), self._training(),
                                                 self._routing(), self._gallery(), self._recipe()))  # fmt: skip
 
     def _header(self) -> Html:
@@ -82,26 +82,30 @@ class Page:
         figures = [(name, score.columns[headline]) for name, score in self.scores.items()]
         bars = [(name, figure.value, figure.interval) for name, figure in figures if figure.value is not None]
         scale = 100.0 if all(value <= 100 for _, value, _ in bars) else 200.0  # MME's score is of 200
-        columns = columns_of(self.scores)
+        columns = list_columns(self.scores)
         rows = [
             tag("tr", tag("th", label, scope="row"), [tag("td", cell) for cell in cells],
                 class_="counts" if counts else "main" if label == self.main.name else None)
-            for label, cells, counts in rows_of(self.scores)
+            for label, cells, counts in list_rows(self.scores)
         ]  # fmt: skip
         head = tag("tr", tag("th", ""), [tag("th", name, scope="col") for name in columns])
         table = tag("table", tag("thead", head), tag("tbody", rows))
-        said = [*(self.comparison.sentences() if self.comparison else []), *notes(self.scores)]
+        said = [*(self.comparison.sentences() if self.comparison else []), *list_notes(self.scores)]
         return tag(
             "section",
             tag("h2", self.table),
-            tag("div", interval_bars(bars, main=self.main.name, scale=scale), class_="headline") if bars else None,
+            tag("div", render_interval_bars(bars, main=self.main.name, scale=scale), class_="headline")
+            if bars
+            else None,
             tag("div", table, class_="wide"),
             [tag("p", line, class_="note") for line in said],
         )
 
     def _training(self) -> Html | None:
         charts = [
-            line_chart(Line(title, [(e["step"], e[key] * factor) for e in self.history if key in e], unit, smooth))
+            render_line_chart(
+                Line(title, [(e["step"], e[key] * factor) for e in self.history if key in e], unit, smooth)
+            )
             for key, (title, unit, factor, smooth) in _CURVES.items()
         ]
         charts = [chart for chart in charts if chart]
@@ -114,7 +118,7 @@ class Page:
         for one in self.routing:
             columns = [(kind, len(one.weights[0][n])) for n, kind in enumerate(one.modalities)]
             cells = [[weight for kind in layer for weight in kind] for layer in one.weights]
-            svg = heat_map(columns, [str(layer) for layer in one.layers], cells)
+            svg = render_heat_map(columns, [str(layer) for layer in one.layers], cells)
             caption = tag("figcaption", one.title, tag("span", one.meaning, class_="last"))
             figures.append(tag("figure", caption, tag("div", svg, class_="wide"), class_="routing"))
         about = "Rows are layers. Columns are experts, for each kind of sample; a row's weights for a kind sum to 1."
@@ -124,7 +128,7 @@ class Page:
     def _gallery(self) -> Html:
         about = "Every n-th question of each kind, in the order of the split; pictures are made small."
         return tag("section", tag("h2", "Answers"), tag("p", about, class_="note"),
-                   gallery(self.examples, self.main, self.against))  # fmt: skip
+                   render_gallery(self.examples, self.main, self.against))  # fmt: skip
 
     def _recipe(self) -> Html | None:
         if not self.recipe:

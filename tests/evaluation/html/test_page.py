@@ -17,7 +17,7 @@ from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.data.example import Example, Turn
 from lora_mm.errors import LoraMMError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.compare import compare
+from lora_mm.evaluation.compare import compare_answers
 from lora_mm.evaluation.html import gallery
 from lora_mm.evaluation.html.gallery import Answers
 from lora_mm.evaluation.html.markup import printable
@@ -55,7 +55,7 @@ def page(count: int = 40, side: int = 64, text: str = "red") -> Page:
         examples=examples,
         main=Answers("adapter", sides[0]),
         against=Answers(text, sides[1]),
-        comparison=compare(("adapter", text), *sides),
+        comparison=compare_answers(("adapter", text), *sides),
         history=history,
         routing=[routing],
         recipe=text,
