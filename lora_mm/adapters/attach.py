@@ -14,6 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from lora_mm.adapters.config import ROUTED, RoutedConfig
+from lora_mm.adapters.kernel_choice import HasKernelChoice, set_kernels
 from lora_mm.adapters.layers import RoutedLayer, Site
 from lora_mm.adapters.peft_lora import group_shared_inputs, register_fused_layers
 from lora_mm.adapters.placement import Placement, parse_placement
@@ -21,9 +22,10 @@ from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.targets import Target, resolve_targets
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import find_part_modules, get_anatomy, list_modalities
+from lora_mm.ops.kernel_choice import Kernels
 
 
-class RoutedModel(BaseTuner):
+class RoutedModel(BaseTuner, HasKernelChoice):
     """The PEFT tuner: replaces the modules that the placements name by :class:`RoutedLayer`."""
 
     prefix = "routed_"
@@ -77,6 +79,7 @@ class RoutedModel(BaseTuner):
             first=self.first_layers.get(shared),
             residual=norm.get_base_layer() if isinstance(norm, RoutedLayer) else norm,
         )
+        layer.kernels = self.kernels
         layer.update_layer(adapter_name, item, site)
         self.first_layers.setdefault(shared, layer)
         if layer is not target:
@@ -118,6 +121,7 @@ def attach(
     *,
     train: Iterable[str] = (),
     adapter_name: str = "default",
+    kernels: Kernels = "auto",
 ) -> peft.PeftModel:
     """Freeze ``model`` and put adapters on it.
 
@@ -127,6 +131,8 @@ def attach(
             Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
         train: parts to train whole beside the adapters, such as ``connector``.
         adapter_name: PEFT's name for the adapter.
+        kernels: form of the adapters' operations: ``torch``, ``triton`` where it can run, or ``auto``: Triton where it
+            was measured to be faster. It belongs to this model, and adapters added to it later follow it.
 
     Returns:
         A ``PeftModel``; at this point it computes exactly what ``model`` did. Save and load it as any other.
@@ -152,6 +158,7 @@ def attach(
     together = _readers(resolve_targets(model, placements)) if isinstance(config, peft.LoraConfig) else {}
     adapted = peft.get_peft_model(model, config, adapter_name=adapter_name)
     group_shared_inputs(model, together)
+    set_kernels(adapted, kernels)
     return adapted
 
 
@@ -193,7 +200,7 @@ def find_idle_experts(model: peft.PeftModel, adapter_name: str = "default") -> d
     busy: dict[tuple[str, int], torch.Tensor] = {}
     for layer in model.modules():
         if isinstance(layer, RoutedLayer) and adapter_name in layer.placements:
-            moved = layer.routed_B[adapter_name].flatten(1).any(dim=1)
+            moved = layer.routed_up[adapter_name].weight.flatten(1).any(dim=1)
             kind = layer.placements[adapter_name].method, len(moved)
             busy[kind] = busy.get(kind, torch.zeros_like(moved)) | moved
     idle = {method: (~moved).nonzero().flatten().tolist() for (method, _), moved in busy.items()}

@@ -48,11 +48,11 @@ def measure_routing(model: Any, asked: Batches) -> list[RoutingMap]:
     by_token = {
         path: layer
         for path, layer in layers.items()
-        if spots[path].placement.row.router == "token" and "default" in layer.routed_R
+        if spots[path].placement.row.router == "token" and "default" in layer.routed_router
     }
     maps = []
     for title, paths in _grouped(by_modality, spots).items():
-        tables = [by_modality[path].routing_table("default").detach().float().tolist() for path in paths]
+        tables = [by_modality[path].compute_routing_table("default").detach().float().tolist() for path in paths]
         known = list_modalities(base) if len(tables[0]) > 1 else ("image",)
         maps.append(_map(base, spots, title, paths, known, tables, "weight of each expert"))
     if by_token:
@@ -93,13 +93,13 @@ def _token_shares(
 ) -> dict[str, list[float]]:
     """Path → the share of all choices of experts that went to each, padding left out."""
     model.eval()
-    mixtures = {path: layer.mixtures["default"] for path, layer in layers.items()}
-    before = {path: mixture.taken() for path, mixture in mixtures.items()}
+    mixtures = {path: layer.token_routers["default"] for path, layer in layers.items()}
+    before = {path: mixture.take_usage() for path, mixture in mixtures.items()}
     for batch in batches:
         model(**move_batch(model, batch), logits_to_keep=1, use_cache=False)
     found = {}
     for path, mixture in mixtures.items():
-        use = mixture.taken().double()
+        use = mixture.take_usage().double()
         found[path] = (use / use.sum()).tolist()
-        mixture.use = before[path].to(mixture.use.device)  # as if nobody had looked
+        mixture.usage = before[path].to(mixture.usage.device)  # as if nobody had looked
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lora_mm.adapters.layers import RoutedLayer, feature_sizes
+from lora_mm.adapters.layers import RoutedLayer, get_feature_sizes
 from lora_mm.adapters.placement import Placement
 from lora_mm.adapters.support import find_obstacle, list_methods
 from lora_mm.errors import InputError
@@ -85,7 +85,7 @@ def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
         raise InputError(f"{item} matches no module of this model: {looked}.")
     for path in targets:
         module = model.get_submodule(path)
-        width = feature_sizes(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
+        width = get_feature_sizes(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
         if width % (item.groups or 1):
             raise InputError(f"{item}: groups {item.groups} must divide the layer's width, {width}.")
     return targets

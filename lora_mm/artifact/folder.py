@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_mm.adapters.attach import train_whole_in_fp32
+from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.models.anatomy import get_anatomy
 from lora_mm.models.loading import Base
+from lora_mm.ops.kernel_choice import Kernels
 
 Mismatch = Literal["base", "inputs"]
 """What an adapter may knowingly be loaded against: another base than its own, or inputs prepared otherwise."""
@@ -77,6 +79,7 @@ def load_adapter(
     *,
     onto: peft.PeftModel | None = None,
     accept: Collection[Mismatch] = (),
+    kernels: Kernels = "auto",
 ) -> peft.PeftModel:
     """Put the adapter in ``folder`` on ``base``, ready for inference, under PEFT's ``name`` for it.
 
@@ -85,6 +88,7 @@ def load_adapter(
         onto: ``base`` with adapters of the same PEFT type, to add this one to; which is active stays as it is
             (``onto.set_adapter(name)`` switches).
         accept: mismatches that are to be warned of, not refused.
+        kernels: form of the adapters' operations (see :func:`~.attach.attach`); with ``onto`` the form of that model.
 
     Raises:
         InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, one that
@@ -97,6 +101,7 @@ def load_adapter(
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
     if onto is None:
         model = peft.PeftModel(base.model, config, adapter_name=name)
+        set_kernels(model, kernels)
     else:
         model = _beside(onto, config, name, folder)
     train_whole_in_fp32(model, name)  # as they were trained; rounded they would score otherwise

@@ -154,7 +154,10 @@ def _models(
         base = collator = model = None
         base = load_recipe_base(contender.recipe)
         collator = make_base_collator(contender.recipe, base)
-        model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
+        if contender.adapter is None:
+            model = base.model
+        else:
+            model = load_adapter(base, contender.adapter, accept=accept, kernels=contender.recipe.base.kernels)
         if contender.origin:
             say(f"Adapter {contender.origin}.")
         say(f"Base {base.name}: {format_memory(model)}.")

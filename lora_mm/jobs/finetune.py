@@ -106,7 +106,7 @@ def finetune(
     console.print(_tokens_line(prepared), highlight=False)
 
     set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
-    model = attach(base.model, recipe.adapters, train=recipe.train)
+    model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
     train_whole_in_fp32(model)
     broadcast_weights(model)
     console.print(make_parts_table(model))

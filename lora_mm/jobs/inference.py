@@ -142,7 +142,7 @@ def load_adapted(
     loaded: dict[str, tuple[str, Collator]] = {}
     for number, (name, folder) in enumerate(folders.items()):
         inner = f"adapter{number:03}"  # PEFT takes no dot in a name, and no name that another begins with
-        model = load_adapter(base, folder, inner, onto=model, accept=accept)
+        model = load_adapter(base, folder, inner, onto=model, accept=accept, kernels=first.base.kernels)
         loaded[name] = inner, make_base_collator(recipes[name], base)
     assert model is not None
     return AdaptedModel(base, model, loaded, bare)

@@ -32,6 +32,7 @@ from lora_mm.merging.drift import Drift, compute_probe_logits, format_drift, mea
 from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import list_modalities
 from lora_mm.models.loading import Base, Dtype, get_default_device
+from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.recipe.sections import Recipe
 
 MergeFormat = Literal["model", "lora"]
@@ -155,7 +156,7 @@ def _write(
     """Write the merged weights, and ask the adapted and the bare base the probes."""
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    model = load_adapters(base, adapters)
+    model = load_adapters(base, adapters, recipe.base.kernels)
     changed = collect_changes(model, modality)
     routed = routes_by_modality([load_peft_config(adapter) for adapter in adapters])
     probes = make_probes(recipe, collator, [modality] if routed and modality else list_modalities(model)[:2])
@@ -173,13 +174,19 @@ def _write(
     return _Asked(probes, adapted, bare, base.model.get_memory_footprint())
 
 
-def load_adapters(base: Base, folders: Sequence[Path]) -> nn.Module:
-    """``base.model`` with the adapters of all ``folders`` in it, all active, in this order."""
+def load_adapters(base: Base, folders: Sequence[Path], kernels: Kernels = "auto") -> nn.Module:
+    """Load the adapters of all ``folders`` into ``base.model``, all active, in this order.
+
+    Args:
+        base: gets the adapters.
+        folders: of the adapters.
+        kernels: form of the adapters' operations.
+    """
     names = [f"adapter{number}" for number in range(len(folders))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there are adapters on the model already: so there are
         for name, folder in zip(names, folders, strict=True):
-            load_adapter(base, folder, name)
+            load_adapter(base, folder, name, kernels=kernels)
     for module in base.model.modules():
         if isinstance(module, BaseTunerLayer):
             module.set_adapter(names)

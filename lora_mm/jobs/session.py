@@ -20,7 +20,6 @@ from lora_mm.models.loading import (
     load_base_config,
     load_base_processor,
 )
-from lora_mm.ops import dispatch as kernels
 from lora_mm.recipe.sections import Recipe
 
 
@@ -47,12 +46,11 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
-    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels.
+    """The recipe's base, on the GPU if there is one.
 
     ``weights``: see :func:`~lora_mm.models.loading.load_base`.
     """
     section = recipe.base
-    kernels.choose(section.kernels)
     base = load_base(
         section.model,
         revision=section.revision,

@@ -232,10 +232,10 @@ def _updates(layer: nn.Module, modality: int) -> list[tuple[LowRankUpdate, bool]
 
 def _routed(layer: RoutedLayer, name: str, modality: int) -> LowRankUpdate:
     """The update of adapter ``name`` for one modality: the layer's own, run on unit vectors in rank space."""
-    tensors: dict[str, Any] = layer._tensors(name)
-    weights = layer._scales(name)
+    tensors: dict[str, Any] = layer.get_update_options(name)
+    weights = layer.get_learned_scale(name)
     if layer.placements[name].row.router == "modality":
-        table = layer.routing_table(name)
+        table = layer.compute_routing_table(name)
         chosen = table[modality if len(table) > 1 else 0]  # a vision tower: whatever it sees is a picture
         weights = chosen if weights is None else chosen * weights
     down, down_bias, up_bias = tensors["down"], tensors["down_bias"], tensors["up_bias"]

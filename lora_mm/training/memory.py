@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.errors import LoraMMError
 from lora_mm.models.weightless import count_usage
-from lora_mm.ops import dispatch as kernels
 from lora_mm.training.loss import compute_answer_loss
 
 
@@ -42,16 +42,13 @@ def measure_step(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpoint
     Raises:
         Unforeseen: for a model that asks its activations for data.
     """
-    chosen = kernels.chosen()
-    kernels.choose("torch")
+    set_kernels(model, "torch")  # no kernel runs without data
     try:
         return _use(model, batch, gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:  # whatever an operation that needs data raises without
         raise CannotEstimateError(
             f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}"
         ) from error
-    finally:
-        kernels.choose(chosen)
 
 
 def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUsage:

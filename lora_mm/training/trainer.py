@@ -22,8 +22,6 @@ from lora_mm.training.gradients import average_gradients
 from lora_mm.training.loss import compute_answer_loss
 from lora_mm.training.meter import Meter
 
-_NO_DECAY = ("routed_a", "routed_b", "routed_c", "bias")
-
 
 class AdapterTrainer(Trainer):
     """The Trainer for adapters.
@@ -51,7 +49,7 @@ class AdapterTrainer(Trainer):
             self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.mixtures = find_token_routers(self.model)
         for mixture in self.mixtures:  # its gradient is added once a batch, and batches are accumulated
-            mixture.weight /= self.args.gradient_accumulation_steps
+            mixture.balance_weight /= self.args.gradient_accumulation_steps
 
     def take_up(self, checkpoint: Path) -> bool:
         """Put a run's last checkpoint in place of training; False, and nothing done, where it is not the last.
@@ -70,7 +68,7 @@ class AdapterTrainer(Trainer):
         if "loss" in logs:
             logs |= self.meter.read(self.state.global_step)
         if self.mixtures and "loss" in logs:
-            use = torch.stack([mixture.taken().float() for mixture in self.mixtures])
+            use = torch.stack([mixture.take_usage().float() for mixture in self.mixtures])
             shares = use / use.sum(dim=-1, keepdim=True).clamp(min=1)
             logs["expert_share_min"], logs["expert_share_max"] = shares.min().item(), shares.max().item()
             balances = [mixture.balance for mixture in self.mixtures if mixture.balance is not None]
@@ -126,7 +124,7 @@ class AdapterTrainer(Trainer):
         return [
             name
             for name, parameter in model.named_parameters()
-            if parameter.dim() > 1 and not any(step in _NO_DECAY for step in name.split("."))
+            if parameter.dim() > 1 and not name.endswith(".bias")  # the experts' biases are stacked: [experts, width]
         ]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -303,16 +303,16 @@ def test_all_experts_at_once_are_the_dense_mixture(family: str) -> None:
     routed[roles[0]].register_forward_hook(lambda _, args, out: seen.update(read=args[0]))
     routed["down"].register_forward_hook(lambda _, args, out: seen.update(given=out))
     logits(model, family_batch(family))
-    router = next(one.routed_R["default"] for one in routed.values() if "default" in one.routed_R)
+    router = next(one.routed_router["default"].weight for one in routed.values() if "default" in one.routed_router)
     weights = (seen["read"] @ router.T).softmax(dim=-1)
     expected = torch.zeros_like(seen["given"])
     with torch.no_grad():
         for expert in range(experts):
             twin = copy.deepcopy(base.get_submodule(layer))
             for role, path in paths.items():
-                down = routed[role].routed_A["default"][expert * rank : (expert + 1) * rank]
+                down = routed[role].routed_down["default"].weight[expert * rank : (expert + 1) * rank]
                 twin.get_submodule(path.removeprefix(f"{layer}.")).weight += (
-                    routed[role].routed_B["default"][expert] @ down
+                    routed[role].routed_up["default"].weight[expert] @ down
                 )
             run = twin.mlp if hasattr(twin, "mlp") else lambda x, of=twin: of.fc2(of.activation_fn(of.fc1(x)))
             expected += weights[..., expert, None] * run(seen["read"])

@@ -34,7 +34,7 @@ ADAPTERS = {
     "idefics3": [*LANGUAGE, CROPS, {"method": "mma", "part": "vision", "at": "attn", "rank": 4, "dropout": 0}],
     "qwen2_5_vl": [*LANGUAGE, TOWER],
 }
-METHODS = {"routed_modality", "routed_R", "routed_A", "routed_B"}
+METHODS = {"routed_modality", "routed_router", "routed_down", "routed_up"}
 
 
 def load(folder: Path) -> Base:

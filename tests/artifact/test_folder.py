@@ -131,8 +131,8 @@ def test_another_base_is_refused_by_name_and_fingerprint(folder: Path, tmp_path:
 
 def test_missing_unexpected_and_misshapen_tensors_are_all_named(folder: Path, base_folder: Path) -> None:
     names = sorted(load_file(folder / WEIGHTS))
-    missing = next(name for name in names if "routed_A" in name)
-    misshapen = next(name for name in names if "routed_B" in name)
+    missing = next(name for name in names if "routed_down.weight" in name)
+    misshapen = next(name for name in names if "routed_up.weight" in name)
 
     def change(tensors: dict[str, Tensor]) -> None:
         del tensors[missing]
@@ -303,8 +303,8 @@ def test_in_16_bits_it_is_half_as_large_and_loads_to_what_is_in_the_file(
 
 def test_a_value_that_16_bits_cannot_hold_is_refused_by_its_tensor(base_folder: Path) -> None:
     model = lora_mm.attach(load_base(str(base_folder)).model, "mma")
-    next(p for name, p in model.named_parameters() if "routed_B" in name).data[0, 0] = 1e6
-    with pytest.raises(LoraMMError, match=r"save_dtype: .*routed_B.* too large for torch.float16; take bfloat16"):
+    next(p for name, p in model.named_parameters() if "routed_up" in name).data[0, 0] = 1e6
+    with pytest.raises(LoraMMError, match=r"save_dtype: .*routed_up.* too large for torch.float16; take bfloat16"):
         round_adapter_weights(model, torch.float16)
     round_adapter_weights(model, torch.bfloat16)
 

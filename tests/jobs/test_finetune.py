@@ -469,7 +469,7 @@ def test_crops_and_experts_in_one_run(base_folder: Path, scienceqa_folder: Path,
         assert 0 <= entry["expert_share_min"] <= 0.25 <= entry["expert_share_max"] <= 0.5
         assert 0.9 < entry["expert_balance"] < 4
     weights = load_file(tmp_path / "run" / WEIGHTS)
-    assert all(value.any() for name, value in weights.items() if "routed_B" in name), "every expert moved"
+    assert all(value.any() for name, value in weights.items() if "routed_up.weight" in name), "every expert moved"
     again = asked(tmp_path / "run")
     assert again.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
 

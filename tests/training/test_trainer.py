@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoProcessor, TrainingArguments
 
 import lora_mm
+from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
@@ -80,10 +81,13 @@ def test_weights_decay_and_biases_and_vectors_do_not(
     decays: dict[float, set[str]] = {}
     for group in trainer.optimizer.param_groups:
         decays.setdefault(group["weight_decay"], set()).update(names[id(p)] for p in group["params"])
-    kinds = {decay: {name.split(".")[-2] for name in found if ".routed_" in name} for decay, found in decays.items()}
+    kinds = {
+        decay: {name.partition(".routed_")[2].replace(".default", "") for name in found if ".routed_" in name}
+        for decay, found in decays.items()
+    }
     assert kinds == {
-        0.5: {"routed_A", "routed_B", "routed_R", "routed_modality"},
-        0.0: {"routed_a", "routed_b", "routed_c"},
+        0.5: {"down.weight", "up.weight", "router.weight", "modality.weight"},
+        0.0: {"down.bias", "up.bias", "router.bias"},
     }
     whole = {
         decay: {name.split(".")[-1] for name in found if "modules_to_save" in name} for decay, found in decays.items()
@@ -99,15 +103,17 @@ def test_a_tensor_cut_off_from_the_loss_stops_the_run_and_is_named(
     adapted.get_submodule(LAST_NORM).register_forward_hook(lambda _, __, output: output.detach())
     with pytest.raises(LoraMMError, match=r"After step 1, 6 trained tensors have had no gradient") as error:
         trainer_of(adapted, pictured).train()
-    assert f"{LAST_NORM}.routed_A.default" in str(error.value)
+    assert f"{LAST_NORM}.routed_down.default.weight" in str(error.value)
     assert "and 3 more" in str(error.value)
 
 
 def test_an_unused_tensor_stops_the_run_and_is_named(
     adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
-    adapted.get_submodule(LAST_NORM).routed_A["stray"] = nn.Parameter(torch.zeros(2))
-    with pytest.raises(LoraMMError, match=f"1 trained tensors have had no gradient: {LAST_NORM}.routed_A.stray"):
+    adapted.get_submodule(LAST_NORM).routed_down["stray"] = AdapterWeight(torch.zeros(2))
+    with pytest.raises(
+        LoraMMError, match=f"1 trained tensors have had no gradient: {LAST_NORM}.routed_down.stray.weight"
+    ):
         trainer_of(adapted, texts).train()
 
 
@@ -133,7 +139,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
     with torch.no_grad():
-        adapted.get_submodule(LAST_NORM).routed_B["default"].fill_(float("inf"))
+        adapted.get_submodule(LAST_NORM).routed_up["default"].weight.fill_(float("inf"))
     with pytest.raises(LoraMMError, match=r"The loss is nan at step 1; .*training.learning_rate"):
         trainer_of(adapted, texts).train()
 
