@@ -29,7 +29,7 @@ def test_saved_answers_come_back(tmp_path_factory: pytest.TempPathFactory, answe
 
 def test_lines_say_right_or_wrong_or_that_nothing_was_read(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    save_answers(file, [Answer(str(n), "é", ("x",), worth) for n, worth in enumerate((1.0, 0.0, 0.3, None))])
+    save_answers(file, [Answer(str(n), "é", ("x",), credit) for n, credit in enumerate((1.0, 0.0, 0.3, None))])
     lines = file.read_text(encoding="utf-8").splitlines()
     assert lines[0] == '{"id": "0", "prediction": "é", "references": ["x"], "right": true, "choice": null}'
     assert ['"right": false' in lines[1], '"right": 0.3' in lines[2], '"right": null' in lines[3]] == [True] * 3
@@ -40,7 +40,7 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "answers.jsonl"
     save_answers(file, [Answer("1", "x", ("x",), 1.0)])
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(InputError, match=r"answers.jsonl, line 2: is no saved answer"):
+    with pytest.raises(InputError, match=r"answers.jsonl, line 2: not a saved answer"):
         load_answers(file)
     with pytest.raises(InputError, match="cannot be read"):
         load_answers(tmp_path / "none.jsonl")

@@ -26,7 +26,7 @@ def scored(name: str, examples: list[Example], said: list[str]) -> Score:
 
 
 def worth(name: str, example: Example, said: str) -> float | None:
-    return judge(METRICS[name], example, said).worth
+    return judge(METRICS[name], example, said).credit
 
 
 # --- worth of one answer -----------------------------------------------------------------------------------------

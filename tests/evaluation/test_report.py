@@ -11,13 +11,13 @@ from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.evaluation.score import Score, Tally
 
 
-def score(correct: float, total: int, *, images: int | None = None, expected: bool = False, **counts: Any) -> Score:
-    columns = {name: Tally(correct, total, expected) for name in OFFICIAL_COLUMNS}
+def score(correct: float, total: int, *, images: int | None = None, is_expectation: bool = False, **counts: Any) -> Score:
+    columns = {name: Tally(correct, total, is_expectation) for name in OFFICIAL_COLUMNS}
     return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
 
 
 SCORES = {
-    "random choice": score(400.5, 1000, expected=True),
+    "random choice": score(400.5, 1000, is_expectation=True),
     "frozen base": score(421, 1000, unparsed=37),
     "adapter": score(1000, 1000, unparsed=0),
 }
@@ -60,7 +60,7 @@ def test_uneven_coverage_is_said() -> None:
         "mine: not the official score. Problems without a prediction, not counted: 12; "
         "predictions for no problem of the split: 3."
     )
-    assert list_notes({"random choice": score(1, 2, expected=True)}) == []
+    assert list_notes({"random choice": score(1, 2, is_expectation=True)}) == []
 
 
 def test_json_holds_the_tables_own_digits() -> None:

@@ -13,7 +13,7 @@ from lora_mm.evaluation.score import (
     Measure,
     Score,
     Tally,
-    bootstrap_interval,
+    compute_bootstrap_interval,
     compute_wilson_interval,
     resample_counts,
     resample_means,
@@ -58,7 +58,7 @@ def test_a_known_interval() -> None:
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
     rng = random.Random(0)
     values = [rng.choice((0, 0.3, 0.6, 0.9, 1)) for _ in range(500)]
-    low, high = bootstrap_interval(values) or (0, 0)
+    low, high = compute_bootstrap_interval(values) or (0, 0)
     half = 1.96 * np.std(values) / np.sqrt(len(values))
     assert low == pytest.approx(np.mean(values) - half, abs=0.01)
     assert high == pytest.approx(np.mean(values) + half, abs=0.01)
@@ -66,9 +66,9 @@ def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
 
 def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     values = [n / 97 for n in range(97)]
-    assert bootstrap_interval(values) == bootstrap_interval(list(values))
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    assert bootstrap_interval([]) is None
+    assert compute_bootstrap_interval(values) == compute_bootstrap_interval(list(values))
+    assert compute_bootstrap_interval(values, seed=1) != compute_bootstrap_interval(values, seed=2)
+    assert compute_bootstrap_interval([]) is None
 
 
 def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
@@ -91,7 +91,7 @@ def test_a_function_of_counts_that_is_a_share_has_nearly_wilsons_interval() -> N
 
 
 def test_an_expectation_and_an_empty_column_have_no_interval() -> None:
-    assert Tally(5, 10, expected=True).interval is None
+    assert Tally(5, 10, is_expectation=True).interval is None
     assert Tally(0, 0).interval is None
     assert Tally(5, 10).as_dict()["interval"] == [23.66, 76.34]
     assert Measure(None, 3).text == "–"
@@ -100,5 +100,5 @@ def test_an_expectation_and_an_empty_column_have_no_interval() -> None:
 
 def test_a_headline_is_the_first_column_unless_said() -> None:
     columns = {"a": Tally(1, 2), "b": Tally(1, 3)}
-    assert Score(columns).main == "a"
-    assert Score(columns, headline="b").main == "b"
+    assert Score(columns).headline_column == "a"
+    assert Score(columns, headline="b").headline_column == "b"

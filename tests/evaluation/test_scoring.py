@@ -81,7 +81,7 @@ def test_open_questions_are_written_and_matched(recipe: Any, collator: Collator,
     wanted = [Example(e.id, e.prompt, "red", e.images, references=(written[e.id] if int(e.id) < 4 else "no such",))
               for e in asked]  # fmt: skip
     found = score_model(tiny_model(), collator, recipe(), wanted, ignore_progress("", 0))
-    assert [answer.right for answer in found.answers] == [int(e.id) < 4 for e in asked]
+    assert [answer.correct for answer in found.answers] == [int(e.id) < 4 for e in asked]
     assert found.score.columns["accuracy"].value == pytest.approx(400 / 7)
 
 
@@ -91,7 +91,7 @@ def test_choices_that_are_written_count_as_unparsed_where_none_is_named(
     asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
     found = score_model(tiny_model(), collator, recipe(answer="generate"), asked, ignore_progress("", 0))
     assert found.score.unparsed == 7, "a random model names none"
-    assert all(answer.worth is None and answer.choice is None for answer in found.answers)
+    assert all(answer.credit is None and answer.choice is None for answer in found.answers)
     assert found.score.columns["accuracy"].value == 0
 
 
