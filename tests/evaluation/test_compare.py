@@ -1,4 +1,4 @@
-"""Paired tests: exact where answers are right or wrong, and of the same questions only."""
+"""Paired tests: exact where answers are right or wrong, and only on the same questions."""
 
 from math import comb
 
@@ -42,7 +42,7 @@ def test_right_and_wrong_are_counted_and_tested_exactly() -> None:
     assert found.as_dict()["right"] == {"both": 1, "only_first": 6, "only_second": 1, "neither": 2}
 
 
-def test_shares_are_tested_by_a_paired_bootstrap() -> None:
+def test_partial_credit_is_tested_by_a_paired_bootstrap() -> None:
     alike = compare_answers(("a", "b"), answers([0.3, 0.6] * 30), answers([0.6, 0.3] * 30))
     assert alike.test == "paired bootstrap"
     assert alike.p > 0.5
@@ -59,7 +59,7 @@ def test_a_model_against_itself_differs_in_nothing() -> None:
     assert compare_answers(("a", "b"), shares, shares).p == 1
 
 
-def test_the_order_of_answers_changes_nothing_but_the_questions_must_be_the_same() -> None:
+def test_the_order_of_answers_does_not_matter_but_the_questions_must_be_the_same() -> None:
     first, second = answers([1, 0, 1]), answers([0, 0, 1])
     assert compare_answers(("a", "b"), first, second[::-1]) == compare_answers(("a", "b"), first, second)
     with pytest.raises(InputError, match="different questions: 1 differ, such as 2"):

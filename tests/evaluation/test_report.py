@@ -1,4 +1,4 @@
-"""Score tables: official order, counts where they differ, a dash for empty columns, the same facts in every form."""
+"""Score tables: official order, counts where they differ, a dash for empty columns, the same in every form."""
 
 import io
 import json
@@ -11,7 +11,9 @@ from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.evaluation.score import Score, Tally
 
 
-def score(correct: float, total: int, *, images: int | None = None, is_expectation: bool = False, **counts: Any) -> Score:
+def score(
+    correct: float, total: int, *, images: int | None = None, is_expectation: bool = False, **counts: Any
+) -> Score:
     columns = {name: Tally(correct, total, is_expectation) for name in OFFICIAL_COLUMNS}
     return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
 
@@ -53,7 +55,7 @@ def test_counts_are_shown_again_where_they_differ() -> None:
     assert [line.split()[0] for line in lines[2:7]] == ["problems", "one", "two", "problems", "three"]
 
 
-def test_uneven_coverage_is_said() -> None:
+def test_uneven_coverage_is_noted() -> None:
     [_, unparsed, coverage] = list_notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
     assert "mine 0" in unparsed
     assert coverage == (
@@ -64,11 +66,11 @@ def test_uneven_coverage_is_said() -> None:
 
 
 def test_json_holds_the_tables_own_digits() -> None:
-    told = json.loads(json.dumps(scores_to_dict(SCORES)))
-    average = told["frozen base"]["columns"]["AVG"]
+    values = json.loads(json.dumps(scores_to_dict(SCORES)))
+    average = values["frozen base"]["columns"]["AVG"]
     assert average == {"accuracy": 42.1, "correct": 421, "total": 1000, "interval": [39.08, 45.18]}
-    assert told["frozen base"]["unparsed"] == 37
-    assert told["random choice"]["unparsed"] is None
+    assert values["frozen base"]["unparsed"] == 37
+    assert values["random choice"]["unparsed"] is None
 
 
 def test_markdown_is_a_github_table() -> None:

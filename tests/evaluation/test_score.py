@@ -1,4 +1,4 @@
-"""Intervals hold what they say, and figures say where they come from."""
+"""Intervals against their definitions, and the figures of a table."""
 
 import random
 from fractions import Fraction
@@ -32,7 +32,7 @@ def test_wilson_lies_around_the_share_and_inside_0_to_100(drawn: tuple[int, int]
 
 
 @given(counts)
-def test_wilson_is_a_mirror(drawn: tuple[int, int]) -> None:
+def test_wilson_is_symmetric(drawn: tuple[int, int]) -> None:
     correct, total = drawn
     low, high = compute_wilson_interval(correct, total)
     other_low, other_high = compute_wilson_interval(total - correct, total)
@@ -40,8 +40,8 @@ def test_wilson_is_a_mirror(drawn: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("share", [Fraction(1, 20), Fraction(1, 3), Fraction(9, 10)])
-def test_wilson_holds_the_truth_about_95_times_in_100(share: Fraction) -> None:
-    """Exactly summed over all outcomes of 200 questions, not drawn."""
+def test_wilson_covers_the_truth_95_times_in_100(share: Fraction) -> None:
+    """Summed over all outcomes of 200 questions, not sampled."""
     total, p = 200, float(share)
     held = sum(
         comb(total, k) * p**k * (1 - p) ** (total - k)
@@ -72,7 +72,7 @@ def test_the_bootstrap_depends_on_its_seed_alone() -> None:
 
 
 def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
-    """The multinomial short cut against the plain draw: mean and spread of 20,000 resamples."""
+    """The multinomial draw against drawing indices: mean and spread of 20,000 resamples."""
     values = np.array([0.0] * 3 + [0.5] * 2 + [1.0] * 5)
     rng = np.random.default_rng(5)
     plain = values[rng.integers(0, len(values), (20_000, len(values)))].mean(axis=1)
@@ -98,7 +98,7 @@ def test_an_expectation_and_an_empty_column_have_no_interval() -> None:
     assert Measure(None, 3).as_dict() == {"value": None, "total": 3, "interval": None}
 
 
-def test_a_headline_is_the_first_column_unless_said() -> None:
+def test_the_headline_is_the_first_column_by_default() -> None:
     columns = {"a": Tally(1, 2), "b": Tally(1, 3)}
     assert Score(columns).headline_column == "a"
     assert Score(columns, headline="b").headline_column == "b"
