@@ -1,5 +1,6 @@
 """The JSON schema accepts what recipes say, and describes every key."""
 
+import inspect
 import json
 import re
 from typing import Any
@@ -60,35 +61,27 @@ def test_the_schema_offers_methods_and_extends() -> None:
     assert "Attributes" not in json.dumps(schema)
 
 
-def described_keys() -> list[tuple[str, str, dict[str, Any]]]:
-    """Section, key and schema of each key of a recipe file."""
+def test_every_key_has_a_description_that_reads_alone() -> None:
     schema = file_schema()
-    sections = {"Recipe": schema, **schema["$defs"]}
-    return [(name, key, node) for name, section in sections.items() for key, node in section["properties"].items()]
-
-
-@pytest.mark.parametrize(("section", "key", "node"), described_keys(), ids=lambda value: str(value)[:30])
-def test_every_key_has_a_description(section: str, key: str, node: dict[str, Any]) -> None:
-    if "description" not in node:  # adapters: the description is that of its list of placements
-        node = next(option for option in node["anyOf"] if "description" in option and "items" in option)
-    assert node["description"], f"{section}.{key}"
-    if section != "Placement":  # whose descriptions follow the style of its own package
-        assert node["description"][0].isupper() or node["description"].startswith("``"), f"{section}.{key}"
-        assert node["description"].endswith("."), f"{section}.{key}"
+    for name, section in {"Recipe": schema, **schema["$defs"]}.items():
+        for key, node in section["properties"].items():
+            if "description" not in node:  # adapters: the description is that of its list of placements
+                node = next(option for option in node["anyOf"] if "description" in option and "items" in option)
+            description = node["description"]
+            assert description, f"{name}.{key}"
+            if name != "Placement":  # the adapters' own class
+                assert description[0].isupper() or description.startswith("``"), f"{name}.{key}"
+                assert description.endswith("."), f"{name}.{key}"
 
 
 def test_every_described_key_exists() -> None:
-    """A description of a key that was renamed would be lost without a word."""
+    """Otherwise the description of a renamed key is lost silently."""
     classes = {
         value for module in (base_section, data_section, sections) for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Section) and value is not Section
     }  # fmt: skip
     for section in classes:
-        _, _, attributes = (section.__doc__ or "").partition("Attributes:\n")
-        described = [
-            line.strip().split(":")[0]
-            for line in attributes.splitlines()
-            if line.startswith(" " * 8) and line[8] != " "
-        ]
+        _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
+        described = re.findall(r"^ {4}(\w+):", attributes, flags=re.MULTILINE)
         if described:
             assert set(described) == set(section.model_fields), section.__name__
