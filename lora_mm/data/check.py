@@ -16,8 +16,9 @@ from lora_mm.data.source import Examples, Faults, Source, find_repeated, survey_
 from lora_mm.data.splits import find_source, get_scienceqa_path, is_own_data, load_split
 from lora_mm.errors import InputError
 from lora_mm.recipe.columns import COLUMNS, OPTIONAL
+from lora_mm.recipe.data_section import SourceSection
 from lora_mm.recipe.load import load_recipe, recipe_names
-from lora_mm.recipe.sections import Recipe, SourceSection
+from lora_mm.recipe.sections import Recipe
 
 PERCENTILES = (50, 90, 99)
 

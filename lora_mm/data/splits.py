@@ -18,7 +18,8 @@ from lora_mm.hub_access import UnreachableError
 from lora_mm.pocket.cache import world_folder
 from lora_mm.pocket.plain import PLAIN_KINDS
 from lora_mm.pocket.world import WORLDS
-from lora_mm.recipe.sections import DataSection, Recipe, SourceSection
+from lora_mm.recipe.data_section import DataSection, SourceSection
+from lora_mm.recipe.sections import Recipe
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,14 @@ def test_what_is_in_both_is_refused(rows: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({}, "neither data.path nor data.sources"),
-        ({"path": "a", "sources": [{"path": "b"}]}, "data.path=a says where the rows are too"),
+        ({}, "set data.path or data.sources"),
+        ({"path": "a", "sources": [{"path": "b"}]}, "data.path=a is set too"),
         ({"path": "a", "columns": {"qestion": "x"}}, "Did you mean 'question'?"),
-        ({"path": "a", "eval_path": "b", "eval_share": 0.1}, "one of them says what is asked"),
+        ({"path": "a", "eval_path": "b", "eval_share": 0.1}, "eval_path=b is set too; use one of them"),
         ({"sources": [{"path": "b", "weight": 0}], "sampling": "weights"}, "sources with a weight above 0"),
-        ({"sources": [{"path": "b"}], "response": "short"}, "response: say it in each of sources"),
-        ({"sources": [{"path": "b", "layout": "scienceqa"}]}, "scienceqa stands alone"),
-        ({"path": "a", "streaming": True}, "say how many by train_limit and eval_limit"),
+        ({"sources": [{"path": "b"}], "response": "short"}, "response: not used with sources"),
+        ({"sources": [{"path": "b", "layout": "scienceqa"}]}, "scienceqa cannot be mixed"),
+        ({"path": "a", "streaming": True}, "needs train_limit and eval_limit"),
         ({"path": "a", "select": {"concepts": ["x"]}}, "selects nothing"),
     ],
 )

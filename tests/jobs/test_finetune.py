@@ -488,5 +488,5 @@ def test_an_expert_count_other_than_the_grids_is_refused(
 ) -> None:
     data = {"path": str(scienceqa_folder), "slicing": {"rows": 2, "columns": 3}}
     file = make_recipe(tmp_path / "grid.yaml", base_folder, scienceqa_folder, adapters=MIXED, data=data)
-    with pytest.raises(InputError, match=r"adapters.1.experts: data.slicing cuts a picture into 6 crops; give 6"):
+    with pytest.raises(InputError, match=r"adapters.1.experts: data.slicing cuts a picture into 6 crops; use 6"):
         load_recipe(str(file))
