@@ -1,4 +1,4 @@
-"""What the pocket base learns from which adapter, at equal steps: the README's tables.
+"""What the pocket base learns from which adapter, at equal steps: the tables of the ScienceQA guide.
 
     python benchmarks/variants.py [--recipe scienceqa-pocket] [--seeds 0 1] [--output benchmarks/results/variants.md]
     python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/monkey-pocket.md
