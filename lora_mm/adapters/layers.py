@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
 from lora_mm.adapters.peft_lora import as_frozen
-from lora_mm.adapters.placement import Placement
+from lora_mm.adapters.placement import ResolvedPlacement
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.token_router import TokenRouter
 from lora_mm.errors import InputError
@@ -58,7 +58,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.signal = signal
-        self.placements: dict[str, Placement] = {}
+        self.placements: dict[str, ResolvedPlacement] = {}
         self.shared: dict[str, nn.ParameterDict] = {}
         self.mixtures: dict[str, TokenRouter] = {}
         self.roles: dict[str, str] = {}
@@ -69,7 +69,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, placement: Placement, site: Site) -> None:
+    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
         """Create the parameters of one adapter: the update starts at zero, so the model starts as its base.
 
         Args:
@@ -120,7 +120,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             self.routed_modality[adapter_name] = nn.Parameter(torch.randn(site.modalities, self.in_features))
         self.shared[adapter_name] = (site.first or self).routed_modality
 
-    def _add_token_router(self, adapter_name: str, placement: Placement, site: Site) -> None:
+    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
         if site.first is not None:
             self.mixtures[adapter_name] = site.first.mixtures[adapter_name]
             return

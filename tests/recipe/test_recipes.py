@@ -142,5 +142,5 @@ def test_a_real_recipes_adapters_fit_a_tiny_model_of_its_bases_family(name: str)
     recipe = load_recipe(name)
     model = attach(family_model(FAMILY[recipe.base.model]), recipe.adapters, train=recipe.train)
     found = {item.part for item in recipe.adapters}
-    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].resolved}
+    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].targets}
     assert adapted == found
