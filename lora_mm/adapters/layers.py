@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lora_mm.adapters.kernel_choice import HasKernelChoice
 from lora_mm.adapters.norms import NormInput, find_foldable_norm
 from lora_mm.adapters.peft_lora import make_frozen_linear
-from lora_mm.adapters.placement import Placement
+from lora_mm.adapters.placement import ResolvedPlacement
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.token_router import TokenRouter
 from lora_mm.adapters.weights import AdapterWeight, AdapterWeights
@@ -63,7 +63,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         super().__init__()
         self.base_layer = base_layer
         self.signal = signal
-        self.placements: dict[str, Placement] = {}
+        self.placements: dict[str, ResolvedPlacement] = {}
         self.roles: dict[str, str] = {}
         self.modality_embeddings: dict[str, AdapterWeights] = {}
         self.token_routers: dict[str, TokenRouter] = {}
@@ -75,7 +75,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, placement: Placement, site: Site) -> None:
+    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
         """Create the weights of one adapter. The update starts at zero, so the model starts as its base.
 
         Args:
@@ -130,7 +130,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             self.routed_modality[adapter_name] = AdapterWeight(torch.randn(site.modalities, self.in_features))
         self.modality_embeddings[adapter_name] = (site.first or self).routed_modality
 
-    def _add_token_router(self, adapter_name: str, placement: Placement, site: Site) -> None:
+    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
         if site.first is not None:
             self.token_routers[adapter_name] = site.first.token_routers[adapter_name]
             return

@@ -51,7 +51,7 @@ lora-mm generate {folder} --image FILE --prompt TEXT
 """
 
 _LOAD_ROUTED = """\
-import lora_mm.adapters.attach  # without this, PEFT says: KeyError 'ROUTED'
+import lora_mm  # without it, PEFT says: KeyError 'ROUTED'
 from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "{folder}")"""

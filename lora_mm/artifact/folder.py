@@ -16,8 +16,8 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.adapters.kernel_choice import set_kernels
+from lora_mm.adapters.trained_parts import train_whole_in_fp32
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.models.anatomy import get_anatomy
@@ -95,15 +95,33 @@ def load_adapter(
             cannot stand beside those in ``onto``, and for missing, unexpected or misshapen tensors: each named.
     """
     check_adapter_folder(folder)
-    _check_mismatches(base, folder, accept)
+    check_mismatches(base, folder, accept)
+    if onto is not None:
+        return put_adapter(onto, folder, name)
+    model = put_adapter(base.model, folder, name)
+    set_kernels(model, kernels)
+    return model
+
+
+def put_adapter(model: Any, folder: Path, name: str = "default") -> peft.PeftModel:
+    """Put the adapter in ``folder`` on a model, ready for inference; every tensor is accounted for.
+
+    Args:
+        model: a transformers model, or a ``PeftModel`` with adapters of the same PEFT type, to add this one to.
+        folder: holds at least PEFT's config and the weights; nothing else in it is read.
+        name: PEFT's name for the adapter; any but those already there.
+
+    Raises:
+        InputError: for a config that cannot be read or that cannot stand beside the adapters on the model, and for
+            missing, unexpected or misshapen tensors: each named.
+    """
     config = load_peft_config(folder)
     config.inference_mode = True
     # The check of every tensor follows: PEFT itself loads what fits and says nothing of the rest.
-    if onto is None:
-        model = peft.PeftModel(base.model, config, adapter_name=name)
-        set_kernels(model, kernels)
+    if isinstance(model, peft.PeftModel):
+        model = _beside(model, config, name, folder)
     else:
-        model = _beside(onto, config, name, folder)
+        model = peft.PeftModel(model, config, adapter_name=name)
     train_whole_in_fp32(model, name)  # as they were trained; rounded they would score otherwise
     tensors = _tensors(folder / WEIGHTS)
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -144,12 +162,23 @@ def _identity(base: Base) -> dict[str, str | None]:
     return {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint}
 
 
-def _check_mismatches(base: Base, folder: Path, accept: Collection[Mismatch]) -> None:
-    """Warn of what is accepted, and raise InputError for the rest."""
+def check_mismatches(base: Base, folder: Path, accept: Collection[Mismatch]) -> None:
+    """Compare the base and how inputs are prepared with what the adapter in ``folder`` was trained on.
+
+    Args:
+        base: what the adapter is to be put on. Without fingerprint or processor, that half is not compared.
+        folder: of the adapter.
+        accept: mismatches that are warned of instead of refused.
+
+    Raises:
+        InputError: for the other mismatches, with the ways out.
+    """
     facts = read_json_object(folder / PREPROCESSING)
     found: dict[Mismatch, list[str]] = {
-        "base": _other_base(_section(facts, "base"), _identity(base)),
-        "inputs": _other_inputs(_section(facts, "inputs"), describe_preprocessing(base.processor)),
+        "base": _other_base(_section(facts, "base"), _identity(base)) if base.fingerprint else [],
+        "inputs": []
+        if base.processor is None
+        else _other_inputs(_section(facts, "inputs"), describe_preprocessing(base.processor)),
     }
     unknown = [kind for kind in accept if kind not in found]
     if unknown:

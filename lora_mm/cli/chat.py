@@ -17,7 +17,7 @@ def chat(
     """
     from lora_mm.jobs.chat import Chat, pipe, talk
     from lora_mm.jobs.inference import load_adapted
-    from lora_mm.models.loading import format_memory
+    from lora_mm.models.memory import format_memory
 
     speaker = load_adapted(adapters, overrides, accept=[item.value for item in accept])
     session = Chat(

@@ -33,7 +33,8 @@ from lora_mm.evaluation.scoring import (
     score_model,
 )
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
-from lora_mm.models.loading import check_quantization, format_memory
+from lora_mm.models.memory import format_memory
+from lora_mm.models.precision import check_quantization
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from transformers.integrations import get_available_reporting_integrations
 
 from lora_mm import distributed
-from lora_mm.adapters.attach import attach, find_idle_experts, train_whole_in_fp32
+from lora_mm.adapters.attach import attach, find_idle_experts
 from lora_mm.artifact.files import RECIPE, WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.data.collate import Collator, PreparedExamples
@@ -39,7 +39,7 @@ from lora_mm.interrupt import Interrupt
 from lora_mm.jobs.plan import format_estimate
 from lora_mm.jobs.run_folder import ADAPTER, BASE, RunResult, write_run_folder
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
-from lora_mm.models.loading import measure_memory
+from lora_mm.models.memory import measure_memory
 from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import Recipe
@@ -107,7 +107,6 @@ def finetune(
 
     set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
-    train_whole_in_fp32(model)
     broadcast_weights(model)
     console.print(make_parts_table(model))
     console.print(format_estimate(recipe, collator, prepared), highlight=False)

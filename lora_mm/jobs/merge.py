@@ -31,7 +31,8 @@ from lora_mm.merging.changes import check_mergeable, collect_changes, routes_by_
 from lora_mm.merging.drift import Drift, compute_probe_logits, format_drift, measure_drift
 from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import list_modalities
-from lora_mm.models.loading import Base, Dtype, get_default_device
+from lora_mm.models.loading import Base, get_default_device
+from lora_mm.models.precision import Dtype
 from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.recipe.sections import Recipe
 

@@ -14,12 +14,13 @@ import psutil
 import torch
 from rich.table import Table
 
-from lora_mm.adapters.attach import attach, train_whole_in_fp32
+from lora_mm.adapters.attach import attach
 from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.splits import load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
-from lora_mm.models.loading import Base, measure_memory
+from lora_mm.models.loading import Base
+from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe, TrainingSection
 from lora_mm.training.memory import CannotEstimateError, StepUsage, measure_step
 
@@ -213,7 +214,6 @@ class _Trial:
     def __init__(self, recipe: Recipe, base: Base, collator: Collator, prepared: PreparedExamples) -> None:
         with torch.device("meta"):
             self.model = attach(base.model, recipe.adapters, train=recipe.train)
-        train_whole_in_fp32(self.model)
         self.parts = {part: size for part, (_, _, size) in measure_memory(self.model).items()}
         self.checkpointing = recipe.training.gradient_checkpointing
         self._size = recipe.training.per_device_train_batch_size

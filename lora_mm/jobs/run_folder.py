@@ -20,7 +20,8 @@ from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
 from lora_mm.evaluation.score import Score
-from lora_mm.models.loading import Base, measure_memory
+from lora_mm.models.loading import Base
+from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe
 
 REPORT = "report.html"

@@ -10,16 +10,16 @@ from lora_mm.data.slicing import Slicer
 from lora_mm.data.splits import check_data_source
 from lora_mm.errors import InputError
 from lora_mm.hub_access import UnreachableError
-from lora_mm.models.anatomy import Anatomy, find_anatomy, get_anatomy
-from lora_mm.models.families import register_family
+from lora_mm.models.anatomy import find_anatomy, get_anatomy
+from lora_mm.models.families import Anatomy, register_family
 from lora_mm.models.loading import (
     Base,
-    check_quantization,
     get_default_device,
     load_base,
     load_base_config,
     load_base_processor,
 )
+from lora_mm.models.precision import check_quantization
 from lora_mm.recipe.sections import Recipe
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_mm.adapters.placement import explain_validation_error
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.recipe.sections import Recipe
+from lora_mm.validation import explain_validation_error
 
 
 def recipes_folder() -> Path:

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_loaded_in_another_process_it_computes_the_same_bitwise(base_folder: Pat
     except KeyError as error:
         print("refused:", error)
     sys.meta_path.remove(absent)
-    import lora_mm.adapters.attach
+    import lora_mm
     answer("routed")
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(base_folder), str(tmp_path)]
@@ -370,7 +371,7 @@ def test_two_batches_before_one_backward_keep_their_own_routing_when_recomputed(
     for checkpointing in (False, True):
         model = adapted("block").train()
         for layer in routed_layers(model):
-            layer.placements["default"].dropout = 0.0
+            layer.placements["default"] = replace(layer.placements["default"], dropout=0.0)
         if checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
             model.get_base_model().enable_input_require_grads()
@@ -456,7 +457,7 @@ def test_routed_lora_equals_the_stock_one() -> None:
         ([{"method": "mma", "rank": 5, "groups": 5}], [], "groups 5 must divide the layer's width, 48"),
         ([{"method": "lora", "bias": True}], [], "bias"),
         ([{"method": "lora"}, {"method": "lora", "at": "ffn", "dropout": 0.5}], [], "one dropout"),
-        (["mma"], ["conector"], "Unknown part 'conector' to train; the model has: .*connector"),
+        (["mma"], ["conector"], "Unknown part 'conector'; the model has: .*connector"),
         ([], [], "Nothing to train"),
     ],
 )
@@ -491,7 +492,7 @@ def test_everything_wrong_with_placements_on_a_model_is_told_at_once() -> None:
     beyond, clash, nothing = error.value.faults
     assert "layers [7] do not exist" in beyond
     assert "input_layernorm and on 1 more: mma on language at attn and mma on language at block" in clash
-    assert nothing == "mma on language at attn matches no module of this model: leave `layers` out for all."
+    assert nothing == "mma on language at attn matches no module of this model: leave `layers` out to adapt all layers."
 
 
 def test_a_second_adapter_that_is_refused_leaves_the_first_as_it_was() -> None:

@@ -22,7 +22,8 @@ from lora_mm.adapters.support import find_obstacle
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
-from lora_mm.models.anatomy import FAMILIES, find_role_modules
+from lora_mm.models.anatomy import find_role_modules
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import make_family_base

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.support import find_obstacle
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, find_layers, find_role_modules, get_anatomy
+from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from tests.helpers.families import (
     FAMILY,
@@ -161,7 +161,6 @@ def test_in_bf16_a_connector_that_trains_is_kept_in_fp32(family: str) -> None:
     batch = move_batch(lowered(), family_batch(family))
     expected = logits(lowered(), batch)
     model = lora_mm.attach(lowered(), ["mma"], train=["connector"]).eval()
-    train_whole_in_fp32(model)
     torch.testing.assert_close(logits(model, batch), expected, rtol=0.1, atol=0.1)
     model(**batch, use_cache=False).logits.float().square().mean().backward()
     connector = {path: p.grad for path, p in trained(model).items() if ".modules_to_save." in path}

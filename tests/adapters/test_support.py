@@ -66,7 +66,7 @@ def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: st
         assert fault == "fuyu has no vision tower; place the adapter in part 'language'."
     else:
         reason = find_obstacle(method, FAMILIES[family])
-        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Those that can: mma, lora")
+        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Methods that can: mma, lora")
     assert not any(isinstance(module, RoutedLayer) for module in model.modules())
 
 

@@ -69,7 +69,7 @@ def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
         ("llava", ["lora", {"method": "visual_expert"}], ["Two adapters on one module", "give each its own part"]),
         ("llava", [{"method": "mma", "rank": 0}], ["adapters.0.rank: ", "greater than or equal to 1"]),
         ("llava", [{"method": "mma", "experts": 0}], ["adapters.0.experts: ", "greater than or equal to 1"]),
-        ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the experts, 4"]),
+        ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the number of experts, 4"]),
         ("llava", [{"method": "mma", "rank": 10, "groups": 5}], ["groups 5 must divide the layer's width, 48"]),
     ],
 )

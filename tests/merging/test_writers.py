@@ -15,7 +15,7 @@ from lora_mm.errors import InputError
 from lora_mm.merging import shards as checkpoint
 from lora_mm.merging.changes import collect_changes, get_unadapted_module
 from lora_mm.merging.writers import write_model, write_stock_lora
-from lora_mm.models.anatomy import FAMILIES
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import Base, load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
 from tests.helpers.families import IMAGE, VOCABULARY, Batch, family_batch

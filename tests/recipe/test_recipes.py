@@ -92,5 +92,5 @@ def test_the_adapters_of_a_real_recipe_fit_a_tiny_model_of_the_same_family(name:
     recipe = load_recipe(name)
     model = attach(family_model(FAMILY[recipe.base.model]), recipe.adapters, train=recipe.train)
     expected = {item.part for item in recipe.adapters}
-    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].resolved}
+    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].targets}
     assert adapted == expected
