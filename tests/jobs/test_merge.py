@@ -247,7 +247,7 @@ def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_pa
         from lora_mm.artifact.folder import save_adapter
         from lora_mm.jobs.session import load_recipe_base
         from lora_mm.jobs.merge import merge
-        from lora_mm.models import checkpoint
+        from lora_mm.merging import shards
         from lora_mm.recipe.load import load_recipe
         from tests.jobs.test_merge import MMA
         from tests.helpers.tiny import perturb, tiny_config
@@ -269,7 +269,7 @@ def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_pa
             perturb(model, size=0.01)
             save_adapter(model, folder / "adapter", base=base, recipe=recipe.to_yaml())
             raise SystemExit
-        checkpoint.SHARD = 50_000_000
+        shards.MAX_SHARD_BYTES = 50_000_000
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         merge([folder / "adapter"], [recipe], folder / "out", modality="text")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
