@@ -64,7 +64,7 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
     assert code == 0, err
     repo, sha = hub.repos["me/one"], hub.repos["me/one"].branches["main"]
     assert json.loads(out) == {"repo": "me/one", "commit": sha, "url": f"{hub.url}/me/one", "private": True}
-    assert "whoever gets the adapter needs its Hub id" in err
+    assert "whoever downloads the adapter must give its Hub id" in err
     assert repo.private
     there = repo.commits[sha]
     assert {name: there[name] for name in there if name in LIMITS} == files(folder)
@@ -131,7 +131,7 @@ def test_visibility_is_what_was_asked_for_or_nothing_is_pushed(run: Run, hub: Hu
     hub.make("me/closed", {}, private=True)
     code, _, err = run("share", "push", trained["one"], "me/open")
     assert code == 2
-    assert "everybody can see it. Say --public" in err
+    assert "exists and is public. Give --public" in err
     code, _, err = run("share", "push", trained["one"], "me/closed", "--public")
     assert code == 2
     assert "exists and is private" in err
@@ -147,18 +147,21 @@ def test_tokens_that_may_not_and_no_token_are_told(run: Run, hub: Hub, trained: 
     code, _, err = run("share", "push", folder, "others/one")
     assert (code, err.splitlines()[-1]) == (
         2,
-        "others/one: the Hub does not let this token do that (403); take one that may.",
+        "others/one: this token lacks permission (403); use one with write access.",
     )
     code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="hf_ofNobody")
     assert code == 2
     assert "hf_ofNobody" not in err
     code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="")
-    assert (code, err) == (2, "me/new: pushing needs a token that may write: set HF_TOKEN, or run `hf auth login`.\n")
+    assert (code, err) == (
+        2,
+        "me/new: pushing needs a token with write access: set HF_TOKEN, or run `hf auth login`.\n",
+    )
     hub.make("me/secret", files(folder), private=True)
     code, _, err = run("share", "show", "me/secret", HF_TOKEN="")
     assert code == 2
     assert err.splitlines() == [
-        "'me/secret' is no folder or file here, and no repository on the Hub that you can see.",
+        "'me/secret' is not a local folder or file, and not a repository on the Hub that you can access.",
         "Check the name; for a private one set HF_TOKEN, or run `hf auth login`.",
     ]
     assert run("share", "show", "me/secret")[0] == 0
@@ -201,8 +204,9 @@ def test_offline_is_two_lines(run: Run, trained: dict[str, Path]) -> None:
     code, out, err = run("share", "pull", "me/never@v1", HF_HUB_OFFLINE="1")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        "'me/never@v1' is no folder or file here, and not to be had from the Hugging Face Hub (HF_HUB_OFFLINE is set).",
-        "Check the path; or, where the Hub can be reached, `lora-mm share pull me/never@v1`, and take the folder.",
+        "'me/never@v1' is not a local folder or file, and the Hugging Face Hub cannot be reached "
+        "(HF_HUB_OFFLINE is set).",
+        "Check the path; or run `lora-mm share pull me/never@v1` on a machine with network, and copy the folder.",
     ]
 
 
@@ -234,7 +238,7 @@ def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
 
 
 def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
+    with pytest.raises(InputError, match=r"--revision v1: .* is a local path"):
         locate_adapter(str(trained["one"]), "v1")
 
 

@@ -38,7 +38,7 @@ def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
     assert facts["placements"] == [
         "mma on language at attn, rank 4, experts 2",
         "mma on vision at attn, rank 4, experts 2",
-        "model.multi_modal_projector, whole",
+        "model.multi_modal_projector, trained whole",
     ]
     assert facts["scores"] == load_scores(folder)["scores"]
     assert facts["card"] == (folder / "README.md").read_text()

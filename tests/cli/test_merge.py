@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Cli
 
 
-def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_model_and_a_lora_are_written_and_their_figures_printed(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     code, out, err = cli("merge", adapter, "--output", tmp_path / "model", "--modality", "image")
     assert (code, err) == (0, "")
     assert "image: max |Δlogit|" in out
@@ -37,7 +37,7 @@ def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: 
         (["--modality", "image", "--no-verify"], "--no-verify"),
     ],
 )
-def test_what_cannot_be_is_told_with_2_and_nothing_is_left(
+def test_what_cannot_be_merged_exits_with_2_and_leaves_nothing(
     cli: Cli,
     adapter: Path,
     tmp_path: Path,
@@ -51,7 +51,7 @@ def test_what_cannot_be_is_told_with_2_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_adapter_and_a_used_output_end_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_missing_adapter_and_an_existing_output_exit_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     code, _, err = cli("merge", tmp_path / "nowhere", "--output", tmp_path / "out", "--modality", "image")
     assert (code, len(err.splitlines())) == (2, 1)
     code, _, err = cli("merge", adapter, "--output", adapter, "--modality", "image")

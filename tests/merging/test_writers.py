@@ -12,8 +12,8 @@ from transformers import AutoModelForImageTextToText
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.merging import shards as checkpoint
-from lora_mm.merging.changes import collect_changes, get_unadapted_module
+from lora_mm.merging import shards
+from lora_mm.merging.collect import collect_changes, get_unadapted_module
 from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import FAMILIES
 from lora_mm.models.loading import Base, load_base
@@ -140,7 +140,7 @@ def test_a_head_that_was_tied_and_is_trained_whole_is_saved_as_its_own(tmp_path:
 
 
 def test_more_than_a_file_holds_goes_into_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_SHARD_BYTES", 1_000_000)
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 1_000_000)
     base = load_base("pocket")
     lora_mm.attach(base.model, [{"method": "mma", "rank": 4}])
     write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
