@@ -152,7 +152,7 @@ def _make_metadata(
     tags: Sequence[str],
     *,
     name: str = "",
-    results: list[EvalResult] | None = None,
+    results: Sequence[EvalResult] = (),
 ) -> ModelCardData:
     """The Hub's metadata; every text in it is one line, which reads back from YAML as it was."""
     return ModelCardData(
@@ -162,7 +162,8 @@ def _make_metadata(
         license=" ".join(licence.split()),
         pipeline_tag=_TASK,
         tags=["lora-mm", *tags],
-        **({"model_name": _to_one_line(name), "eval_results": results} if results else {}),
+        model_name=_to_one_line(name) if results else None,
+        eval_results=list(results) or None,
     )
 
 

@@ -93,7 +93,7 @@ def _read_updates(module: BaseTunerLayer, modality: int) -> list[tuple[LowRankUp
         elif isinstance(layer, LoraLayer):
             outer = [(_read_lora_update(layer, name), False) for name in layer.active_adapters if name in layer.lora_A]
         updates = outer + updates
-        layer = layer.base_layer
+        layer = cast(Any, layer).base_layer
     return updates
 
 
@@ -140,7 +140,7 @@ def get_unadapted_module(model: nn.Module, path: str) -> nn.Module:
 def _unwrap(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, BaseTunerLayer):
-            module = cast(nn.Module, module.base_layer)
+            module = cast(Any, module).base_layer
         elif isinstance(module, ModulesToSaveWrapper):
             module = module.modules_to_save[module.active_adapters[0]]
         else:

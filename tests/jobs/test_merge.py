@@ -1,4 +1,4 @@
-"""Whole merges: equal answers with and without lora-mm, and nothing left behind of those that are not."""
+"""Whole merges: equal answers with and without lora-mm, and nothing left of a merge that fails."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ MMA = [
 def make_adapter(
     folder: Path, recipe_file: Path, adapters: Sequence[dict[str, Any]] = MMA, *settings: str, seed: int = 1
 ) -> Recipe:
-    """An adapter folder as a run leaves it, perturbed in place of trained."""
+    """An adapter folder as a run writes it, perturbed instead of trained."""
     recipe = load_recipe(str(recipe_file), [f"adapters={json.dumps(list(adapters))}", *settings])
     base = load_recipe_base(recipe)
     torch.manual_seed(seed)
@@ -143,7 +143,7 @@ def test_several_adapters_merge_in_the_order_given(
     assert "`mine` and `second` and `third`" in card
 
 
-def test_adapters_together_are_what_each_is_where_the_others_do_nothing(
+def test_an_untrained_adapter_beside_another_changes_nothing(
     adapter: tuple[Path, Recipe], recipe_file: Path, tmp_path: Path
 ) -> None:
     idle = tmp_path / "idle"
@@ -157,7 +157,7 @@ def test_adapters_together_are_what_each_is_where_the_others_do_nothing(
     torch.testing.assert_close(together, alone)
 
 
-def test_in_16_bits_the_drift_is_told_and_stays_small(adapter: tuple[Path, Recipe], tmp_path: Path) -> None:
+def test_the_drift_in_16_bits_is_reported_and_small(adapter: tuple[Path, Recipe], tmp_path: Path) -> None:
     made, lines = merged(adapter, tmp_path / "out", modality="text", dtype="bfloat16")
     assert 1e-4 < made.drifts["text"].typical < made.drifts["text"].typical_limit
     assert made.dtype == "bfloat16"
@@ -167,7 +167,7 @@ def test_in_16_bits_the_drift_is_told_and_stays_small(adapter: tuple[Path, Recip
 # --- from 4 bits ---------------------------------------------------------------------------------------------------
 
 
-def test_on_nf4_a_stock_lora_is_the_adapter_and_a_model_tells_its_drift(recipe_file: Path, tmp_path: Path) -> None:
+def test_an_adapter_on_nf4_merges_into_both_formats(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     make_adapter(folder, recipe_file, MMA, "base.quantization=nf4")
     for modality in ("text", "image"):
@@ -178,19 +178,19 @@ def test_on_nf4_a_stock_lora_is_the_adapter_and_a_model_tells_its_drift(recipe_f
         assert "max |Δlogit|" in model.lines[0]
 
 
-# --- refused, and nothing left behind ------------------------------------------------------------------------------
+# --- refused, with nothing left ------------------------------------------------------------------------------------
 
 
-def test_a_merge_that_would_change_the_answers_leaves_nothing(
+def test_a_merge_beyond_its_limits_leaves_nothing(
     adapter: tuple[Path, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted fault: v is not among those that read the norm."""
+    """With a planted fault: v is missing among the readers of the norm."""
     monkeypatch.setattr(collect, "NORM_READERS", {"attn_norm": ("q", "k"), "ffn_norm": ("gate", "up")})
     lines: list[str] = []
     with pytest.raises(LoraMMError, match="differ by more than the limit on text; nothing was written") as error:
         merge(adapter[0], tmp_path / "out", modality="text", say=lines.append)
     assert error.value.exit_code == 1
-    assert any("max |Δlogit|" in line for line in lines), "the figure is told either way"
+    assert any("max |Δlogit|" in line for line in lines), "the figures are reported before the error"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,13 +204,13 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_both_modalities_at_once_are_refused_with_the_ways_out(adapter: tuple[Path, Recipe], tmp_path: Path) -> None:
+def test_mma_without_a_modality_is_refused_with_the_ways_out(adapter: tuple[Path, Recipe], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--modality image or --modality text"):
         merge(adapter[0], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_in_use_the_same_adapter_twice_and_another_base_are_refused(
+def test_an_existing_output_a_repeated_adapter_and_another_base_are_refused(
     adapter: tuple[Path, Recipe], recipe_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "used").mkdir()
@@ -232,7 +232,7 @@ def test_an_output_in_use_the_same_adapter_twice_and_another_base_are_refused(
 
 
 def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_path: Path) -> None:
-    """A base of 416 MB; with files of 50 MB in place of 500, a second copy of it anywhere would show."""
+    """A base of 416 MB; with files of 50 MB instead of 500, a second copy anywhere would show."""
     script = """
         import json, resource, sys
         from pathlib import Path
