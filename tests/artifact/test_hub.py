@@ -208,7 +208,7 @@ def test_without_network_two_lines_say_what_to_do(run: Run, trained: dict[str, P
     ]
 
 
-# --- names of adapters -------------------------------------------------------------------------------------------------
+# --- names of adapters -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_and_a_packed_file_are_found(

@@ -109,7 +109,7 @@ def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "told"),
+    ("member", "words"),
     [
         (entry("../escaped.txt"), "'../escaped.txt' would be written outside the folder."),
         (entry("a/../../escaped.txt"), "would be written outside the folder."),
@@ -129,13 +129,13 @@ def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_an_unexpected_member_is_refused_and_nothing_is_written(
-    packed: Path, tmp_path: Path, member: tarfile.TarInfo, told: str
+    packed: Path, tmp_path: Path, member: tarfile.TarInfo, words: str
 ) -> None:
     without = "scores.json" if member.name == "scores.json" else ""
     data = b"" if member.type != tarfile.REGTYPE else b"x"
     file = repacked(packed, tmp_path / "evil.tar", (member, data), without=without)
     message = refusal(lambda: unpack_adapter(file, tmp_path / "inside" / "a"))
-    assert told in message
+    assert words in message
     assert str(file) in message
     assert [path.name for path in tmp_path.iterdir()] == ["evil.tar"]
 

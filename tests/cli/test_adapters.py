@@ -115,9 +115,7 @@ def make_vipllava(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("families")
-def test_a_type_without_a_row_is_trained_with_an_anatomy_in_the_recipe(
-    finetune: Call, cli: Cli, tmp_path: Path
-) -> None:
+def test_a_type_without_a_row_trains_with_an_anatomy_in_the_recipe(finetune: Call, cli: Cli, tmp_path: Path) -> None:
     base = make_vipllava(tmp_path / "base")
     adapters = ["mma", {"method": "mma", "part": "vision"}]
     code, _, err = finetune(base, adapters)

@@ -19,16 +19,16 @@ def test_a_model_and_a_lora_are_written_and_their_figures_printed(cli: Cli, adap
         "merge", adapter, "--output", tmp_path / "lora", "--modality", "text", "--as", "lora", "--json"
     )
     assert code == 0
-    told = json.loads(out)
-    assert told["output"] == str(tmp_path / "lora")
-    assert told["dtype"] == "float32"
-    assert told["drift"]["text"]["largest"] < 1e-4
+    result = json.loads(out)
+    assert result["output"] == str(tmp_path / "lora")
+    assert result["dtype"] == "float32"
+    assert result["drift"]["text"]["largest"] < 1e-4
     assert "text: max |Δlogit|" in err
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("options", "words"),
     [
         ([], "--modality image or --modality text"),
         (["--modality", "imge"], "Did you mean 'image'?"),
@@ -41,12 +41,12 @@ def test_what_cannot_be_merged_exits_with_2_and_leaves_nothing(
     cli: Cli,
     adapter: Path,
     tmp_path: Path,
-    more: list[str],
-    told: str,
+    options: list[str],
+    words: str,
 ) -> None:
-    code, _, err = cli("merge", adapter, "--output", tmp_path / "out", *more)
+    code, _, err = cli("merge", adapter, "--output", tmp_path / "out", *options)
     assert code == 2
-    assert told in err
+    assert words in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

@@ -124,6 +124,18 @@ def test_it_loads_where_lora_mm_is_not_installed(adapter: tuple[Path, Recipe], t
     assert effect > 0.1
 
 
+def test_names_are_text_too_and_recipes_take_overrides(adapter: tuple[Path, Recipe], tmp_path: Path) -> None:
+    lines: list[str] = []
+    output = str(tmp_path / "out")
+    result = merge(str(adapter[0]), output, overrides=["data.path=/no/such"], modality="text", say=lines.append)
+    assert result.output == Path(output)
+    assert any("random probes for text" in line for line in lines)
+    with pytest.raises(InputError, match="No adapter folder 'nowhere'"):
+        merge(["nowhere"], tmp_path / "other", modality="text")
+    with pytest.raises(InputError, match="No adapter to merge"):
+        merge([], tmp_path / "other")
+
+
 def test_several_adapters_merge_in_the_order_given(
     adapter: tuple[Path, Recipe], recipe_file: Path, tmp_path: Path
 ) -> None:

@@ -30,8 +30,8 @@ def test_a_large_model_is_written_in_several_files(tmp_path: Path, monkeypatch: 
     assert len(files) > 5
     assert set(index["weight_map"].values()) == {file.name for file in files}
     assert index["metadata"]["total_size"] == sum(file.stat().st_size for file in files) - headers(files)
-    merged, told = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(told.values()), told
+    merged, loading = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values()), loading
     for name, tensor in load_base("pocket").model.state_dict().items():
         assert torch.equal(merged.state_dict()[name], tensor), name
 

@@ -75,8 +75,8 @@ def test_a_merged_checkpoint_loads_whole_and_computes_what_the_adapter_did(
         folder = tmp_path / modality
         folder.mkdir()
         write_model(base.model, collect_changes(base.model, modality), folder, base=base, dtype=torch.float32)
-        merged, told = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-        assert not any(told.values()), told
+        merged, loading = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+        assert not any(loading.values()), loading
         assert type(merged) is type(base.model)
         alike(logits(merged, batch), want, bare)
     kept = {file.name for file in folders[family].iterdir()} - {"model.safetensors"}
