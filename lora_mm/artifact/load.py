@@ -8,8 +8,9 @@ import peft
 
 from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, WEIGHTS, check_no_pickle
-from lora_mm.artifact.folder import Mismatch, check_mismatches, put_adapter
+from lora_mm.artifact.folder import put_adapter
 from lora_mm.artifact.hub import find_adapter
+from lora_mm.artifact.preprocessing import Mismatch, check_mismatches
 from lora_mm.errors import InputError
 from lora_mm.models.base_files import compute_fingerprint, find_base_folder
 from lora_mm.models.loading import Base, get_default_device, load_base

@@ -12,8 +12,9 @@ from torch import nn
 
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.files import SCORES
-from lora_mm.artifact.folder import Mismatch, load_adapter
+from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
+from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.splits import DataSplit, load_split

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, TextStreamer
 
 from lora_mm.artifact.files import CONFIG, read_json_object
-from lora_mm.artifact.folder import Mismatch, load_adapter
+from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import LocatedAdapter, locate_adapter
+from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
 from lora_mm.errors import InputError, suggest_name

@@ -131,6 +131,11 @@ def _card(outcome: RunResult, recipe: Recipe, model: peft.PeftModel, base: Base)
         parts=measure_memory(model),
         folder=outcome.folder.name,
         licence=recipe.license,
+        metric=outcome.metric,
+        split=recipe.data.eval_split,
+        figures={
+            name: figure.value for name, figure in outcome.scores[ADAPTER].columns.items() if figure.value is not None
+        },
     )
 
 
