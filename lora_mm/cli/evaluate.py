@@ -30,27 +30,24 @@ def evaluate(
 
     from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
     from lora_mm.jobs.evaluate import evaluate as run
-    from lora_mm.jobs.evaluate import load_contenders, make_page
-    from lora_mm.progress import Display
 
-    contenders = load_contenders(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
     found = run(
-        contenders,
+        adapter,
+        overrides=overrides,
+        base_only=base_only,
+        compare=compare,
         split=split,
         limit=limit,
-        watch=Display(console).watch,
-        routing=report is not None,
         predictions=predictions,
+        report=report,
         accept=[item.value for item in accept],
-        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        console=console,
     )
-    if report:
-        make_page(found, contenders).write(report)
     if as_json:
         facts = {
             "adapter": adapter,
-            "commit": contenders[0].commit,
+            "commit": found.contenders[0].commit,
             "rows": found.account,
             "scores": scores_to_dict(found.scores),
         }

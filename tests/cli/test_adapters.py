@@ -62,7 +62,7 @@ def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
         (
             "llava",
             ["crop_lora"],
-            ["adapters.0: 'llava' bases see every picture in one piece", "--set data.slicing.rows=2"],
+            ["adapters.0: 'llava' bases do not slice pictures", "--set data.slicing.rows=2"],
         ),
         ("llava", [{"method": "mma", "layers": []}], ["matches no module of this model", "leave `layers` out"]),
         ("llava", [{"method": "mma", "layers": [5]}], ["layers [5] do not exist", "layers 0 to 1"]),
