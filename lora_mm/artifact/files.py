@@ -1,12 +1,12 @@
 """What an adapter folder is made of, and what may be in one. Knows files; knows no models and imports no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from lora_mm.errors import InputError
+from lora_mm.json_text import read_json_file
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
@@ -79,10 +79,7 @@ def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def read_json_object(file: Path) -> dict[str, Any]:
     """The object in ``file``; raises InputError where there is none."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}.") from error
+    data = read_json_file(file)
     if not isinstance(data, dict):
         raise InputError(f"{file}: holds a {type(data).__name__}, not an object.")
     return data

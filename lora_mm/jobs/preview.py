@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from lora_mm.atomic import write_atomically
-from lora_mm.data.check import iterate_examples
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
+from lora_mm.data.location import is_own_data
 from lora_mm.data.mask import MaskPiece, decode_mask
-from lora_mm.data.splits import is_own_data, load_split
+from lora_mm.data.own_data import find_sources
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.html.document import embed_picture, render_document
 from lora_mm.evaluation.html.markup import Html, join, tag
@@ -52,7 +53,7 @@ def _rows(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    found = list(iterate_examples(recipe, split))
+    found = find_sources(recipe.data, split)
     for source, rows in found:
         for number in _spread(len(rows), max(1, count // len(found))):
             row = int(rows[number])
@@ -120,7 +121,7 @@ def _said(example: Example) -> Html:
 
 
 def _read(pieces: Sequence[MaskPiece]) -> Html:
-    text = [tag("mark", piece.text) if piece.learnt else piece.text for piece in pieces]
+    text = [tag("mark", piece.text) if piece.supervised else piece.text for piece in pieces]
     return tag("details", tag("summary", "as the model reads it"), tag("pre", text), open=True)
 
 

@@ -260,7 +260,7 @@ def test_other_values_are_told_by_id(tmp_path: Path, value: object) -> None:
     [
         ("[1, 2]", "must hold"),
         ('{"results": [1]}', "must hold"),
-        ('{"results": {"1": 0, "1": 1}}', "key '1' is there twice"),
+        ('{"results": {"1": 0, "1": 1}}', "duplicate key '1'"),
         ('{"results": {"1": 0', "cut off"),
     ],
 )
