@@ -92,8 +92,8 @@ class ProblemSplit:
         return self.rows - self.used - self.skipped
 
     def account(self) -> str:
-        """What became of the rows, such as ``train: 368 of 713 rows used; 345 without their picture left out``."""
-        fate = {"skip": "without their picture left out", "text": "without their picture used as text only"}
+        """What became of the rows, such as ``train: 368 of 713 rows used; 345 left out for missing pictures``."""
+        fate = {"skip": "left out for missing pictures", "text": "used as text only for missing pictures"}
         parts = [f"{self.name}: {self.used:,} of {self.rows:,} rows used"]
         if self.missing:
             parts.append(f"{len(self.missing):,} {fate[self.policy]}")
@@ -134,7 +134,7 @@ def load_problems(
             f"{suggest_name(missing_images, policies)}"
         )
     if limit is not None and limit < 1:
-        raise InputError(f"limit: {limit} must be 1 or more; leave it out for all rows")
+        raise InputError(f"limit: {limit}, must be 1 or more; leave it out for all rows")
     table = locate_table(source)(split, pictures)
     caption_of = _read_captions(captions or table.captions)
 

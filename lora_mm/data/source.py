@@ -114,18 +114,18 @@ class Examples(Sequence[Example]):
 
     Attributes:
         sources: the sources.
-        index: ``[examples, 2]``: number of the source, and the row in it, of each example.
+        positions: ``[examples, 2]``: number of the source, and the row in it, of each example.
     """
 
     sources: Sequence[Source]
-    index: np.ndarray
+    positions: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.positions)
 
     def where(self, number: int) -> str:
         """Name an example's row for messages: file and line."""
-        source, row = self.index[number]
+        source, row = self.positions[number]
         return self.sources[source].rows.where(int(row))
 
     @overload
@@ -134,6 +134,6 @@ class Examples(Sequence[Example]):
     def __getitem__(self, number: slice) -> "Examples": ...
     def __getitem__(self, number: int | slice) -> "Example | Examples":
         if isinstance(number, slice):
-            return Examples(self.sources, self.index[number])
-        source, row = self.index[number]
+            return Examples(self.sources, self.positions[number])
+        source, row = self.positions[number]
         return self.sources[source][int(row)]

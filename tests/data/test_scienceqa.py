@@ -222,7 +222,7 @@ def test_an_unknown_split_names_the_nearest_and_all(folder: Folder) -> None:
 def test_zero_rows_are_an_error(folder: Folder) -> None:
     root = folder.write({"1": fields(image="image.png")}, images="elsewhere")
     assert "no usable rows in split 'val' (val: 0 of 0 rows used)" in faults(root, "val")[0]
-    assert "1 without their picture left out" in faults(root, "train", missing_images="skip")[0]
+    assert "1 left out for missing pictures" in faults(root, "train", missing_images="skip")[0]
 
 
 @pytest.mark.parametrize(
@@ -522,4 +522,4 @@ def test_the_real_training_rows_without_pictures_are_told_or_counted() -> None:
     loaded = load_problems(SAMPLE, "train", missing_images="skip")
     assert (loaded.rows, loaded.used, loaded.skipped) == (713, 368, 345)
     assert load_problems(SAMPLE, "train", missing_images="text").used == 713
-    assert loaded.account() == "train: 368 of 713 rows used; 345 without their picture left out"
+    assert loaded.account() == "train: 368 of 713 rows used; 345 left out for missing pictures"
