@@ -43,7 +43,7 @@ def check(
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Read every row, open every picture, count every token; show supervised tokens. Exit code 2 if anything is wrong."""
+    """Read every row, open every picture, count every token; show what is supervised. Exit code 2 on any fault."""
     from rich.console import Console
 
     from lora_mm.data.check import check_data, load_recipe_or_path
