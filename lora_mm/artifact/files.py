@@ -1,12 +1,12 @@
 """The files of an adapter folder, and checks of what may be in one. Knows no models and imports no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from lora_mm.errors import InputError
+from lora_mm.json_text import read_json_file
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
@@ -99,10 +99,7 @@ def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def read_json_object(file: Path) -> dict[str, Any]:
     """Read the JSON object in ``file``; raises InputError for anything else."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON: {error}.") from error
+    data = read_json_file(file)
     if not isinstance(data, dict):
         raise InputError(f"{file}: holds a {type(data).__name__}, not a JSON object.")
     return data

@@ -19,8 +19,9 @@ from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
+from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
-from lora_mm.data.splits import DataSplit, load_split
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import list_references
 from lora_mm.evaluation.compare import Comparison, compare_answers

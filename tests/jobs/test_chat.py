@@ -92,7 +92,7 @@ def test_help_names_every_command_and_exit_leaves(chat: Chat) -> None:
         ("/image", "/image needs a file or a URL"),
         ("/image /nowhere.png", "/nowhere.png: No such file"),
         ("/adapter three", "Unknown adapter 'three'. Known: one, two."),
-        ("What is <image>?", "the text holds '<image>'"),
+        ("What is <image>?", "the text contains '<image>'"),
     ],
 )
 def test_what_cannot_be_done_leaves_the_conversation_as_it_was(
