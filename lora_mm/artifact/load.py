@@ -25,7 +25,7 @@ def load(
     dtype: Dtype = "bfloat16",
     quantization: Quantization = "none",
     accept: Collection[Mismatch] = (),
-    kernels: str = "auto",
+    kernels: dispatch.Kernels = "auto",
 ) -> peft.PeftModel:
     """Put a saved adapter on its base, ready for inference.
 
@@ -78,7 +78,7 @@ def _find_folder(adapter: str | Path) -> Path:
 
 def _describe_loaded(model: Any) -> Base:
     """A model that the caller loaded, with its fingerprint where its files are on this machine; without processor."""
-    root = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    root: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     name, revision = root.config.name_or_path, getattr(root.config, "_commit_hash", None)
     try:
         fingerprint = compute_fingerprint(find_base_folder(name, revision, local_only=True)) if name else ""
