@@ -41,7 +41,7 @@ def drop_video_processor(kind: Any) -> Any:
             return [
                 *super()._get_arguments_from_pretrained(*args, **kwargs),
                 None,
-            ]  # the third argument is the video processor
+            ]  # the third is for videos
 
     WithoutVideos.__name__ = kind.__name__
     return WithoutVideos
