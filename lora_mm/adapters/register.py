@@ -8,7 +8,7 @@ import torch. So :func:`register_with_peft` registers at once where PEFT is impo
 import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -65,7 +65,7 @@ class _ImportWatcher(MetaPathFinder):
                 return spec
         return None
 
-    def _execute(self, exec_module: "functools.partial[None]", module: ModuleType) -> None:
+    def _execute(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
         ours = module.__name__ != "peft"
         self._running += ours
         try:

@@ -81,7 +81,7 @@ def _find_folder(adapter: str | Path) -> Path:
 
 def _describe_loaded(model: Any) -> Base:
     """A model that the caller loaded, with its fingerprint where its files are on this machine; without processor."""
-    root = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    root: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     name, revision = root.config.name_or_path, getattr(root.config, "_commit_hash", None)
     try:
         fingerprint = compute_fingerprint(find_base_folder(name, revision, local_only=True)) if name else ""

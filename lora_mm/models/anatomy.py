@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.errors import InputError
-from lora_mm.models.families import Anatomy, Path, find_family, match_part
+from lora_mm.models.families import Anatomy, find_family, match_part
+from lora_mm.models.layer_roles import Path
 
 if TYPE_CHECKING:
     from torch import nn

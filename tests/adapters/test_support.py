@@ -35,7 +35,7 @@ def test_reasons_are_told_in_words() -> None:
 def test_a_part_can_be_asked_for() -> None:
     assert find_obstacle("mma", FAMILIES["fuyu"], "language") is None
     assert find_obstacle("mma", FAMILIES["fuyu"], "vision") == "it has no vision tower"
-    assert find_obstacle("crop_lora", FAMILIES["llava"], "language") == "crop_lora stands in vision only"
+    assert find_obstacle("crop_lora", FAMILIES["llava"], "language") == "crop_lora can be placed on vision only"
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -120,7 +120,7 @@ def test_a_type_without_a_row_trains_with_an_anatomy_in_the_recipe(finetune: Cal
     adapters = ["mma", {"method": "mma", "part": "vision"}]
     code, _, err = finetune(base, adapters)
     assert code == 2
-    assert "No anatomy for models of type 'vipllava'; described are: llava, " in err
+    assert "No anatomy for models of type 'vipllava'; known types: llava, " in err
     assert "Did you mean 'llava'?" in err
     assert "base.anatomy={like: TYPE}" in err
     code, out, err = finetune(base, adapters, **{"base.anatomy": {"like": "llava"}, "train": ["connector"]})

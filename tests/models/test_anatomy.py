@@ -312,7 +312,7 @@ def test_a_family_without_a_tower_says_where_adapters_can_stand() -> None:
 
 
 def test_an_unknown_family_is_named_with_the_known_ones_and_the_ways_on() -> None:
-    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava") as caught:
+    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; known types: .*llava") as caught:
         get_anatomy(nn.Linear(1, 1))
     assert "lora-mm models list" in str(caught.value)
     assert "base.anatomy={like: TYPE}" in str(caught.value)
