@@ -57,7 +57,7 @@ def measure_routing(model: Any, batches: Batches) -> list[RoutingMap]:
         tables = [by_modality[path].compute_routing_table(_NAME).detach().float().tolist() for path in paths]
         modalities = list_modalities(base) if len(tables[0]) > 1 else ("image",)
         maps.append(_make_map(base, targets, title, paths, modalities, tables, "weight of each expert"))
-    by_token = _select_first_of_shared(_select(layers, targets, "token"))
+    by_token = _select_router_owners(_select(layers, targets, "token"))
     if by_token:
         shares = {modality: _measure_token_shares(model, items, by_token) for modality, items in batches.items()}
         for title, paths in _group_by_title(by_token, targets).items():
@@ -71,10 +71,9 @@ def _select(layers: Mapping[str, RoutedLayer], targets: Mapping[str, Target], ro
     return {path: layer for path, layer in layers.items() if targets[path].placement.row.router == router}
 
 
-def _select_first_of_shared(layers: Mapping[str, RoutedLayer]) -> dict[str, RoutedLayer]:
-    """One layer for each token router, which the layers of a feed-forward share."""
-    first = {id(layer.token_routers[_NAME]): path for path, layer in reversed(layers.items())}
-    return {path: layer for path, layer in layers.items() if first[id(layer.token_routers[_NAME])] == path}
+def _select_router_owners(layers: Mapping[str, RoutedLayer]) -> dict[str, RoutedLayer]:
+    """The layers that own a token router; the other layers of a feed-forward share it."""
+    return {path: layer for path, layer in layers.items() if _NAME in layer.routed_router}
 
 
 def _group_by_title(paths: Mapping[str, RoutedLayer], targets: Mapping[str, Target]) -> dict[str, list[str]]:

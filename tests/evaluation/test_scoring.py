@@ -80,8 +80,10 @@ def test_open_questions_are_generated_and_matched(recipe: Any, collator: Collato
     generated = dict(first.outputs)
     assert len(set(generated.values())) > 1
     # An answer is right where its reference is what the model generates.
-    expected = [Example(e.id, e.prompt, "red", e.images, references=(generated[e.id] if int(e.id) < 4 else "no such",))
-              for e in questions]  # fmt: skip
+    expected = [
+        Example(e.id, e.prompt, "red", e.images, references=(generated[e.id] if int(e.id) < 4 else "no such",))
+        for e in questions
+    ]
     scored = score_model(tiny_model(), collator, recipe(), expected, ignore_progress("", 0))
     assert [answer.correct for answer in scored.answers] == [int(e.id) < 4 for e in questions]
     assert scored.score.columns["accuracy"].value == pytest.approx(400 / 7)
