@@ -15,8 +15,8 @@ from lora_mm.data.selection import Selection
 from lora_mm.data.source import Examples, Source, Survey, hash_content, hash_source, open_source, survey_source
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.hub_access import UnreachableError
-from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.plain import PLAIN_KINDS
+from lora_mm.pocket.cache import prepare_pocket_data
+from lora_mm.pocket.own_data import OWN_DATA_SETS
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.data_section import DataSection, SourceSection
 from lora_mm.recipe.sections import Recipe
@@ -101,8 +101,8 @@ def get_scienceqa_path(section: DataSection) -> str:
 
 def resolve_path(section: DataSection, path: str) -> str:
     """Where a path's rows are: pocket data is drawn now, if it was not before; all else is where it says."""
-    drawn = path in WORLDS or path in PLAIN_KINDS
-    return str(world_folder(path, section.pocket.seed, section.pocket.size)) if drawn else path
+    drawn = path in WORLDS or path in OWN_DATA_SETS
+    return str(prepare_pocket_data(path, section.pocket.seed, section.pocket.size)) if drawn else path
 
 
 def load_train_and_test(recipe: Recipe) -> tuple[DataSplit, DataSplit]:

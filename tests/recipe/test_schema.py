@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-from typing import Any
 
 import pytest
 import yaml
