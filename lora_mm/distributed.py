@@ -102,9 +102,7 @@ def silence_other_ranks() -> Iterator[None]:
             yield
         except RuntimeError as error:
             if world_size() > 1 and _is_lost_rank(error):
-                raise LoraMMError(
-                    "Another rank ended unexpectedly; see the launcher's output for its error."
-                ) from error
+                raise LoraMMError("Another rank ended unexpectedly; see its error in the launcher's output.") from error
             raise
 
 

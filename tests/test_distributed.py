@@ -27,7 +27,7 @@ def test_sharded_training_is_refused(name: str, two_processes: None, monkeypatch
 
 def test_more_processes_than_gpus_are_refused(two_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(InputError, match="^2 processes but 1 GPU; use --nproc-per-node 1.$"):
+    with pytest.raises(InputError, match=r"^2 processes but 1 GPU; use --nproc-per-node 1\.$"):
         distributed.init_process_group()
 
 

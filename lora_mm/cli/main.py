@@ -69,9 +69,7 @@ def _quiet_libraries() -> None:
     """Hide the progress bars and warnings of libraries. Their errors are still reported."""
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code
-    warnings.filterwarnings(
-        "ignore", message="Image size .* exceeds limit"
-    )  # Pillow's; data.example refuses such pictures
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; data.example checks
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -24,7 +24,7 @@ def complete_logger(incomplete: str) -> list[str]:
 
 RecipeOption = Annotated[
     str,
-    typer.Option("--recipe", "-r", help="Name of a recipe, or path of a YAML file.", autocompletion=complete_recipe),
+    typer.Option("--recipe", "-r", help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe),
 ]
 SetOption = Annotated[
     list[str],
@@ -36,9 +36,7 @@ AdapterArgument = Annotated[
 ]
 AdaptersArgument = Annotated[
     list[str],
-    typer.Argument(
-        help="Adapters of the same base: folders, packed files or Hub ids (ID@REVISION).", metavar="ADAPTER…"
-    ),
+    typer.Argument(help="Adapters of one base: folders, packed files or Hub ids (ID@REVISION).", metavar="ADAPTER…"),
 ]
 
 

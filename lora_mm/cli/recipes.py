@@ -10,7 +10,7 @@ from lora_mm.errors import InputError, LoraMMError
 
 app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.", autocompletion=complete_recipe)]
+Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)]
 
 
 @app.command("list")
