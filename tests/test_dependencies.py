@@ -1,4 +1,4 @@
-"""Every third-party module that lora_mm imports is declared in pyproject.toml, and every bound allows the tested version."""
+"""Every third-party module that lora_mm imports is declared, and the bounds allow the tested versions."""
 
 import ast
 import re
