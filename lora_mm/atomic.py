@@ -1,4 +1,4 @@
-"""Files and folders that are there whole, or not at all. Knows nothing of what is in them."""
+"""Files and folders that appear complete or not at all. Knows nothing of their content."""
 
 import contextlib
 import os
@@ -15,40 +15,51 @@ from lora_mm.errors import InputError, LoraMMError
 
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``output``, that becomes it at the end; after any failure nothing is left of it.
+    """A temporary folder that is renamed to ``output`` at the end of the block. After a failure nothing is left.
+
+    Args:
+        output: the new folder; must not exist or be empty.
+
+    Yields:
+        The folder to write in, beside ``output``.
 
     Raises:
-        InputError: when ``output`` exists and is not an empty folder; LoraMMError when it cannot be written.
+        InputError: ``output`` exists and is not an empty folder.
+        LoraMMError: the folder cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists; name another folder with --output.")
-    beside = next(parent for parent in output.absolute().parents if parent.is_dir())
-    folder = None
+    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
+    temporary = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=beside))
-        yield folder
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=parent))
+        yield temporary
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # mkdtemp lets nobody else in
-        folder.rename(output)
+        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can open
+        temporary.rename(output)
     except (OSError, SafetensorError) as error:
         raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is afterwards whole, or as it was before; folders above it are made.
+    """Write a text file. After a failure, such as a full disk, the old file is unchanged.
+
+    Args:
+        path: the file; its folders are created.
+        text: its content, written as UTF-8.
 
     Raises:
-        LoraMMError: it cannot be written.
+        LoraMMError: the file cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")  # a full disk leaves the old file as it was
+    temporary = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            part.unlink()
+            temporary.unlink()
         raise LoraMMError(f"{path}: cannot be written: {error.strerror or error}.") from error

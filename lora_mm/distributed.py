@@ -1,6 +1,6 @@
-"""The processes of one run, as ``torchrun`` and ``accelerate launch`` start them: which this is, and what all agree on.
+"""The processes of one run, as ``torchrun`` and ``accelerate launch`` start them: rank, world size, synchronization.
 
-Of one process nothing of this asks anything, and torch is not imported. Knows nothing of what is run.
+A run of one process does not import torch here. Knows nothing of what the processes do.
 """
 
 import functools
@@ -14,39 +14,39 @@ from typing import Any
 from lora_mm.errors import InputError, LoraMMError
 
 TIMEOUT = timedelta(days=1)
-"""How long a process waits for others: the first may score a whole split. Where one fails, the launcher ends them."""
+"""How long a rank waits for the others. Rank 0 may evaluate a whole split; the launcher ends all ranks if one fails."""
 
 
 def world_size() -> int:
-    """How many processes this run has."""
+    """Number of processes in this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """The number of this one; 0 is the first, which alone prints, writes and scores."""
+    """Rank of this process. Only rank 0 prints, writes and evaluates."""
     return int(os.environ.get("RANK", "0"))
 
 
 def init_process_group() -> None:
-    """Meet the other processes, and take the GPU that is this one's.
+    """Initialize the process group and select this rank's GPU. Does nothing for a single process.
 
-    To be called when all is imported: of torch's modules, some that are imported later keep the group for good, whose
-    threads then outlive :func:`destroy_process_group` and may abort the process at its exit.
+    Call it after all imports: some torch modules, when imported later, keep a reference to the group. Its threads then
+    survive :func:`destroy_process_group` and can abort the process at exit.
 
     Raises:
-        InputError: there are more processes than GPUs, or they are to share one model's weights.
+        InputError: there are more processes than GPUs, or the launch asks for FSDP or DeepSpeed.
     """
     if world_size() == 1:
         return
     import torch
 
-    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if 0 < gpus < here:
-        raise InputError(f"{here} processes on this machine, for GPUs that are {gpus}; start one process a GPU.")
-    for way in ("FSDP", "DEEPSPEED"):
-        if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
+    gpus, local_size = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < local_size:
+        raise InputError(f"{local_size} processes but {gpus} GPU{'s'[: gpus > 1]}; use --nproc-per-node {gpus}.")
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() == "true":
             raise InputError(
-                f"{way} splits a base over GPUs; here each holds all of it. Leave {way} out of the launch."
+                f"{name} is not supported: every GPU holds the whole base. Start the run without {name} (plain DDP)."
             )
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -55,7 +55,7 @@ def init_process_group() -> None:
 
 
 def destroy_process_group() -> None:
-    """Once all have come here, each goes its way: nothing can be agreed on any more."""
+    """Wait for all ranks, then destroy the process group. Does nothing for a single process."""
     if world_size() == 1:
         return
     import torch.distributed
@@ -65,59 +65,60 @@ def destroy_process_group() -> None:
 
 
 def become_single_process() -> None:
-    """Let this be a run of one process, for us and for every library that reads the environment."""
+    """Make this a run of one process, also for libraries that read the launcher's environment variables."""
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
 
 
-def any_rank(mine: bool) -> bool:
-    """Whether ``mine`` is true in any process. All have to ask, and each waits here for the others."""
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on any rank. A collective call: every rank must make it, and waits for the others."""
     if world_size() == 1:
-        return mine
+        return flag
     import torch
 
-    found = torch.tensor(int(mine))  # on the CPU, where waiting costs nothing
-    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return bool(found)
+    any_flag = torch.tensor(int(flag))  # on the CPU, where waiting costs nothing
+    torch.distributed.all_reduce(any_flag, torch.distributed.ReduceOp.MAX)
+    return bool(any_flag)
 
 
 def barrier() -> None:
-    """Go on when all have come here."""
+    """Wait for all ranks."""
     any_rank(False)
 
 
 @contextmanager
 def silence_other_ranks() -> Iterator[None]:
-    """Nothing that Python prints within is seen, but of the first process.
+    """Discard what Python prints inside the block, except on rank 0.
 
     Raises:
-        LoraMMError: another process has ended while this one counted on it.
+        LoraMMError: another rank ended while this one waited for it.
     """
     with ExitStack() as stack:
         if rank():
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(redirect_stdout(nowhere))
-            stack.enter_context(redirect_stderr(nowhere))
+            devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(devnull))
+            stack.enter_context(redirect_stderr(devnull))
         try:
             yield
         except RuntimeError as error:
-            if world_size() > 1 and _is_of_a_lost_one(error):
-                raise LoraMMError("A process of this run has ended without a word; its launcher says how.") from error
+            if world_size() > 1 and _is_lost_rank(error):
+                raise LoraMMError("Another rank ended unexpectedly; see its error in the launcher's output.") from error
             raise
 
 
 def is_first_to_fail() -> bool:
-    """Whether this process is to say what made it fail: of several, the first that fails.
+    """Whether this rank reports its failure: only the first rank that fails does.
 
-    What is wrong for all is said once so, and what others meet because one is gone is not said at all.
+    A failure that all ranks share is reported once, and failures that follow from another rank's end are not reported.
     """
     if world_size() == 1 or _store().add("failed", 1) == 1:
         return True
-    time.sleep(1)  # the launcher ends all when the first is gone: let the one that tells be it
+    time.sleep(1)  # the launcher stops all ranks when the first one exits: let the reporting rank be the first
     return False
 
 
-def _is_of_a_lost_one(error: RuntimeError) -> bool:
+def _is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error comes from the loss of another rank."""
     import torch.distributed
 
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
@@ -125,7 +126,7 @@ def _is_of_a_lost_one(error: RuntimeError) -> bool:
 
 @functools.cache
 def _store() -> Any:
-    """What all processes can write to, from their launcher."""
+    """The launcher's key-value store, which all ranks share."""
     import torch.distributed
 
     store, _, _ = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))

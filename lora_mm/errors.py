@@ -1,19 +1,20 @@
-"""The two ways a run ends early with a message instead of a traceback. Knows nothing about what failed."""
+"""The two errors that end a run with a message instead of a traceback. Knows nothing about what failed."""
 
 import difflib
 from collections.abc import Sequence
 
 
 class LoraMMError(Exception):
-    """A failure to report in one or two lines: the thing, the place and the way out. Exit code 1: the run failed."""
+    """A failed run. The message has one or two lines: what failed, where, and what to do. Exit code 1."""
 
     exit_code = 1
 
 
 class InputError(LoraMMError):
-    """The user's input (command line, recipe, data or adapter folder) cannot be used. Exit code 2.
+    """Unusable input: command line, recipe, data or adapter folder. Exit code 2.
 
-    ``faults`` holds one line per fault, so that everything wrong is told at once.
+    Args:
+        faults: one line for each fault, so that all are reported at once.
     """
 
     exit_code = 2
@@ -24,12 +25,28 @@ class InputError(LoraMMError):
 
 
 def suggest_name(name: str, known: Sequence[str]) -> str:
-    """``" Did you mean 'x'?"`` for the known name closest to ``name``; empty when none is close."""
+    """A suggestion for a name that is unknown.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+
+    Returns:
+        ``" Did you mean 'x'?"`` with the closest known name, or an empty string if none is close.
+    """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def truncate_faults(faults: Sequence[str], enough: int = 10) -> list[str]:
-    """The first ``enough`` faults and, where there are more, a line that says how many."""
-    rest = len(faults) - enough
-    return [*faults[:enough], *([f"… and {rest:,} more"] if rest > 0 else [])]
+def truncate_faults(faults: Sequence[str], limit: int = 10) -> list[str]:
+    """Shorten a list of faults.
+
+    Args:
+        faults: all faults.
+        limit: number of faults to keep.
+
+    Returns:
+        The first ``limit`` faults, and a line with the number of the others, if any.
+    """
+    rest = len(faults) - limit
+    return [*faults[:limit], *([f"… and {rest:,} more"] if rest > 0 else [])]

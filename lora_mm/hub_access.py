@@ -1,7 +1,4 @@
-"""Whether the Hugging Face Hub answers, what is said when it does not, and where things are kept beside its cache.
-
-Knows no models and no data sets.
-"""
+"""Whether the Hugging Face Hub can be reached, the error if not, and the cache folder. Knows no models and no data."""
 
 import functools
 import os
@@ -14,11 +11,15 @@ _TIMEOUT = 10.0  # seconds
 
 
 class UnreachableError(InputError):
-    """Something is neither on this machine nor to be had from the Hub: one line for that, one for what works anyway."""
+    """Something is not on this machine and cannot be downloaded. The second line says what works without network.
+
+    Args:
+        things: what is missing, each with the reason.
+    """
 
     WAY_OUT = (
-        "Without network: local copies, by `--set base.model=FOLDER --set data.path=FOLDER`; "
-        "or `lora-mm finetune --recipe scienceqa-pocket`, which needs neither."
+        "Without network, use local copies (`--set base.model=FOLDER --set data.path=FOLDER`), "
+        "or `lora-mm finetune --recipe scienceqa-pocket`, which downloads nothing."
     )
 
     def __init__(self, *things: str) -> None:
@@ -28,9 +29,10 @@ class UnreachableError(InputError):
 
 @functools.cache
 def connection_error() -> str | None:
-    """Why the Hub does not answer; None if it does. Asked once: a machine without network knows after half a second.
+    """The reason why the Hub cannot be reached, or None if it can. Checked once for each process.
 
-    Left to themselves, transformers and datasets each ask six times, in 25 s, and log every try.
+    Without network this takes half a second. By themselves, transformers and datasets each try six times, in 25 s, and
+    log every attempt.
     """
     from huggingface_hub import constants, get_session
 
@@ -38,18 +40,18 @@ def connection_error() -> str | None:
         return "HF_HUB_OFFLINE is set"
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except Exception as error:  # transport errors come from whichever HTTP library the Hub's client is built on
+    except Exception as error:  # the types of transport errors depend on the Hub client's HTTP library
         return root_cause(error)
     return None
 
 
 def cache_folder() -> Path:
-    """Where lora-mm keeps what it has drawn or unpacked: ``$HF_HOME/lora-mm``, by default in ``~/.cache``."""
+    """The folder for drawn and unpacked files: ``$HF_HOME/lora-mm``, by default ``~/.cache/huggingface/lora-mm``."""
     return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
 
 
 def root_cause(error: BaseException) -> str:
-    """The innermost cause on one line: it names the trouble, the outer ones say that there was one."""
+    """The message of the innermost cause, on one line: it names the problem that the outer errors report."""
     while error.__cause__ is not None:
         error = error.__cause__
     return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

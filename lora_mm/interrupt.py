@@ -1,4 +1,4 @@
-"""Ctrl-C as a question: work that listens ends where it can, not where it stands. Knows nothing of the work."""
+"""Ctrl-C as a request: work stops at its next safe point instead of immediately. Knows nothing of the work."""
 
 import signal
 from collections.abc import Iterator
@@ -7,27 +7,31 @@ from typing import Any
 
 
 class Interrupt:
-    """While listening, the first Ctrl-C only sets ``asked``; the second does what it does everywhere."""
+    """Whether the user pressed Ctrl-C.
+
+    Attributes:
+        asked: whether the user asked to stop since :meth:`listening` began.
+    """
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C for the length of a block, starting with ``asked`` unset."""
+        """Inside the block, the first Ctrl-C only sets ``asked``; the second one has its usual effect."""
         self.asked = False
-        before = signal.getsignal(signal.SIGINT)
+        previous = signal.getsignal(signal.SIGINT)
 
-        def ask(number: int, frame: Any) -> None:
+        def request_stop(number: int, frame: Any) -> None:
             self.asked = True
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
         try:
-            signal.signal(signal.SIGINT, ask)
-        except ValueError:  # not in the main thread: nobody can press Ctrl-C here
+            signal.signal(signal.SIGINT, request_stop)
+        except ValueError:  # not the main thread, which alone receives Ctrl-C
             yield
             return
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live line on a terminal, plain lines elsewhere. Knows no meaning."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere. Knows nothing of the work."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PLAIN_EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between two lines when the output is not a terminal."""
 
 
 class Display:
     """Progress bars on one console.
 
     Args:
-        console: where to write; a live bar if it is a terminal, else a line every :data:`PLAIN_EVERY` seconds.
+        console: where to write. A terminal gets a live bar, anything else a line every :data:`PLAIN_EVERY` seconds.
     """
 
     def __init__(self, console: Console) -> None:
@@ -26,7 +26,16 @@ class Display:
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
-        """A bar of ``total`` units; yields a function of (units done since last told, note to show)."""
+        """Show a bar inside the block.
+
+        Args:
+            label: text before the bar.
+            total: number of units.
+            unit: name of the units.
+
+        Yields:
+            A function that reports progress: units done since the last call, and a note to show.
+        """
         if self.console.is_terminal:
             with Progress(
                 TextColumn("{task.description}"),
@@ -39,22 +48,30 @@ class Display:
             ) as progress:
                 task = progress.add_task(label, total=total, note="")
 
-                def tell(done: int, note: str) -> None:
+                def report(done: int, note: str) -> None:
                     progress.update(task, advance=done, note=note)
 
-                yield tell
+                yield report
         else:
-            yield _plain(self.console, label, total, unit)
+            yield _print_lines(self.console, label, total, unit)
 
     def watch(self, label: str, total: int) -> Callable[[int], None]:
-        """For ``scoring.score_model``: a bar that closes itself when ``total`` is reached."""
+        """A bar that closes itself when ``total`` is reached.
+
+        Args:
+            label: name of the model that is scored.
+            total: number of problems.
+
+        Returns:
+            A function that reports the number of problems done since the last call.
+        """
         context = self.bar(f"scoring {label}", total, "problems")
-        tell = context.__enter__()
+        report = context.__enter__()
         left = total
 
         def advance(done: int) -> None:
             nonlocal left
-            tell(done, "")
+            report(done, "")
             left -= done
             if left <= 0:
                 context.__exit__(None, None, None)
@@ -62,31 +79,36 @@ class Display:
         return advance
 
 
-def _plain(console: Console, label: str, total: int, unit: str) -> Callable[[int, str], None]:
-    begun = last = time.monotonic()
+def _print_lines(console: Console, label: str, total: int, unit: str) -> Callable[[int, str], None]:
+    """The function of :meth:`Display.bar` that prints plain lines."""
+    start = last = time.monotonic()
     done = 0
 
-    def tell(more: int, note: str = "") -> None:
+    def report(more: int, note: str = "") -> None:
         nonlocal done, last
         done += more
         now = time.monotonic()
         if now - last >= PLAIN_EVERY or done >= total:
             last = now
-            left = (now - begun) / max(done, 1) * (total - done)
-            ending = f", {left:.0f} s left" if done < total else f", {now - begun:.0f} s"
+            left = (now - start) / max(done, 1) * (total - done)
+            ending = f", {left:.0f} s left" if done < total else f", {now - start:.0f} s"
             console.print(f"{label}: {done}/{total} {unit}{', ' + note if note else ''}{ending}", highlight=False)
 
-    return tell
+    return report
 
 
 class TrainingProgress(TrainerCallback):
-    """Loss, samples a second, peak memory and time left, for every optimiser step."""
+    """Shows loss, samples per second, peak memory and time left at every optimizer step.
+
+    Attributes:
+        loss_of: returns the loss of the last step; set by whoever owns the trainer.
+    """
 
     def __init__(self, display: Display) -> None:
         self.display = display
         self.loss_of: Callable[[], float] = lambda: float("nan")
         self._bar: Any = None
-        self._tell: Callable[[int, str], None] = lambda done, note: None
+        self._report: Callable[[int, str], None] = lambda done, note: None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -94,17 +116,17 @@ class TrainingProgress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._samples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self._begun, self._steps = time.monotonic(), 0
+        self._start, self._steps = time.monotonic(), 0
         self._bar = self.display.bar("training", state.max_steps - state.global_step, "steps")
-        self._tell = self._bar.__enter__()
+        self._report = self._bar.__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._bar is None:
             return
         self._steps += 1
-        rate = self._steps * self._samples / (time.monotonic() - self._begun)
+        rate = self._steps * self._samples / (time.monotonic() - self._start)
         note = f"loss {self.loss_of():.3f}, {rate:.1f} samples/s{_peak_memory()}"
-        self._tell(1, note)
+        self._report(1, note)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -112,13 +134,14 @@ class TrainingProgress(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Take the live line away; also after an error."""
+        """Remove the live bar; call it after errors too."""
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
             self._bar = None
 
 
 def _peak_memory() -> str:
+    """Peak GPU memory as part of a note; empty without a GPU."""
     if not torch.cuda.is_available():
         return ""
     return f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"

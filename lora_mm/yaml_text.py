@@ -1,4 +1,4 @@
-"""YAML that reads back as what was written. Knows no recipes and no cards."""
+"""YAML that loads as exactly what was written. Knows no recipes and no cards."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import yaml
 
 
 def to_yaml(data: Any) -> str:
-    """``data`` as YAML, in its own order and script.
+    """``data`` as YAML, with its order of keys and without escaping other scripts.
 
-    PyYAML writes U+0085 as it is and reads it as a space: data that holds one is spelled in ASCII.
+    PyYAML writes U+0085 unescaped but reads it as a space, so data with that character is written in ASCII.
     """
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return yaml.safe_dump(data, sort_keys=False) if "\x85" in text else text

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole, or not at all."""
+"""Files and folders appear complete or not at all."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+def test_a_file_is_complete_or_unchanged(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(LoraMMError, match="cannot be written"):
         write_atomically(tmp_path / "taken", "new")
@@ -28,13 +28,13 @@ def fail(output: Path, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
-def test_of_a_folder_that_fails_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_leaves_no_folder(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         fail(tmp_path / "out", error)
     assert names(tmp_path) == set()
 
 
-def test_a_folder_appears_with_all_that_is_in_it_also_in_place_of_an_empty_one(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_and_can_replace_an_empty_one(tmp_path: Path) -> None:
     for place in (tmp_path / "deep" / "er", tmp_path / "empty"):
         with atomic_folder(place) as folder:
             (folder / "file").write_text("whole")

@@ -1,4 +1,4 @@
-"""Whether the Hub answers: asked for real, on a loopback server and on a port where nobody listens."""
+"""Whether the Hub can be reached: checked on a loopback server and on a port where nobody listens."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from lora_mm.hub_access import UnreachableError, root_cause
 ASK = "from lora_mm.hub_access import connection_error; print(connection_error())"
 
 
-def asked(**environment: str) -> str:
+def connection_error_with(**environment: str) -> str:
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
     }
@@ -30,34 +30,34 @@ class Answers(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
-def test_a_hub_that_answers_is_no_trouble() -> None:
+def test_a_reachable_hub_has_no_connection_error() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert asked(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}") == "None"
+        assert connection_error_with(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}") == "None"
     finally:
         server.shutdown()
         server.server_close()
 
 
-def test_a_hub_that_does_not_answer_is_named_with_its_cause() -> None:
+def test_an_unreachable_hub_is_reported_with_its_cause() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     port = server.server_port
     server.server_close()  # now nobody listens there
-    assert "refused" in asked(HF_ENDPOINT=f"http://127.0.0.1:{port}").lower()
+    assert "refused" in connection_error_with(HF_ENDPOINT=f"http://127.0.0.1:{port}").lower()
 
 
-def test_offline_mode_is_told_as_such() -> None:
-    assert asked(HF_HUB_OFFLINE="1") == "HF_HUB_OFFLINE is set"
+def test_offline_mode_is_reported() -> None:
+    assert connection_error_with(HF_HUB_OFFLINE="1") == "HF_HUB_OFFLINE is set"
 
 
-def test_unreachable_things_are_one_line_and_the_way_out_another() -> None:
+def test_the_message_has_one_line_for_what_is_missing_and_one_for_the_way_out() -> None:
     error = UnreachableError("base 'a'", "data 'b'")
     assert isinstance(error, InputError)
     assert str(error).splitlines() == ["base 'a'; data 'b'", UnreachableError.WAY_OUT]
 
 
-def test_the_innermost_cause_is_told() -> None:
+def test_the_innermost_cause_is_reported() -> None:
     inner, outer = OSError("no route"), ValueError("failed")
     outer.__cause__ = inner
     assert root_cause(outer) == "no route"

@@ -1,1 +1,1 @@
-"""Developer tools: nothing here is in the wheel."""
+"""Developer tools, run from a checkout. They are not in the wheel; lora_mm never imports them."""

@@ -90,14 +90,14 @@ def make(
     size: Annotated[int, typer.Option(min=100, help="Number of problems or rows in total.")] = 6000,
 ) -> None:
     """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
-    from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
+    from lora_mm.pocket.own_data import OWN_DATA_SETS, make_own_data
 
-    if world.value in PLAIN_KINDS:
-        counts = make_rows(output, world.value, seed=seed, size=size)
+    if world.value in OWN_DATA_SETS:
+        counts = make_own_data(output, world.value, seed=seed, size=size)
         print(f"Wrote {output}: {counts['train']:,} training rows, {counts['test']:,} test rows, seed {seed}.")
         return
     from lora_mm.pocket.world import make_world
 
-    made = make_world(output, world=world.value, seed=seed, size=size)
+    made = make_world(output, name=world.value, seed=seed, size=size)
     splits = ", ".join(f"{count:,} {split}" for split, count in made.problems.items())
     print(f"Wrote {made.output}: {splits} problems of {made.templates} kinds, {made.pictures:,} pictures, seed {seed}.")

@@ -4,7 +4,7 @@ from lora_mm.cli.options import JsonOption
 
 
 def env(as_json: JsonOption = False) -> None:
-    """Versions and devices, for bug reports."""
+    """Print versions and devices, for bug reports."""
     from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.environment import describe_environment
 

@@ -1,4 +1,4 @@
-"""``lora-mm``: the verbs, and how their failures are told. Holds no logic; torch is imported only by what needs it."""
+"""``lora-mm``: the verbs, and how their errors are reported. Holds no logic; only verbs that need torch import it."""
 
 import io
 import logging
@@ -51,24 +51,13 @@ app.command(name="env")(env.env)
 
 
 def run() -> None:
-    """Entry point: 0 fine, 1 the run failed, 2 the input cannot be used, 130 after Ctrl-C."""
-    # Libraries' progress bars and advice would bury our own lines; what they raise is still told.
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code it comes from
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # of Pillow; data.example refuses it
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP threads spin while they wait, which is dear where another program wants the cores. Two pocket runs at once
-    # on two cores: 4.4 samples/s each by its default of 300,000 turns, 28 at 20,000; one alone: 167 and 165.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # What a terminal cannot write (halves of characters in data, an ASCII locale) is spelled out: no traceback.
+    """Entry point. Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C."""
+    _quiet_libraries()
+    # A terminal that cannot write a character (half a surrogate pair, an ASCII locale) gets an escape, no traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] != ["finetune"]:  # which alone has work for several processes
+    if sys.argv[1:2] != ["finetune"]:  # the only verb that uses several processes
         if distributed.rank():
             return
         distributed.become_single_process()
@@ -84,10 +73,25 @@ def run() -> None:
         if distributed.is_first_to_fail():
             print("Stopped.", file=sys.stderr)
         sys.exit(130)
-    except SystemExit:  # of a wrong call, or after --help: the first says so, and ends the others with itself
+    except SystemExit:  # a wrong call, or --help: rank 0 exits, and the launcher stops the other ranks
         if not distributed.rank():
             raise
-    except Exception:  # a fault of ours: its traceback, but of one process
+    except Exception:  # a bug: one traceback, from the first rank that fails
         if distributed.is_first_to_fail():
             raise
         sys.exit(1)
+
+
+def _quiet_libraries() -> None:
+    """Hide the progress bars and warnings of libraries. Their errors are still reported."""
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; data.example checks
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # OpenMP threads spin while they wait, which is costly when other programs need the cores. Two pocket runs on two
+    # cores: 4.4 samples/s each with the default of 300,000 turns, 28 with 20,000. One run alone: 167 and 165.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")

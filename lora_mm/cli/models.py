@@ -1,4 +1,4 @@
-"""``lora-mm models``: which families of models can be adapted, how, and where. Holds no logic; never imports torch."""
+"""``lora-mm models``: the supported model families. Holds no logic and never imports torch."""
 
 from typing import Annotated
 
@@ -6,11 +6,11 @@ import typer
 
 from lora_mm.cli.options import JsonOption
 
-app = typer.Typer(help="List and show the model families that can be adapted.", no_args_is_help=True)
+app = typer.Typer(help="List and show the supported model families.", no_args_is_help=True)
 
 
 def complete_family(incomplete: str) -> list[str]:
-    """Model types that begin with what was typed."""
+    """Model types that start with ``incomplete``."""
     from lora_mm.models.families import FAMILIES
 
     return [name for name in FAMILIES if name.startswith(incomplete)]
@@ -18,7 +18,7 @@ def complete_family(incomplete: str) -> list[str]:
 
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """Model types (as ``config.json`` names them), and the methods that apply to each."""
+    """List model types, as ``config.json`` names them, with the methods that each supports."""
     from lora_mm.adapters.support import list_methods
     from lora_mm.models.families import FAMILIES
 
@@ -38,10 +38,15 @@ def list_models(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(
-    model_type: Annotated[str, typer.Argument(metavar="MODEL_TYPE", autocompletion=complete_family)],
+    model_type: Annotated[
+        str,
+        typer.Argument(
+            help="Model type, as config.json names it.", metavar="MODEL_TYPE", autocompletion=complete_family
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """A family's parts, what its layers hold, how pictures reach it, and which methods apply."""
+    """Show a model family: its parts, the roles in its layers, how it sees pictures, and the methods it supports."""
     from lora_mm.adapters.support import describe_model_type
 
     facts = describe_model_type(model_type)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and completion of recipe names. Holds no logic."""
+"""Options that several verbs share, and shell completion of their values. Holds no logic."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,14 +7,14 @@ import typer
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Recipe names that begin with what was typed."""
+    """Recipe names that start with ``incomplete``."""
     from lora_mm.recipe.load import recipe_names
 
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
 def complete_logger(incomplete: str) -> list[str]:
-    """Loggers that begin with what was typed."""
+    """Loggers that start with ``incomplete``."""
     from typing import get_args
 
     from lora_mm.recipe.sections import Logger
@@ -23,21 +23,20 @@ def complete_logger(incomplete: str) -> list[str]:
 
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)
+    str,
+    typer.Option("--recipe", "-r", help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe),
 ]
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", help="Change a key of the recipe: key.sub=value. May be repeated.", metavar="KEY=VALUE"),
+    typer.Option("--set", help="Override a key of the recipe: key.sub=value. Can be repeated.", metavar="KEY=VALUE"),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else to standard output.")]
 AdapterArgument = Annotated[
-    str, typer.Argument(help="Adapter: a folder, a packed file, or a Hub id (ID@REVISION).", metavar="ADAPTER")
+    str, typer.Argument(help="Adapter: a folder, a packed file or a Hub id (ID@REVISION).", metavar="ADAPTER")
 ]
 AdaptersArgument = Annotated[
     list[str],
-    typer.Argument(help="Adapters of one base: folders, packed files, or Hub ids (ID@REVISION).", metavar="ADAPTER…"),
+    typer.Argument(help="Adapters of one base: folders, packed files or Hub ids (ID@REVISION).", metavar="ADAPTER…"),
 ]
 
 
@@ -50,6 +49,6 @@ class AcceptedMismatch(StrEnum):
 
 AcceptOption = Annotated[
     list[AcceptedMismatch],
-    typer.Option("--accept", help="Use another base, or differently prepared inputs, knowingly. May be repeated."),
+    typer.Option("--accept", help="Accept another base, or inputs prepared in another way. Can be repeated."),
 ]
-MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Maximum number of tokens of an answer.")]

@@ -1,4 +1,4 @@
-"""``lora-mm recipes``: look at recipes, start one's own, check one. Holds no logic; never imports torch."""
+"""``lora-mm recipes``: list, show, copy and check recipes. Holds no logic and never imports torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +8,14 @@ import typer
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 from lora_mm.errors import InputError, LoraMMError
 
-app = typer.Typer(help="List, show, copy and check recipes; their JSON schema.", no_args_is_help=True)
+app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", autocompletion=complete_recipe)]
 
 
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
-    """Names of the recipes that come with lora-mm, and what each does."""
+    """List the packaged recipes, each with a summary."""
     from lora_mm.recipe.load import load_recipe, recipe_names
 
     summaries = {name: load_recipe(name).summary for name in recipe_names()}
@@ -31,7 +31,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(name: Name, overrides: SetOption = []) -> None:
-    """A recipe with everything it extends filled in, as YAML."""
+    """Print a complete recipe, merged with what it extends, as YAML."""
     from lora_mm.recipe.load import load_recipe
 
     print(load_recipe(name, overrides).to_yaml(), end="")
@@ -39,7 +39,7 @@ def show(name: Name, overrides: SetOption = []) -> None:
 
 @app.command()
 def schema() -> None:
-    """JSON schema of recipe files, for editors that complete and check YAML."""
+    """Print the JSON schema of recipe files, for editors that complete and check YAML."""
     import json
 
     from lora_mm.recipe.schema import file_schema
@@ -49,11 +49,11 @@ def schema() -> None:
 
 @app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
-    """Start one's own recipe from another, comments included."""
+    """Copy a recipe, with its comments, to start your own."""
     from lora_mm.recipe.load import recipe_file
 
     if file.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{file}: a recipe's file ends in .yaml.")
+        raise InputError(f"{file}: a recipe file must end in .yaml.")
     if file.exists():
         raise InputError(f"{file}: exists; name another file.")
     try:
@@ -65,8 +65,8 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to wri
 
 @app.command()
 def check(name: Name, overrides: SetOption = []) -> None:
-    """Read a recipe and tell everything that is wrong with it."""
+    """Validate a recipe and report all faults."""
     from lora_mm.recipe.load import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: fine. Base {recipe.base.model}, data {recipe.data.where}.")
+    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.where}.")

@@ -1,4 +1,4 @@
-"""``lora-mm score``: official scores of any predictions file. Holds no logic; loads no model."""
+"""``lora-mm score``: official scores of a predictions file. Holds no logic and loads no model."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,29 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Score a predictions file as the benchmark's authors do.", no_args_is_help=True)
+app = typer.Typer(help="Score a predictions file with the official protocol of a benchmark.", no_args_is_help=True)
 
 
 @app.callback()
 def score() -> None:
-    """Score a predictions file as the benchmark's authors do."""
+    """Score a predictions file with the official protocol of a benchmark."""
 
 
 @app.command()
 def scienceqa(
-    data: Annotated[str, typer.Option(help="Official ScienceQA folder, folder of Parquet files, or id on the Hub.")],
-    predictions: Annotated[Path, typer.Option(help='Results file: {"results": {problem id: index of the choice}}.')],
+    data: Annotated[str, typer.Option(help="ScienceQA: its official folder, a folder of Parquet files, or a Hub id.")],
+    predictions: Annotated[
+        Path, typer.Option(help='Predictions: a JSON file with {"results": {problem id: index of the choice}}.')
+    ],
     split: Annotated[str, typer.Option(help="Split that the predictions cover.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else to standard output.")
+    ] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Score what is there, though predictions do not cover the split.")
+        bool, typer.Option("--partial", help="Score the predictions that exist, even if they do not cover the split.")
     ] = False,
 ) -> None:
-    """Official ScienceQA columns of a predictions file. Pictures are not needed."""
+    """Print the official ScienceQA table of a predictions file. Needs no pictures."""
     from lora_mm.data.scienceqa import load_problems
     from lora_mm.evaluation.report import scores_to_dict, scores_to_table
     from lora_mm.evaluation.scienceqa import read_results, score_random_choice

@@ -2,8 +2,8 @@
 
 from lora_mm.data.scienceqa_tables import is_scienceqa
 from lora_mm.errors import InputError
-from lora_mm.pocket.cache import world_folder
-from lora_mm.pocket.plain import PLAIN_KINDS
+from lora_mm.pocket.cache import prepare_pocket_data
+from lora_mm.pocket.own_data import OWN_DATA_SETS
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.data_section import DataSection
 
@@ -60,6 +60,6 @@ def resolve_path(section: DataSection, path: str) -> str:
         section: says how much to draw, and by which seed.
         path: a path, an id on the Hub, or the name of a pocket data set.
     """
-    if path in WORLDS or path in PLAIN_KINDS:
-        return str(world_folder(path, section.pocket.seed, section.pocket.size))
+    if path in WORLDS or path in OWN_DATA_SETS:
+        return str(prepare_pocket_data(path, section.pocket.seed, section.pocket.size))
     return path

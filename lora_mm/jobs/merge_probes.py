@@ -14,7 +14,7 @@ from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
 from lora_mm.errors import LoraMMError
 from lora_mm.models.forward import IGNORE_INDEX
-from lora_mm.pocket.plain import PLAIN_KINDS
+from lora_mm.pocket.own_data import OWN_DATA_SETS
 from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.sections import Recipe
 
@@ -66,7 +66,7 @@ def make_probes(recipe: Recipe, collator: Collator, modalities: Sequence[str]) -
 
 def _load_examples(recipe: Recipe) -> tuple[list[Example], str]:
     """Examples of the evaluation split, and their source; none, and the reason, if the data is not available."""
-    if recipe.data.path in (*WORLDS, *PLAIN_KINDS):  # drawing as many as in training would take a minute
+    if recipe.data.path in (*WORLDS, *OWN_DATA_SETS):  # drawing as many as in training would take a minute
         few = recipe.data.pocket.model_copy(update={"size": min(recipe.data.pocket.size, _MAX_ROWS)})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pocket": few})})
     try:

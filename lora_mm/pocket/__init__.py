@@ -1,9 +1,9 @@
-"""The pocket: a small world of drawn problems and a small base model, so that the real job runs in minutes anywhere.
+"""The pocket: a small world of drawn problems and a small base model, to run the real job anywhere in minutes.
 
-Knows where the shipped base lies; imports nothing heavy.
+Knows where the packaged base is; imports nothing heavy.
 """
 
 from pathlib import Path
 
 BASE = Path(__file__).parent / "base"
-"""The folder of the shipped pocket base, loadable by plain ``AutoModelForImageTextToText`` and ``AutoProcessor``."""
+"""Folder of the pocket base. ``AutoModelForImageTextToText`` and ``AutoProcessor`` load it without lora-mm."""

@@ -1,38 +1,14 @@
-"""The pocket world's kinds of problems: a row each, with its question and official fields. Knows no files."""
+"""The templates of the pocket worlds: one row for each kind of problem. Writes no files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
-
-from lora_mm.pocket import questions as ask
-from lora_mm.pocket.questions import Draft
-
-
-@dataclass(frozen=True)
-class Template:
-    """A kind of problem: how one is made, its official fields, and how many of it there are for one of the others."""
-
-    make: Callable[[Random], Draft]
-    subject: str
-    topic: str
-    category: str
-    skill: str
-    grades: tuple[int, ...]
-    lecture: str
-    weight: int = 1
-
-    @property
-    def name(self) -> str:
-        """A short name for tables and tests."""
-        return self.make.__name__
-
+from lora_mm.pocket import picture_questions, text_questions
+from lora_mm.pocket.problem import Template
 
 NATURAL, SOCIAL, LANGUAGE = "natural science", "social science", "language science"
 TEMPLATES = (
     Template(
-        ask.magnets,
+        picture_questions.magnets,
         NATURAL,
         "physics",
         "Magnets",
@@ -41,7 +17,7 @@ TEMPLATES = (
         "A magnet has two poles. Unlike poles attract: they pull together. Like poles repel: they push apart.",
     ),
     Template(
-        ask.concentration,
+        picture_questions.concentration,
         NATURAL,
         "chemistry",
         "Solutions",
@@ -50,17 +26,17 @@ TEMPLATES = (
         "In equal volumes, more particles of solute make a higher concentration.",
     ),
     Template(
-        ask.cardinal,
+        picture_questions.cardinal,
         SOCIAL,
         "geography",
         "Maps",
         "Read a map: cardinal directions",
         (2, 3, 4),
         "On most maps north is at the top, south at the bottom, west at the left and east at the right.",
-        weight=3,  # four questions in one, and the commonest kind in ScienceQA too
+        weight=3,  # four questions in one, and the most frequent kind in ScienceQA
     ),
     Template(
-        ask.temperature,
+        picture_questions.temperature,
         NATURAL,
         "physics",
         "Particle motion and energy",
@@ -69,7 +45,7 @@ TEMPLATES = (
         "The temperature of a gas depends on how fast its particles move. Faster particles have more kinetic energy.",
     ),
     Template(
-        ask.food_web,
+        picture_questions.food_web,
         NATURAL,
         "biology",
         "Ecosystems",
@@ -78,7 +54,7 @@ TEMPLATES = (
         "A food web shows who eats whom. Each arrow points from what is eaten to the organism that eats it.",
     ),
     Template(
-        ask.magnet_pairs,
+        picture_questions.magnet_pairs,
         NATURAL,
         "physics",
         "Magnets",
@@ -87,7 +63,7 @@ TEMPLATES = (
         "The force between magnets depends on the distance between them. It is stronger when they are closer together.",
     ),
     Template(
-        ask.thermometer,
+        picture_questions.thermometer,
         NATURAL,
         "units-and-measurement",
         "Units and measurement",
@@ -96,17 +72,17 @@ TEMPLATES = (
         "A thermometer shows the temperature where its red liquid ends.",
     ),
     Template(
-        ask.graph,
+        picture_questions.graph,
         SOCIAL,
         "economics",
         "Basic economic principles",
         "Interpret bar graphs",
         (6, 7, 8, 9),
         "In a bar graph a taller bar stands for a larger amount.",
-        weight=3,  # two questions in one, of a picture with most in it
+        weight=3,  # two questions in one, about the picture with the most content
     ),
     Template(
-        ask.length,
+        text_questions.length,
         NATURAL,
         "units-and-measurement",
         "Units and measurement",
@@ -115,7 +91,7 @@ TEMPLATES = (
         "Centimeters measure short things, meters longer things, and kilometers long distances.",
     ),
     Template(
-        ask.volume,
+        text_questions.volume,
         NATURAL,
         "units-and-measurement",
         "Units and measurement",
@@ -124,7 +100,7 @@ TEMPLATES = (
         "Milliliters measure small volumes and liters measure larger ones.",
     ),
     Template(
-        ask.tense,
+        text_questions.tense,
         LANGUAGE,
         "verbs",
         "Verb tense",
@@ -133,7 +109,7 @@ TEMPLATES = (
         "The tense of a verb tells whether something happened before, happens now, or will happen later.",
     ),
     Template(
-        ask.sentence_kind,
+        text_questions.sentence_kind,
         LANGUAGE,
         "punctuation",
         "Sentences",
@@ -142,7 +118,7 @@ TEMPLATES = (
         "A sentence can state (declarative), ask (interrogative), command (imperative) or exclaim (exclamatory).",
     ),
     Template(
-        ask.figure,
+        text_questions.figure,
         LANGUAGE,
         "figurative-language",
         "Literary devices",
@@ -151,7 +127,7 @@ TEMPLATES = (
         "A simile compares with like or as. Personification lets things act as people do. Hyperbole exaggerates.",
     ),
     Template(
-        ask.animals,
+        text_questions.animals,
         NATURAL,
         "biology",
         "Classification",
@@ -160,7 +136,7 @@ TEMPLATES = (
         "Mammals have hair, birds have feathers, fish have fins and live in water, and reptiles have dry scales.",
     ),
     Template(
-        ask.matter,
+        text_questions.matter,
         NATURAL,
         "chemistry",
         "States of matter",
@@ -169,7 +145,7 @@ TEMPLATES = (
         "A solid keeps its shape, a liquid flows and keeps its volume, and a gas fills all its space.",
     ),
     Template(
-        ask.traits,
+        text_questions.traits,
         NATURAL,
         "biology",
         "Traits and heredity",
@@ -178,7 +154,7 @@ TEMPLATES = (
         "Organisms are born with inherited traits. They gain acquired traits during their lives.",
     ),
     Template(
-        ask.weather,
+        text_questions.weather,
         NATURAL,
         "earth-science",
         "Weather and climate",
@@ -187,7 +163,7 @@ TEMPLATES = (
         "Weather is what the air is like at a time and place. Climate is the pattern of weather over many years.",
     ),
     Template(
-        ask.goods,
+        text_questions.goods,
         SOCIAL,
         "economics",
         "Basic economic principles",
@@ -196,7 +172,7 @@ TEMPLATES = (
         "People buy goods, which they can keep, and services, which others do for them.",
     ),
     Template(
-        ask.market,
+        text_questions.market,
         SOCIAL,
         "economics",
         "Supply and demand",
@@ -205,7 +181,7 @@ TEMPLATES = (
         "Supply is how much sellers offer. Demand is how much buyers want.",
     ),
     Template(
-        ask.genotype,
+        text_questions.genotype,
         NATURAL,
         "biology",
         "Genes to traits",
@@ -214,10 +190,11 @@ TEMPLATES = (
         "A dominant allele shows even when there is only one of it. A recessive allele shows only when there are two.",
     ),
 )
+"""Templates of the pocket world."""
 
-DETAILS = (
+DETAIL_TEMPLATES = (
     Template(
-        ask.upright_cloth,
+        picture_questions.upright_cloth,
         NATURAL,
         "materials",
         "Materials",
@@ -226,4 +203,4 @@ DETAILS = (
         "Cloth is woven of threads. The way its stripes run can be seen from close by only.",
     ),
 )
-"""Questions whose answer is in details that are lost when the picture is shrunk."""
+"""Templates of the pocket-details world: questions about details that disappear when the picture is shrunk."""

@@ -221,7 +221,7 @@ def test_recipes_copy_starts_ones_own_and_never_overwrites(cli: Cli, tmp_path: P
 def test_recipes_check_tells_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("recipes", "check", "scienceqa")
     assert code == 0
-    assert "fine" in out
+    assert "valid" in out
     (tmp_path / "mine.yaml").write_text("extends: scienceqa\ntraining: {sed: 1}\ndata: {path: 3}\n")
     code, out, err = cli("recipes", "check", tmp_path / "mine.yaml")
     assert (code, out) == (2, "")

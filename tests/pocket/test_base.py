@@ -1,7 +1,6 @@
-"""The shipped base: its folder, prompt and tokenizer; that it binds letters, sees, and does not know the exam."""
+"""The pocket base: its folder, prompt and tokenizer. It sees pictures, and does not know the answers of the world."""
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -14,10 +13,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lora_mm.pocket import BASE
-from lora_mm.pocket.drawing import Spots
-from lora_mm.pocket.world import draw_problems, make_world
-from tools.pocket_pretraining import corpus, picture_corpus
-from tools.pocket_pretraining.pretrain import STAGES, Learner, batches, encode, held_out, pixels
+from lora_mm.pocket.scenes import Spots
+from lora_mm.pocket.world import make_world
 
 LETTERS = "ABCDE"
 
@@ -64,7 +61,7 @@ def letter_logits(model, processor, texts, images) -> torch.Tensor:
     return model(**batch).logits[torch.arange(len(last)), last][:, ids]
 
 
-def test_folder_is_small_plain_and_readable() -> None:
+def test_the_folder_is_small_and_has_no_code() -> None:
     files = [f for f in BASE.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 8_000_000
     assert {f.suffix for f in files} <= {".json", ".jinja", ".safetensors"}
@@ -77,7 +74,7 @@ def test_size_and_kind(model) -> None:
 
 
 @pytest.mark.parametrize("image", [False, True])
-def test_prompt_starts_the_whole_rendering(processor, image: bool) -> None:
+def test_the_conversation_starts_with_the_prompt(processor, image: bool) -> None:
     prompt = processor.apply_chat_template(messages("What?", image=image), add_generation_prompt=True)
     whole = processor.apply_chat_template(messages("What?", image=image, answer="The answer is B."))
     assert prompt == "USER: " + "<image>\n" * image + "What? ASSISTANT:"
@@ -86,7 +83,7 @@ def test_prompt_starts_the_whole_rendering(processor, image: bool) -> None:
     assert processor.tokenizer(whole)["input_ids"][: len(tokens)] == tokens
 
 
-def test_letters_and_marks_are_one_token_each(processor) -> None:
+def test_letters_are_one_token_each(processor) -> None:
     tokenizer = processor.tokenizer
     for letter in LETTERS:
         assert len(tokenizer.encode(f" {letter}")) == len(tokenizer.encode(f" ({letter})")) == 1
@@ -102,7 +99,7 @@ def tokenizer():
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60).filter(lambda text: "<" not in text))
-def test_tokenizer_gives_any_text_back(text: str) -> None:
+def test_the_tokenizer_decodes_what_it_encodes(text: str) -> None:
     assert tokenizer().decode(tokenizer().encode(text), skip_special_tokens=False) == text
 
 
@@ -114,7 +111,7 @@ def test_long_real_text_fits(model, processor) -> None:
         assert torch.isfinite(model(**batch).logits[:, -1]).all()
 
 
-def test_mixed_batch_equals_single_samples(model, processor) -> None:
+def test_a_mixed_batch_gives_the_logits_of_single_samples(model, processor) -> None:
     image = Spots.random(Random(0)).draw()
     texts, images = (
         ["Choose red.\nOptions: (A) red (B) blue", "Which spot is highest? (A) red (B) blue (C) green"],
@@ -126,7 +123,7 @@ def test_mixed_batch_equals_single_samples(model, processor) -> None:
         assert torch.allclose(together[n], alone[0], atol=1e-4)
 
 
-def test_picture_of_any_form_takes_as_many_tokens(processor) -> None:
+def test_pictures_of_any_size_have_the_same_number_of_tokens(processor) -> None:
     for size in ((300, 200), (40, 400), (144, 144)):
         image = Spots.random(Random(0)).draw().resize(size)
         batch = processor(images=[image], text=["USER: <image>\nWhat? ASSISTANT:"], return_tensors="pt")
@@ -134,26 +131,7 @@ def test_picture_of_any_form_takes_as_many_tokens(processor) -> None:
         assert batch["pixel_values"].shape == (1, 3, 72, 72)
 
 
-def test_pretraining_reads_pictures_as_the_processor_does(processor) -> None:
-    samples = [picture_corpus.picture(Random(n)) for n in range(4)]
-    seen = processor.image_processor([s.picture for s in samples], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(pixels(samples), seen, atol=1e-6)
-    text = "".join(t for t, _ in samples[0].pieces)
-    ids = processor(images=[samples[0].picture], text=[text], return_tensors="pt")["input_ids"][0].tolist()
-    assert encode(processor.tokenizer, samples)[0][0] == ids
-
-
-def test_base_binds_letters_reads_pictures_and_captions_them(model, processor) -> None:
-    # Held-out samples of a seed that pretraining never printed.
-    scores = Learner(model, processor.tokenizer).scores(held_out(seed=99, size=96))
-    # Chance is about 0.35 for choices and below 0.3 for open questions. The bare form is scaffolding, and forgotten.
-    assert scores["named"] >= 0.8
-    assert scores["kinds"] >= 0.8
-    assert scores["picture open"] >= 0.7
-    assert scores["picture choice"] >= 0.55
-
-
-def test_base_is_near_chance_on_the_pocket_world(model, processor, problems) -> None:
+def test_the_base_is_near_chance_on_the_pocket_world(model, processor, problems) -> None:
     folder, rows = problems
     assert len(rows) >= 300
     rows.sort(key=lambda row: len(question(row[1])))
@@ -165,34 +143,4 @@ def test_base_is_near_chance_on_the_pocket_world(model, processor, problems) -> 
         for line, (_, p) in zip(logits, part, strict=True):
             right += int(line[: len(p["choices"])].argmax()) == p["answer"]
     chance = sum(1 / len(p["choices"]) for _, p in rows) / len(rows)
-    assert right / len(rows) <= chance + 0.07  # two points of sampling noise over the five that are promised
-
-
-def test_corpus_never_asks_what_the_world_asks() -> None:
-    asked = [draft.question.split("\n")[0] for _, _, draft in draw_problems(0, 2000)]
-    words = {q.rstrip("?.") for q in asked}
-    rng = Random(0)
-    makers = (corpus.named, corpus.facts, corpus.kinds, corpus.topics, corpus.sentence, picture_corpus.picture)
-    text = "\n".join("".join(t for t, _ in rng.choice(makers)(rng).pieces) for _ in range(4000))
-    assert not [q for q in words if q in text]
-
-
-def test_every_word_of_the_world_is_one_that_pretraining_shows(processor) -> None:
-    shown = {word.lower() for word in corpus.WORDS}
-    rng = Random(0)
-    for make in (corpus.sentence, picture_corpus.picture, corpus.named, corpus.facts, corpus.kinds, corpus.topics):
-        for _ in range(1500):
-            shown |= {w.lower() for text, _ in make(rng).pieces for w in re.findall(r"[^\W\d_]+", text)}
-    asked = {
-        word.lower()
-        for _, _, draft in draw_problems(0, 2000)
-        for text in (draft.question, draft.hint, *draft.choices)
-        for word in re.findall(r"[^\W\d_]+", text)
-    }
-    assert sorted(asked - shown) == []
-
-
-def test_curriculum_is_fixed_by_its_seed() -> None:
-    assert sum(stage.share for stage in STAGES) == pytest.approx(1)
-    one, same, other = ([[s.pieces for s in batch] for _, batch in batches(seed, 10)] for seed in (1, 1, 2))
-    assert one == same != other
+    assert right / len(rows) <= chance + 0.07  # five points, and two of sampling noise

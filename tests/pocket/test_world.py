@@ -1,4 +1,4 @@
-"""The pocket world: layout, fields, determinism, no overlap, no guess that pays."""
+"""The pocket world: layout, fields, determinism, no overlap of splits, and no way to guess answers."""
 
 import hashlib
 import json
@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.pocket.drawing import SCENES
+from lora_mm.pocket.scenes import SCENES
 from lora_mm.pocket.templates import TEMPLATES
-from lora_mm.pocket.world import EACH, LARGEST, describe_content, draw_problems, make_world
+from lora_mm.pocket.world import MAX_PROBLEMS, MIN_PROBLEMS_PER_TEMPLATE, describe_content, draw_problems, make_world
 
 FIELDS = {
     "question", "choices", "answer", "hint", "image", "task", "grade", "subject",
     "topic", "category", "skill", "lecture", "solution", "split",
 }  # fmt: skip
 SPLITS = ("train", "val", "test")
-SMALLEST = EACH * len(TEMPLATES)
+SMALLEST = MIN_PROBLEMS_PER_TEMPLATE * len(TEMPLATES)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_splits_share_no_problem_and_no_picture(world: Path, problems: dict[str,
         seen[same] = key
 
 
-def test_letters_are_uniform(problems: dict[str, dict]) -> None:
+def test_answers_are_uniform_over_letters(problems: dict[str, dict]) -> None:
     for split in SPLITS:
         count: dict[int, Counter[int]] = defaultdict(Counter)
         for p in problems.values():
@@ -114,14 +114,14 @@ def test_letters_are_uniform(problems: dict[str, dict]) -> None:
             assert all(abs(letters[n] - share) <= max(10, 0.1 * share) for n in range(choices))
 
 
-def test_no_option_is_right_more_often_than_its_share() -> None:
+def test_no_choice_is_right_more_often_than_by_chance() -> None:
     for template in TEMPLATES:
         right: Counter[str] = Counter()
         fair: Counter[str] = Counter()
         spread: Counter[str] = Counter()
         rng = Random(template.name)
         for _ in range(2000):
-            draft = template.make(rng)
+            draft = template.draft(rng)
             share = 1 / len(draft.choices)
             right[draft.choices[0]] += 1
             for choice in draft.choices:
@@ -131,18 +131,17 @@ def test_no_option_is_right_more_often_than_its_share() -> None:
             assert abs(right[choice] - fair[choice]) <= 5 * spread[choice] ** 0.5 + 2, (template.name, choice)
 
 
-def test_no_place_in_a_sorted_list_is_right_more_often() -> None:
-    # The longest, the first in the alphabet: nothing of the kind may pay.
+def test_alphabetical_order_does_not_give_answers_away() -> None:
     for template in TEMPLATES:
         rng = Random(template.name)
-        drafts = [template.make(rng) for _ in range(1500)]
+        drafts = [template.draft(rng) for _ in range(1500)]
         fair = sum(1 / len(d.choices) for d in drafts)
         for pick in (min, max):
             assert abs(sum(pick(d.choices) == d.choices[0] for d in drafts) - fair) < 130, template.name
 
 
-@pytest.mark.parametrize("size", [0, -5, SMALLEST - 1, LARGEST + 1, True, 2.5])
-def test_nonsense_sizes_are_refused(tmp_path: Path, size: object) -> None:
+@pytest.mark.parametrize("size", [0, -5, SMALLEST - 1, MAX_PROBLEMS + 1, True, 2.5])
+def test_sizes_out_of_range_are_refused(tmp_path: Path, size: object) -> None:
     with pytest.raises(InputError, match="size"):
         make_world(tmp_path / "w", size=size)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
@@ -156,7 +155,7 @@ def test_smallest_world_has_every_split_of_every_template(tmp_path: Path, size: 
     assert len({(p["skill"], p["split"]) for p in problems.values()}) == 3 * len(TEMPLATES)
 
 
-def test_a_full_folder_is_left_alone_and_an_empty_one_is_used(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_refused_and_an_empty_one_is_used(tmp_path: Path) -> None:
     full, empty = tmp_path / "full", tmp_path / "empty"
     full.mkdir()
     empty.mkdir()
@@ -169,7 +168,7 @@ def test_a_full_folder_is_left_alone_and_an_empty_one_is_used(tmp_path: Path) ->
     assert make_world(empty, size=SMALLEST).problems["train"] > 0
 
 
-def test_a_place_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LoraMMError, match="cannot be written") as error:
         make_world(tmp_path / "file" / "w", size=SMALLEST)
@@ -186,6 +185,6 @@ def test_equal_scenes_draw_equal_pictures_and_content_sees_the_picture() -> None
     assert len({describe_content(d)[:3] for d in drafts}) == 1
 
 
-def test_the_generator_needs_no_torch() -> None:
+def test_drawing_needs_no_torch() -> None:
     code = "import sys, lora_mm.pocket.world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

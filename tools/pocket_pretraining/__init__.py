@@ -1,1 +1,1 @@
-"""Trains the pocket base that ships with the package, from nothing."""
+"""The pretraining of the pocket base. Uses the drawings and words of ``lora_mm.pocket``, never its questions."""

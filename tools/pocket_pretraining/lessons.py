@@ -1,4 +1,4 @@
-"""The tower's own lessons: name the fields of a picture, read linearly off any one of its tokens. Knows no language."""
+"""The lessons of the vision tower: name the fields of a picture from any one of its tokens. Knows no language."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from lora_mm.pocket.drawing import SCENES
-from tools.pocket_pretraining.picture_corpus import labels as labels_of
+from lora_mm.pocket.scenes import SCENES
+from tools.pocket_pretraining.picture_corpus import label_fields
 
 
-class Fields(nn.Module):
-    """Linear heads, one a field of :func:`~.picture_corpus.labels`; they are thrown away after pretraining.
+class FieldHeads(nn.Module):
+    """Linear heads, one for each field of :func:`~.picture_corpus.label_fields`. Pretraining throws them away.
 
-    Whatever one token tells, an adapter or an attention head finds wherever it looks: without these lessons the tower
-    and the language model wait long for each other to make sense (open questions at chance after 20,000 pictures).
+    What one token holds, an adapter or an attention head finds wherever it looks. Without these lessons, the tower and
+    the language model wait long for each other: open questions stay at chance for 20,000 pictures.
+
+    Args:
+        width: width of a token.
+        seed: seed of the scenes that the classes are collected from.
     """
 
     def __init__(self, width: int, seed: int = 0) -> None:
@@ -24,7 +28,7 @@ class Fields(nn.Module):
         rng = Random(f"fields {seed}")
         self.classes: dict[str, dict[str, int]] = {}
         for _ in range(4000):
-            for field, value in labels_of(rng.choice(SCENES).random(rng)).items():
+            for field, value in label_fields(rng.choice(SCENES).random(rng)).items():
                 known = self.classes.setdefault(field, {})
                 known.setdefault(value, len(known))
         self.heads = nn.Linear(width, sum(len(known) for known in self.classes.values()))
@@ -35,24 +39,27 @@ class Fields(nn.Module):
             start += len(known)
 
     def forward(self, tokens: Tensor, scenes: Sequence[object]) -> tuple[Tensor, list[bool]]:
-        """Summed over pictures, the mean loss of a picture's fields; and whether each field was right.
+        """Classify the fields of pictures.
 
         Args:
-            tokens: [pictures, tokens, width]; one token of each picture is read, drawn at random.
+            tokens: [pictures, tokens, width]; one random token of each picture is used.
             scenes: what each picture shows.
+
+        Returns:
+            The mean loss over a picture's fields, summed over pictures, and whether each field was right.
         """
-        one = tokens[torch.arange(len(scenes)), torch.randint(tokens.shape[1], (len(scenes),))]
-        logits = self.heads(one).float()
+        token = tokens[torch.arange(len(scenes)), torch.randint(tokens.shape[1], (len(scenes),))]
+        logits = self.heads(token).float()
         truth: dict[str, list[tuple[int, int, float]]] = {}
         for row, scene in enumerate(scenes):
-            labels = labels_of(scene)
+            labels = label_fields(scene)
             for field, value in labels.items():
                 if value in self.classes[field]:
                     truth.setdefault(field, []).append((row, self.classes[field][value], 1 / len(labels)))
         loss, right = torch.zeros(()), []
-        for field, found in truth.items():
-            rows, targets, weights = (torch.tensor(column) for column in zip(*found, strict=True))
-            part = logits[rows, self.starts[field] : self.starts[field] + len(self.classes[field])]
-            loss = loss + (nn.functional.cross_entropy(part, targets, reduction="none") * weights).sum()
-            right += (part.argmax(-1) == targets).tolist()
+        for field, answers in truth.items():
+            rows, targets, weights = (torch.tensor(column) for column in zip(*answers, strict=True))
+            field_logits = logits[rows, self.starts[field] : self.starts[field] + len(self.classes[field])]
+            loss = loss + (nn.functional.cross_entropy(field_logits, targets, reduction="none") * weights).sum()
+            right += (field_logits.argmax(-1) == targets).tolist()
         return loss, right

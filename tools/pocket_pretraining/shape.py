@@ -1,4 +1,4 @@
-"""The pocket base's shape: tokenizer, processor, chat template, untrained LLaVA. Knows nothing of its training."""
+"""The architecture of the pocket base: tokenizer, processor, chat template, untrained LLaVA. Trains nothing."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-PICTURE = 72
-PATCH = 12
-VOCABULARY = 3072
-POSITIONS = 2048
+IMAGE_SIZE = 72
+PATCH_SIZE = 12
+VOCABULARY_SIZE = 3072
+MAX_POSITIONS = 2048
 LETTERS = "ABCDEFGH"
-SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
 
-PIECES = r"\s?\([A-Z]\)|'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""An option's mark such as " (A)" stays one piece, so it becomes one token; digits stay single."""
+TOKEN_PATTERN = r"\s?\([A-Z]\)|'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""The letter of an option, such as " (A)", is one piece and so becomes one token; each digit is a piece."""
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -38,15 +38,15 @@ CHAT_TEMPLATE = (
     "{%- else -%}{{- text + ' ' -}}{%- endif -%}"
     "{%- endfor -%}"
 )
-"""The prompt ends with "ASSISTANT:" whether or not an answer follows, so it is how the whole rendering starts."""
+"""The prompt ends with "ASSISTANT:", with or without an answer, so that the whole conversation starts with it."""
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``VOCABULARY`` tokens; encodes any UTF-8 text."""
+    """Train a byte-level BPE of ``VOCABULARY_SIZE`` tokens on ``texts``. It encodes any UTF-8 text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(TOKEN_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -54,8 +54,8 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     marks = " ".join(f" ({letter}) {letter}" for letter in LETTERS)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -67,15 +67,15 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
         padding_side="right",
-        model_max_length=POSITIONS,
+        model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA's processor: the picture is stretched to ``PICTURE`` pixels square and becomes one token a patch."""
+    """LLaVA's processor: a picture is resized to a square of ``IMAGE_SIZE`` pixels; each patch becomes one token."""
     images = CLIPImageProcessorPil(
-        size={"height": PICTURE, "width": PICTURE},
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         do_center_crop=False,
         resample=4,  # BOX: halves a drawn picture without ringing
         image_mean=[0.5] * 3,
@@ -84,7 +84,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=PATCH,
+        patch_size=PATCH_SIZE,
         num_additional_image_tokens=1,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
@@ -98,36 +98,41 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
-        image_size=PICTURE,
-        patch_size=PATCH,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
         projection_dim=128,
         hidden_act="gelu",
     )
     text = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY_SIZE,
         hidden_size=192,
         intermediate_size=384,
         num_hidden_layers=5,
         num_attention_heads=6,
         num_key_value_heads=6,
-        max_position_embeddings=POSITIONS,
+        max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         initializer_range=0.02,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image_token, int)
+    token_ids = {
+        "image_token_id": image_token,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(PICTURE // PATCH) ** 2,
+        image_token_index=image_token,
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **token_ids,
     )
     return LlavaForConditionalGeneration(config)

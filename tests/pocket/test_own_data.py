@@ -1,4 +1,4 @@
-"""Pocket data in the plain layouts: the same bytes by seed, whole, and read by the own-data loader."""
+"""Pocket data in the formats of your own data: the same bytes by seed, and readable as own data."""
 
 import hashlib
 import json
@@ -10,27 +10,27 @@ from typer.testing import CliRunner
 from lora_mm.cli.data import app
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
-from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
+from lora_mm.pocket.own_data import OWN_DATA_SETS, make_own_data
 from lora_mm.recipe.load import load_recipe
 
 
-def mark(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
 
 
-@pytest.mark.parametrize("name", PLAIN_KINDS)
+@pytest.mark.parametrize("name", OWN_DATA_SETS)
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, name: str) -> None:
-    counts = make_rows(tmp_path / "one", name, seed=3, size=100)
+    counts = make_own_data(tmp_path / "one", name, seed=3, size=100)
     assert counts == {"train": 80, "test": 20}
-    make_rows(tmp_path / "two", name, seed=3, size=100)
-    make_rows(tmp_path / "other", name, seed=4, size=100)
-    assert mark(tmp_path / "one") == mark(tmp_path / "two") != mark(tmp_path / "other")
+    make_own_data(tmp_path / "two", name, seed=3, size=100)
+    make_own_data(tmp_path / "other", name, seed=4, size=100)
+    assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two") != hash_folder(tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", PLAIN_KINDS)
-def test_no_picture_is_there_twice_and_every_row_is_read(tmp_path: Path, name: str) -> None:
-    make_rows(tmp_path / "data", name, size=150)
+@pytest.mark.parametrize("name", OWN_DATA_SETS)
+def test_pictures_are_distinct_and_every_row_is_readable(tmp_path: Path, name: str) -> None:
+    make_own_data(tmp_path / "data", name, size=150)
     pictures = [file.read_bytes() for file in (tmp_path / "data" / "images").iterdir()]
     assert len(set(pictures)) == len(pictures) == 150
     question = "What is it?" if name == "pocket-captions" else None
@@ -48,21 +48,21 @@ def test_no_picture_is_there_twice_and_every_row_is_read(tmp_path: Path, name: s
         assert first.candidates[first.answer] == first.target
 
 
-def test_what_is_there_and_sizes_out_of_range_are_refused(tmp_path: Path) -> None:
+def test_existing_folders_and_sizes_out_of_range_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     with pytest.raises(InputError, match="exists; name another folder"):
-        make_rows(tmp_path / "mine", "pocket-labels", size=100)
+        make_own_data(tmp_path / "mine", "pocket-labels", size=100)
     for size in (99, 15_001):
         with pytest.raises(InputError, match="has 100 to 15000 rows"):
-            make_rows(tmp_path / "new", "pocket-labels", size=size)
+            make_own_data(tmp_path / "new", "pocket-labels", size=size)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "file"]
 
 
-@pytest.mark.parametrize("name", PLAIN_KINDS)
+@pytest.mark.parametrize("name", OWN_DATA_SETS)
 def test_the_command_writes_what_the_function_writes(tmp_path: Path, name: str) -> None:
     done = CliRunner().invoke(app, ["make", name, "--output", str(tmp_path / "made"), "--size", "100", "--seed", "3"])
     assert done.exit_code == 0
     assert done.stdout == f"Wrote {tmp_path / 'made'}: 80 training rows, 20 test rows, seed 3.\n"
-    make_rows(tmp_path / "same", name, seed=3, size=100)
-    assert mark(tmp_path / "made") == mark(tmp_path / "same")
+    make_own_data(tmp_path / "same", name, seed=3, size=100)
+    assert hash_folder(tmp_path / "made") == hash_folder(tmp_path / "same")
