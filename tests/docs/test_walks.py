@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WALKS = ("Add a model family", "Add a method", "Add a metric")
 STEP = re.compile(
-    r"^ *<!-- walk: (\S+) \| (above|below|replace): ([^\n]*) -->\n *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE
+    r"^ *<!-- walk: (\S+) \| (above|below|replace): ([^\n]*) -->\n *```\w+\n(.*?)^ *```", re.DOTALL | re.MULTILINE
 )
 SHELL = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
