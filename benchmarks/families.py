@@ -1,9 +1,9 @@
-"""Which methods work on which model families, as their tests find: runs them and writes the table into the docs.
+"""Runs the tests of the model families and writes into the documentation which methods work on which family.
 
     python -m benchmarks.families
 
-A test module says by ``covered`` which claims a test of it bears out for a family: the name of a method, ``no METHOD``
-where it is refused, ``processor`` and ``run``. A failing test leaves the table as it is.
+The function ``covered`` of a test module lists the claims that a passing test proves for a family: the name of a
+method; ``no METHOD`` where it is refused; ``processor``; and ``run``. If a test fails, the page is not changed.
 """
 
 import sys
@@ -29,18 +29,18 @@ FILES = (
 )
 
 Claims = dict[str, dict[str, int]]
-"""Family → claim → tests that passed."""
+"""Family → claim → number of tests that passed."""
 
 
-class Tally:
-    """A pytest plugin that counts what each family's passed tests bear out."""
+class ClaimCounter:
+    """A pytest plugin that counts the claims of passed tests."""
 
     def __init__(self) -> None:
         self.passed: Claims = defaultdict(lambda: defaultdict(int))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
-        """Count a test that passed."""
+        """Count the claims of a test that passed."""
         report = yield
         params = getattr(getattr(item, "callspec", None), "params", {})
         if report.when == "call" and report.passed and "family" in params:
@@ -49,40 +49,53 @@ class Tally:
         return report
 
 
-def cell(passed: dict[str, int], method: str) -> str:
-    """``✓`` where tests of the method passed, ``–`` where those of its refusal did."""
+def format_cell(passed: dict[str, int], method: str) -> str:
+    """Write one cell of the table.
+
+    Args:
+        passed: claim → number of tests that passed, of one family.
+        method: name of the method.
+
+    Returns:
+        ``✓`` if tests of the method passed, ``–`` if tests of its refusal did, ``?`` if both did or none.
+    """
     works, refused = passed.get(method, 0) > 0, passed.get(f"no {method}", 0) > 0
     return "?" if works is refused else "✓" if works else "–"
 
 
-def inputs(family: str, passed: dict[str, int]) -> str:
-    """How a family's inputs were made in its tests."""
+def describe_inputs(family: str, passed: dict[str, int]) -> str:
+    """Say how the tests of a family make its inputs.
+
+    Args:
+        family: model type.
+        passed: claim → number of tests that passed, of the family.
+    """
     if not passed.get("processor"):
         return f"model level only: its processor needs {LACKING[family]}"
     runs = "its processor, whole runs" if passed.get("run") else "its processor"
     return f"{runs}; videos at the model level" if "video" in FAMILIES[family].placeholders else runs
 
 
-def table(passed: Claims) -> str:
-    """The table, in Markdown."""
+def format_table(passed: Claims) -> str:
+    """Write the table in Markdown."""
     lines = [f"| model type | {' | '.join(f'`{method}`' for method in METHODS)} | tested through |"]
     lines.append("|---" + "|:-:" * len(METHODS) + "|---|")
     for family in FAMILIES:
-        cells = [cell(passed[family], method) for method in METHODS]
-        lines.append(f"| `{family}` | {' | '.join(cells)} | {inputs(family, passed[family])} |")
+        cells = [format_cell(passed[family], method) for method in METHODS]
+        lines.append(f"| `{family}` | {' | '.join(cells)} | {describe_inputs(family, passed[family])} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Run the tests, write the table."""
-    tally = Tally()
-    code = pytest.main(["-q", "-n", "0", *(str(ROOT / file) for file in FILES)], plugins=[tally])
+    """Run the tests and write the table; return the exit code."""
+    counter = ClaimCounter()
+    code = pytest.main(["-q", "-n", "0", *(str(ROOT / file) for file in FILES)], plugins=[counter])
     if code:
-        print(f"Tests failed; {PAGE.name} stays as it is.", file=sys.stderr)
+        print(f"Tests failed; {PAGE.name} is not changed.", file=sys.stderr)
         return int(code)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    PAGE.write_text(before + BEGIN + table(tally.passed) + END + after, encoding="utf-8")
+    PAGE.write_text(before + BEGIN + format_table(counter.passed) + END + after, encoding="utf-8")
     return 0
 
 

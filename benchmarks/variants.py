@@ -1,9 +1,9 @@
-"""What the pocket base learns from which adapter, at equal steps: the tables of the ScienceQA guide.
+"""Compares adapters on the pocket base at equal numbers of steps, for the tables in docs/guides/scienceqa.md.
 
     python benchmarks/variants.py [--recipe scienceqa-pocket] [--seeds 0 1] [--output benchmarks/results/variants.md]
     python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/monkey-pocket.md
 
-Each row is one run a seed of the real command, ``lora-mm finetune --recipe … --set …``.
+Each row is the mean of one run per seed of the real command, ``lora-mm finetune --recipe … --set …``.
 """
 
 import argparse
@@ -24,16 +24,22 @@ from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
 
-def lora(part: str, at: str, rank: int) -> dict[str, Any]:
-    """Plain LoRA, scaled as the other methods here."""
+def configure_lora(part: str, at: str, rank: int) -> dict[str, Any]:
+    """Configure plain LoRA with the scale of the other methods here.
+
+    Args:
+        part: of the model.
+        at: names of its linear layers.
+        rank: of the update; alpha is the same.
+    """
     return {"method": "lora", "part": part, "at": at, "rank": rank, "alpha": rank}
 
 
-def of_adapters(recipe: Recipe) -> dict[str, list[str]]:
-    """MMA against plain LoRA of equal size on q, k and v: 6·r·D parameters a layer, against 20·D + 10 at rank 8."""
+def list_adapter_variants(recipe: Recipe) -> dict[str, list[str]]:
+    """MMA and plain LoRA of equal size on q, k and v: 6·r·D parameters a layer, and 20·D + 10 for MMA of rank 8."""
     mma = [item for item in recipe.adapters if item.method == "mma"]
     ranks = {item.part: max(1, round((2 * item.rank + 4) * len(item.roles) / 6)) for item in mma}
-    plain = [{**lora(part, "qkv", rank), "alpha": 2 * rank} for part, rank in ranks.items()]
+    plain = [{**configure_lora(part, "qkv", rank), "alpha": 2 * rank} for part, rank in ranks.items()]
     return {
         "MMA (the recipe)": [],
         "plain LoRA of equal size": [f"adapters={json.dumps(plain)}"],
@@ -41,8 +47,8 @@ def of_adapters(recipe: Recipe) -> dict[str, list[str]]:
     }
 
 
-def of_crops(recipe: Recipe) -> dict[str, list[str]]:
-    """A LoRA for each crop against one for all of them, and against the picture in one piece."""
+def list_crop_variants(recipe: Recipe) -> dict[str, list[str]]:
+    """A LoRA for each crop, one LoRA for all crops, and the whole picture without crops."""
     mma, crops = ([item for item in recipe.adapters if item.method == name] for name in ("mma", "crop_lora"))
     language = [{"method": "mma", "part": item.part, "at": item.at, "rank": item.rank, "temperature": item.temperature,
                  "dropout": item.dropout} for item in mma]  # fmt: skip
@@ -54,20 +60,37 @@ def of_crops(recipe: Recipe) -> dict[str, list[str]]:
     whole = "data.slicing=null"
     return {
         "one view": [adapters(), whole],
-        f"one view, a LoRA of rank {many * rank} in the tower": [adapters(lora("vision", "all", many * rank)), whole],
+        f"one view, a LoRA of rank {many * rank} in the tower": [
+            adapters(configure_lora("vision", "all", many * rank)),
+            whole,
+        ],
         "crops": [adapters()],
-        f"crops, one LoRA of rank {rank} for all": [adapters(lora("vision", "all", rank))],
-        f"crops, one LoRA of rank {many * rank} for all": [adapters(lora("vision", "all", many * rank))],
+        f"crops, one LoRA of rank {rank} for all": [adapters(configure_lora("vision", "all", rank))],
+        f"crops, one LoRA of rank {many * rank} for all": [adapters(configure_lora("vision", "all", many * rank))],
         f"crops, a LoRA of rank {rank} for each (the recipe)": [],
     }
 
 
-VARIANTS = {"scienceqa-pocket": (of_adapters, OFFICIAL_COLUMNS), "monkey-pocket": (of_crops, ("AVG",))}
-"""Recipe → its variants (row of the table → what is set on top), and the columns of the score that tell them apart."""
+VARIANTS = {
+    "scienceqa-pocket": (list_adapter_variants, OFFICIAL_COLUMNS),
+    "monkey-pocket": (list_crop_variants, ("AVG",)),
+}
+"""Recipe → its variants (row of the table → ``--set`` overrides), and the columns of the score to show."""
 
 
 def run(recipe: str, overrides: list[str], seed: int, steps: int | None, *, base: bool) -> dict[str, Any]:
-    """One fine-tuning run; what ``--json`` printed. ``base`` scores the frozen base too."""
+    """Run ``lora-mm finetune`` once.
+
+    Args:
+        recipe: name of the recipe.
+        overrides: ``key=value`` settings.
+        seed: of the run.
+        steps: optimizer steps; None for those of the recipe.
+        base: whether to score the frozen base too.
+
+    Returns:
+        What ``--json`` prints.
+    """
     settings = [*overrides, f"training.seed={seed}", f"evaluation.base={base}"]
     settings += [f"training.max_steps={steps}"] if steps else []
     with tempfile.TemporaryDirectory() as folder:
@@ -87,8 +110,15 @@ def run(recipe: str, overrides: list[str], seed: int, steps: int | None, *, base
     return dict(json.loads(done.stdout))
 
 
-def row(name: str, results: list[dict[str, Any]], score: str, shown: Sequence[str]) -> str:
-    """One line of the table: means over the seeds."""
+def format_row(name: str, results: list[dict[str, Any]], score: str, shown: Sequence[str]) -> str:
+    """Write one line of the table, with means over the seeds.
+
+    Args:
+        name: of the line.
+        results: one for each seed.
+        score: name of the row of each run's scores.
+        shown: columns of the score.
+    """
     columns = [
         statistics.mean(result["scores"][score]["columns"][column]["accuracy"] for result in results)
         for column in shown
@@ -100,28 +130,28 @@ def row(name: str, results: list[dict[str, Any]], score: str, shown: Sequence[st
 
 
 def main() -> None:
-    """Run every variant, print the table, and write it."""
+    """Run every variant, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=list(VARIANTS), default="scienceqa-pocket")
-    parser.add_argument("--steps", type=int, help="optimiser steps of every run; the recipe's by default")
+    parser.add_argument("--steps", type=int, help="optimizer steps of every run; the recipe's by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    find, shown = VARIANTS[arguments.recipe]
+    list_variants, shown = VARIANTS[arguments.recipe]
     lines = [
         f"| trained | parameters | {' | '.join(shown)} | seconds |",
         f"|---|---:|{'---:|' * len(shown)}---:|",
     ]
-    for name, overrides in find(load_recipe(arguments.recipe)).items():
+    for name, overrides in list_variants(load_recipe(arguments.recipe)).items():
         first = len(lines) == 2
         results = [run(arguments.recipe, overrides, seed, arguments.steps, base=first) for seed in arguments.seeds]
         if first:
             lines += [
-                row("nothing: random choice", results, "random choice", shown),
-                row("nothing: frozen base", results, "frozen base", shown),
+                format_row("nothing: random choice", results, "random choice", shown),
+                format_row("nothing: frozen base", results, "frozen base", shown),
             ]
-        lines.append(row(name, results, "adapter", shown))
+        lines.append(format_row(name, results, "adapter", shown))
         print(lines[-1], file=sys.stderr, flush=True)
     steps = results[0]["figures"]["steps"]
     about = (
@@ -132,7 +162,7 @@ def main() -> None:
     print(table)
     if arguments.output:
         arguments.output.write_text(
-            f"# {arguments.recipe}: what learns what\n\n`{' '.join(['python', *sys.argv])}`\n\n{table}"
+            f"# {arguments.recipe}: comparison of adapters\n\n`{' '.join(['python', *sys.argv])}`\n\n{table}"
         )
 
 

@@ -1,4 +1,4 @@
-"""``lora-mm evaluate``: the score of an adapter, its frozen base, or of two on the same questions. Holds no logic."""
+"""``lora-mm evaluate``: scores an adapter, its frozen base, or two models on the same questions. Holds no logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,29 +13,31 @@ def evaluate(
     overrides: SetOption = [],
     compare: Annotated[
         str | None,
-        typer.Option(help="Ask another adapter too, or the frozen `base`, and test the difference."),
+        typer.Option(help="Also score another adapter, or the frozen `base`, and test the difference."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to ask; the recipe's data.eval_split by default.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many problems only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score; the recipe's data.eval_split by default.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of questions, the first of the split.")
+    ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
     predictions: Annotated[
-        Path | None, typer.Option(help="Also write the answers: .jsonl, or .json in ScienceQA's official format.")
+        Path | None,
+        typer.Option(help="Also write the answers: .jsonl, or .json in ScienceQA's official format.", metavar="FILE"),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write one HTML page to look at.", metavar="FILE")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a report: one HTML page.", metavar="FILE")] = None,
     accept: AcceptOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Score an adapter on its recipe's data, by the metric that its recipe names."""
+    """Score an adapter on its recipe's data, by its recipe's metric."""
     from rich.console import Console
 
     from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
-    from lora_mm.jobs.evaluate import evaluate as run
-    from lora_mm.jobs.evaluate import load_contenders, make_page
+    from lora_mm.jobs import evaluate as job
     from lora_mm.progress import Display
 
-    contenders = load_contenders(adapter, overrides, base_only=base_only, other=compare)
+    contenders = job.load_contenders(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
-    found = run(
+    evaluation = job.evaluate(
         contenders,
         split=split,
         limit=limit,
@@ -46,18 +48,18 @@ def evaluate(
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if report:
-        make_page(found, contenders).write(report)
+        job.make_page(evaluation, contenders).write(report)
     if as_json:
         facts = {
             "adapter": adapter,
             "commit": contenders[0].commit,
-            "rows": found.account,
-            "scores": scores_to_dict(found.scores),
+            "rows": evaluation.account,
+            "scores": scores_to_dict(evaluation.scores),
         }
-        facts |= {"comparison": found.comparison.as_dict()} if found.comparison else {}
+        facts |= {"comparison": evaluation.comparison.as_dict()} if evaluation.comparison else {}
         print(to_json(facts))
         return
-    console.print(found.account, highlight=False)
-    console.print(scores_to_table(found.scores, title=found.title))
-    for line in found.comparison.sentences() if found.comparison else ():
+    console.print(evaluation.account, highlight=False)
+    console.print(scores_to_table(evaluation.scores, title=evaluation.title))
+    for line in evaluation.comparison.sentences() if evaluation.comparison else ():
         console.print(line, highlight=False, markup=False, soft_wrap=True)

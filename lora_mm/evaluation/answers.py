@@ -1,4 +1,4 @@
-"""A model's answers, one a question, and the file that keeps them. Knows no metric."""
+"""A model's answers, one for each question, and the file that keeps them. Knows no metric."""
 
 import json
 from collections.abc import Iterable
@@ -7,74 +7,85 @@ from pathlib import Path
 from typing import Any
 
 from lora_mm.atomic import write_atomically
+from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered to one question, and what that is worth.
+    """A model's answer to one question, and its credit.
 
     Attributes:
-        prediction: as written; of answers taken by likelihood, the likeliest candidate.
+        id: of the question.
+        prediction: the text as generated; if candidates were compared by likelihood, the likeliest one.
         references: answers that count as right.
-        worth: 0 to 1; None where it could not be read, which counts as 0.
-        choice: index of the candidate that it names, where it names one.
+        credit: 0 (wrong) to 1 (right); None if the answer could not be parsed, which counts as 0.
+        choice: index of the candidate that the answer names; None if it names none.
     """
 
     id: str
     prediction: str
     references: tuple[str, ...]
-    worth: float | None
+    credit: float | None
     choice: int | None = None
 
     @property
     def points(self) -> float:
-        """The worth as it counts."""
-        return self.worth or 0.0
+        """The credit as it is counted: 0 for an answer that could not be parsed."""
+        return self.credit or 0.0
 
     @property
-    def right(self) -> bool:
-        """Whether it is worth half or more."""
+    def correct(self) -> bool:
+        """Whether the answer earns half the credit or more."""
         return self.points >= 0.5
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; ``right`` is true, false, the share it is worth, or null for what could not be read."""
+        """Convert to JSON values; ``right`` is true, false, a partial credit, or null if the answer was not parsed."""
         return {
             "id": self.id,
             "prediction": self.prediction,
             "references": list(self.references),
-            "right": bool(self.worth) if self.worth in (0, 1) else self.worth,
+            "right": bool(self.credit) if self.credit in (0, 1) else self.credit,
             "choice": self.choice,
         }
 
 
+def list_references(example: Example) -> tuple[str, ...]:
+    """Return the answers that count as right: the example's references, or its target where it has none."""
+    return example.references or (example.target,)
+
+
 def save_answers(path: Path, answers: Iterable[Answer]) -> None:
-    """Write ``answers`` as JSON lines: id, prediction, references, right, choice.
+    """Write answers as JSON lines with the fields id, prediction, references, right and choice.
+
+    Args:
+        path: file to write; after an error it is as it was before.
+        answers: one line each.
 
     Raises:
-        LoraMMError: the file cannot be written; it is then as it was before.
+        LoraMMError: the file cannot be written.
     """
     write_atomically(path, "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers))
 
 
 def load_answers(path: Path) -> list[Answer]:
-    """What :func:`save_answers` wrote.
+    """Read a file of :func:`save_answers`.
 
     Raises:
-        InputError: for a line that is none of its own, named by number.
+        InputError: the file cannot be read, or a line, named by its number, is not a saved answer.
     """
     answers: list[Answer] = []
     try:
-        # Not splitlines(), which breaks a line at U+2028 too.
+        # Not splitlines(), which also breaks a line at U+2028.
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             fields = json.loads(line)
-            worth = fields["right"]
+            credit = fields["right"]
             answers.append(
                 Answer(
                     id=fields["id"],
                     prediction=fields["prediction"],
                     references=tuple(fields["references"]),
-                    worth=None if worth is None else float(worth),
+                    credit=None if credit is None else float(credit),
                     choice=fields["choice"],
                 )
             )
@@ -83,6 +94,6 @@ def load_answers(path: Path) -> list[Answer]:
     except (ValueError, KeyError, TypeError) as error:
         line_number = len(answers) + 1
         raise InputError(
-            f"{path}, line {line_number}: is no saved answer ({type(error).__name__}: {error})."
+            f"{path}, line {line_number}: not a saved answer ({type(error).__name__}: {error})."
         ) from error
     return answers

@@ -1,14 +1,18 @@
-"""Two models on the same questions: whether one answers better, by a paired test. Knows answers; knows no model."""
+"""Compares two models' answers to the same questions by a paired test. Knows answers, not models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.score import Interval, compute_percentile_interval, resample_means
 
-RESAMPLES = 10_000
+if TYPE_CHECKING:
+    import numpy as np
+
+_RESAMPLES = 10_000
+"""Of the paired bootstrap; the smallest p that it can give is twice one in this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +20,13 @@ class Comparison:
     """The first of two models against the second.
 
     Attributes:
-        names: the two.
-        difference: of their mean worth, first minus second, in points of 100.
-        interval: 95 %, by paired bootstrap.
+        names: of the two models.
+        difference: of their mean credits, first minus second, in points of 100.
+        interval: 95 %, by paired bootstrap, in the same points.
         p: two-sided probability of a difference as large if there were none.
-        test: ``exact McNemar`` where answers are right or wrong, ``paired bootstrap`` where they are worth shares.
-        both, first, second, neither: questions that both, only the first, only the second, or neither answered right
-            (worth half or more).
+        test: ``exact McNemar`` where answers are right or wrong, ``paired bootstrap`` where they earn partial credit.
+        both, first, second, neither: number of questions that both, only the first, only the second, or neither model
+            answered right.
     """
 
     names: tuple[str, str]
@@ -36,18 +40,18 @@ class Comparison:
     neither: int
 
     def sentences(self) -> list[str]:
-        """What was found, in two lines."""
-        one, other = self.names
+        """Describe the comparison in two lines."""
+        first, second = self.names
         low, high = self.interval
         return [
-            f"{one} minus {other}: {self.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}; "
+            f"{first} minus {second}: {self.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}; "
             f"{self.test}, p {'< 0.0001' if self.p < 1e-4 else f'= {self.p:.4f}'}.",
-            f"Right: both {self.both:,}, only {one} {self.first:,}, only {other} {self.second:,}, "
+            f"Right: both {self.both:,}, only {first} {self.first:,}, only {second} {self.second:,}, "
             f"neither {self.neither:,}.",
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Convert to JSON values."""
         return {
             "of": list(self.names),
             "difference": round(self.difference, 4),
@@ -59,33 +63,41 @@ class Comparison:
 
 
 def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Sequence[Answer]) -> Comparison:
-    """The paired test of two models' answers to the same questions.
+    """Compare two models' answers by a paired test.
+
+    Args:
+        names: of the two models.
+        first: one model's answers.
+        second: the other model's answers to the same questions, in any order.
+
+    Returns:
+        The comparison of the first model with the second.
 
     Raises:
-        InputError: when they were not asked the same.
+        InputError: the models answered different questions.
     """
-    others = {answer.id: answer for answer in second}
-    unlike = {answer.id for answer in first} ^ set(others)
-    if unlike:
+    by_id = {answer.id: answer for answer in second}
+    different = {answer.id for answer in first} ^ set(by_id)
+    if different:
         raise InputError(
-            f"{names[0]} and {names[1]} were not asked the same: {len(unlike):,} questions differ, such as "
-            f"{min(unlike)}. A paired test needs the same questions."
+            f"{names[0]} and {names[1]} answered different questions: {len(different):,} differ, such as "
+            f"{min(different)}. A paired test needs the same questions."
         )
     import numpy as np
 
-    pairs = [(one, others[one.id]) for one in first]
+    pairs = [(answer, by_id[answer.id]) for answer in first]
     gains = np.asarray([one.points - other.points for one, other in pairs])
-    means = 100 * resample_means(gains, seed=0, resamples=RESAMPLES)
-    only_first = sum(one.right and not other.right for one, other in pairs)
-    only_second = sum(other.right and not one.right for one, other in pairs)
-    both = sum(one.right and other.right for one, other in pairs)
-    counted = all(answer.points in (0, 1) for pair in pairs for answer in pair)
+    means = 100 * resample_means(gains, seed=0, resamples=_RESAMPLES)
+    only_first = sum(one.correct and not other.correct for one, other in pairs)
+    only_second = sum(other.correct and not one.correct for one, other in pairs)
+    both = sum(one.correct and other.correct for one, other in pairs)
+    all_or_nothing = all(answer.points in (0, 1) for pair in pairs for answer in pair)
     return Comparison(
         names=names,
         difference=100 * float(gains.mean()),
         interval=compute_percentile_interval(means),
-        p=mcnemar(only_first, only_second) if counted else _crossing(means),
-        test="exact McNemar" if counted else "paired bootstrap",
+        p=compute_mcnemar_p(only_first, only_second) if all_or_nothing else _compute_bootstrap_p(means),
+        test="exact McNemar" if all_or_nothing else "paired bootstrap",
         both=both,
         first=only_first,
         second=only_second,
@@ -93,16 +105,24 @@ def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Seq
     )
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's (1947) test: of the questions that only one answered right, heads or tails."""
+def compute_mcnemar_p(only_first: int, only_second: int) -> float:
+    """Compute the exact two-sided p of McNemar's test (1947).
+
+    Args:
+        only_first: number of questions that only the first model answered right.
+        only_second: number of questions that only the second model answered right.
+
+    Returns:
+        The probability that a fair coin splits these questions at least as unevenly.
+    """
     total, ways, tail = only_first + only_second, 1, 0
-    for k in range(min(only_first, only_second) + 1):  # ways = total over k, in whole numbers
+    for k in range(min(only_first, only_second) + 1):  # ways is the binomial coefficient (total, k), an exact integer
         tail += ways
         ways = ways * (total - k) // (k + 1)
     return min(1.0, 2 * tail / 2**total)
 
 
-def _crossing(means: Any) -> float:
-    """Two-sided p from resampled differences: twice the share on the other side of zero, and never quite none."""
+def _compute_bootstrap_p(means: "np.ndarray") -> float:
+    """Two-sided p from resampled differences: twice the share beyond zero, and never 0."""
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(means) + 1))

@@ -1,7 +1,8 @@
-"""Answers from a model: by the likelihood of candidates, or written. Knows examples; knows no data set and no score."""
+"""Answers of a model, by the likelihood of candidates or by generation. Knows examples; knows no data set or score."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ Advance = Callable[[int], None]
 
 
 def _ignore(done: int) -> None:
-    """The :data:`Advance` of a caller that does not watch."""
+    """Show no progress."""
 
 
 @torch.inference_mode()
@@ -30,25 +31,36 @@ def score_candidates(
     mean: bool = False,
     advance: Advance = _ignore,
 ) -> list[list[float]]:
-    """Log-likelihood of every candidate of every example.
+    """Compute the log-likelihood of every candidate of every example.
 
-    Candidates that differ in one token, as answer letters do, are compared by that token alone, read off one forward of
-    the text before it: what follows it is the same. Others take one row each, and the sum over their tokens counts, the
-    end included; with ``mean`` it is divided by how many they are, so that long candidates are not unlikely for that.
+    Candidates that differ in one token, as answer letters do, are compared by that token alone, in one forward pass
+    over the text before it: what follows it is the same. Other candidates take one row each, and their tokens'
+    log-likelihoods are summed, the end token included.
+
+    Args:
+        model: the model; it is put into evaluation mode.
+        collator: reads the examples as the model does.
+        examples: the questions, each with candidates.
+        batch_size: number of rows in a forward pass.
+        mean: whether to divide a sum by its number of tokens, so that length does not make a candidate unlikely.
+        advance: called after every batch.
+
+    Returns:
+        ``[examples][candidates]``.
 
     Raises:
-        LoraMMError: when the model gives a number that is not one.
+        LoraMMError: a likelihood is NaN.
     """
     model.eval()
-    letters = _letters(collator, examples)
+    shared = _find_distinguishing_tokens(collator, examples)
     scores: list[list[float]] = []
-    for start, chunk in enumerate(split_into_batches(examples, batch_size)):
-        if letters is None:
-            scores += _whole_candidates(model, collator, chunk, mean)
+    for number, chunk in enumerate(split_into_batches(examples, batch_size)):
+        if shared is None:
+            scores += _score_whole_candidates(model, collator, chunk, mean)
         else:
-            scores += _next_token(model, collator, chunk, *letters)
+            scores += _score_next_token(model, collator, chunk, *shared)
         if any(value != value for row in scores[-len(chunk) :] for value in row):
-            raise LoraMMError(f"The model's likelihoods are not numbers (NaN) in batch {start} of the evaluation.")
+            raise LoraMMError(f"The model's likelihoods are not numbers (NaN) in batch {number} of the evaluation.")
         advance(len(chunk))
     return scores
 
@@ -63,24 +75,40 @@ def generate_answers(
     max_new_tokens: int,
     advance: Advance = _ignore,
 ) -> list[str]:
-    """What the model writes as its answer, greedily, without special tokens."""
+    """Generate an answer to every example, by greedy decoding.
+
+    Args:
+        model: the model; it is put into evaluation mode.
+        collator: reads the examples as the model does.
+        examples: the questions.
+        batch_size: number of examples in a batch.
+        max_new_tokens: maximum length of an answer.
+        advance: called after every batch.
+
+    Returns:
+        One text for each example, without special tokens.
+    """
     model.eval()
+    generate = cast(Callable[..., torch.Tensor], model.generate)
     answers: list[str] = []
     for chunk in split_into_batches(examples, batch_size):
         batch = move_batch(model, collator.prompts(chunk))
-        written = model.generate(
+        tokens = generate(
             **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=collator.tokenizer.pad_token_id
         )
-        new = written[:, batch["input_ids"].shape[1] :]
+        new = tokens[:, batch["input_ids"].shape[1] :]
         answers += collator.tokenizer.batch_decode(new, skip_special_tokens=True)
         advance(len(chunk))
     return answers
 
 
-def _letters(collator: Collator, examples: Sequence[Example]) -> tuple[str, list[int]] | None:
-    """The text that all candidates share and the token that tells each apart; None when one token does not.
+def _find_distinguishing_tokens(collator: Collator, examples: Sequence[Example]) -> tuple[str, list[int]] | None:
+    """Find the text that all candidates begin with, and the one token that distinguishes each from the others.
 
-    Looked up once, on the example with most candidates, of which the others' must be the first few.
+    They are found once, for the example with most candidates; the candidates of others must be the first few of these.
+
+    Returns:
+        Text and tokens; None if candidates differ in more than one token.
     """
     if not examples:
         return None
@@ -90,37 +118,39 @@ def _letters(collator: Collator, examples: Sequence[Example]) -> tuple[str, list
     prompt = collator.render(longest)[0]
     turns = [collator.render(_with_target(longest, text)) for text in longest.candidates]
     tokens = [collator.tokenizer(prompt + target)["input_ids"] for _, target in turns]
-    shared = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
-    if shared is None or len({row[shared] for row in tokens}) < len(tokens):
+    place = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
+    if place is None or len({row[place] for row in tokens}) < len(tokens):
         return None
-    if len({tuple(row[shared + 1 :]) for row in tokens}) > 1:
-        return None  # they differ in more than that token
-    begin = _shared_text([target for _, target in turns])
-    if collator.tokenizer(prompt + begin)["input_ids"] != tokens[0][:shared]:
+    if len({tuple(row[place + 1 :]) for row in tokens}) > 1:
         return None
-    return begin, [row[shared] for row in tokens]
+    prefix = _find_shared_prefix([target for _, target in turns])
+    if collator.tokenizer(prompt + prefix)["input_ids"] != tokens[0][:place]:
+        return None
+    return prefix, [row[place] for row in tokens]
 
 
-def _shared_text(texts: Sequence[str]) -> str:
-    """What all texts begin with, without a trailing space (which belongs to the next token)."""
+def _find_shared_prefix(texts: Sequence[str]) -> str:
+    """Return what all texts begin with, without a trailing space, which belongs to the next token."""
     shared = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     return texts[0][:shared].rstrip()
 
 
-def _next_token(
-    model: nn.Module, collator: Collator, chunk: Sequence[Example], begin: str, tokens: list[int]
+def _score_next_token(
+    model: nn.Module, collator: Collator, chunk: Sequence[Example], prefix: str, tokens: list[int]
 ) -> list[list[float]]:
-    batch = move_batch(model, collator.prompts(chunk, begin))
+    batch = move_batch(model, collator.prompts(chunk, prefix))
     logits = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()  # [batch, vocabulary]
     chosen = F.log_softmax(logits, dim=-1)[:, tokens].tolist()
     return [row[: len(example.candidates)] for row, example in zip(chosen, chunk, strict=True)]
 
 
-def _whole_candidates(model: nn.Module, collator: Collator, chunk: Sequence[Example], mean: bool) -> list[list[float]]:
+def _score_whole_candidates(
+    model: nn.Module, collator: Collator, chunk: Sequence[Example], mean: bool
+) -> list[list[float]]:
     rows = [_with_target(example, text) for example in chunk for text in example.candidates]
     sums: list[float] = []
-    for part in split_into_batches(rows, max(1, len(chunk))):
-        logits, targets = compute_supervised_logits(model, collator(part))
+    for batch in split_into_batches(rows, max(1, len(chunk))):
+        logits, targets = compute_supervised_logits(model, collator(batch))
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none")
         tokens = (targets != IGNORE_INDEX).sum(dim=1) if mean else 1
         sums += (-loss.sum(dim=1) / tokens).tolist()

@@ -1,4 +1,4 @@
-"""Scores as a table to look at, as JSON and as Markdown. Knows scores and their columns, not where they came from."""
+"""Scores as a table on the terminal, as JSON and as Markdown. Knows scores and their columns, not their origin."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,18 @@ from lora_mm.evaluation.score import Score
 if TYPE_CHECKING:
     from rich.console import Group
 
-_TITLE = "ScienceQA, accuracy in %"
 
+def scores_to_table(scores: Mapping[str, Score], title: str = "ScienceQA, accuracy in %") -> "Group":
+    """Make a table to print with a ``rich.console.Console``.
 
-def scores_to_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group":
-    """The named scores as rows under their columns, with the number of problems above and the notes below.
+    The columns of ScienceQA fit a terminal of 80 characters, with names of rows up to 16 characters.
 
-    ScienceQA's fits 80 columns with names of up to 16 characters. Print it with a ``rich.console.Console``, which
-    leaves colours out where the output is no terminal or ``NO_COLOR`` is set.
+    Args:
+        scores: name of the row → score.
+        title: line above the table.
+
+    Returns:
+        The table, with the number of problems above the rows and the notes below.
     """
     from rich.console import Group
     from rich.table import Table
@@ -26,18 +30,18 @@ def scores_to_table(scores: Mapping[str, Score], title: str = _TITLE) -> "Group"
     table.add_column("", overflow="fold")
     for name in list_columns(scores):
         table.add_column(name, justify="right", no_wrap=True)
-    for label, cells, counts in list_rows(scores):
-        table.add_row(Text(label), *cells, style="dim" if counts else None)
-    below = [Text(note, style="dim") for note in list_notes(scores)]
-    return Group(Text(title, style="italic"), table, *below)  # a table's own title and caption are no wider than it
+    for label, cells, are_counts in list_rows(scores):
+        table.add_row(Text(label), *cells, style="dim" if are_counts else None)
+    notes = [Text(note, style="dim") for note in list_notes(scores)]
+    return Group(Text(title, style="italic"), table, *notes)  # a table wraps its own title and caption to its width
 
 
 def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The named scores as JSON values; figures with the two decimals of the table, null for ``–``."""
+    """Convert named scores to JSON values; figures have two decimals as in the table, and null for ``–``."""
     return {
         label: {
             "columns": {name: figure.as_dict() for name, figure in score.columns.items()},
-            "headline": score.main,
+            "headline": score.headline_column,
             "unparsed": score.unparsed,
             "missing": score.missing,
             "unknown": score.unknown,
@@ -47,7 +51,7 @@ def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def scores_to_markdown(scores: Mapping[str, Score]) -> str:
-    """The named scores as a GitHub table, the notes below it; for model cards. Ends with a line break."""
+    """Write named scores as a GitHub table with the notes below, for model cards; ends with a line break."""
     columns = list_columns(scores)
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     lines += [f"| {label.replace('|', chr(92) + '|')} | {' | '.join(cells)} |" for label, cells, _ in list_rows(scores)]
@@ -55,15 +59,15 @@ def scores_to_markdown(scores: Mapping[str, Score]) -> str:
 
 
 def list_notes(scores: Mapping[str, Score]) -> list[str]:
-    """What the figures alone do not say: intervals, unparsed answers of every row that has some, uneven coverage."""
+    """List what the figures alone do not show: intervals, unparsed answers, and incomplete coverage of the split."""
     lines = []
     intervals = [
         f"{label} {interval[0]:.1f} to {interval[1]:.1f}"
         for label, score in scores.items()
-        if (interval := score.columns[score.main].interval)
+        if (interval := score.columns[score.headline_column].interval)
     ]
     if intervals:
-        lines.append(f"95 % interval of {next(iter(scores.values())).main}: {', '.join(intervals)}.")
+        lines.append(f"95 % interval of {next(iter(scores.values())).headline_column}: {', '.join(intervals)}.")
     unparsed = [f"{label} {score.unparsed:,}" for label, score in scores.items() if score.unparsed is not None]
     if unparsed:
         lines.append(f"Unparsed answers, counted as wrong: {', '.join(unparsed)}.")
@@ -77,23 +81,30 @@ def list_notes(scores: Mapping[str, Score]) -> list[str]:
 
 
 def list_columns(scores: Mapping[str, Score]) -> list[str]:
-    """Names of the columns of a table; a row may lack some."""
+    """List the names of the columns of all rows; a row may lack some."""
     return list(dict.fromkeys(name for score in scores.values() for name in score.columns))
 
 
 def list_rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
-    """Label, cells, and whether the cells are counts: problems are counted wherever they differ from the row before."""
+    """Yield the rows of the table, with a row of problem counts wherever the counts differ from those before.
+
+    Args:
+        scores: name of the row → score.
+
+    Yields:
+        The row's label, its cells, and whether the cells are counts.
+    """
     columns = list_columns(scores)
-    before: list[str] = []
+    previous: list[str] = []
     for label, score in scores.items():
-        shown = [score.columns.get(name) for name in columns]
-        totals = [f"{figure.total:,}" if figure else "" for figure in shown]
-        if totals != before:
+        figures = [score.columns.get(name) for name in columns]
+        totals = [f"{figure.total:,}" if figure else "" for figure in figures]
+        if totals != previous:
             yield "problems", totals, True
-            before = totals
-        yield label, [figure.text if figure else "" for figure in shown], False
+            previous = totals
+        yield label, [figure.text if figure else "" for figure in figures], False
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON, letters as they are."""
+    """Write a value as one line of JSON, without escaping letters outside ASCII."""
     return json.dumps(value, ensure_ascii=False)

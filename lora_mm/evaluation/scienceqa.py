@@ -1,8 +1,8 @@
-"""ScienceQA's official scores and results file. Knows predictions, not how they came about.
+"""ScienceQA's official scores and results file. Knows predictions, not the model that made them.
 
-The columns and their rounding are those of the official repository's ``tools/evaluate_acc.py`` (Lu et al., 2022);
-the reading of an answer is that of LaVIN's ``eval.py``, except that an answer which cannot be read is counted, never
-replaced by a random choice.
+The columns and their rounding are those of the official repository's ``tools/evaluate_acc.py`` (Lu et al., 2022).
+Answers are parsed as in LaVIN's ``eval.py``, but an answer that cannot be parsed is counted and never replaced by a
+random choice.
 """
 
 import json
@@ -32,18 +32,25 @@ OFFICIAL_COLUMNS: Mapping[str, Callable[[Problem], bool]] = {
     "G7-12": lambda problem: problem.grade in _HIGH_GRADES,
     "AVG": lambda problem: True,
 }
-"""The official table: column to the problems it counts, in the official order. A problem may be in several columns; one
-of another subject or grade is in AVG only."""
+"""Column → whether it counts a problem, in the official order. A problem may be in several columns; one of another
+subject or grade is in AVG only."""
 
-# The last dot is any character, in the official scripts as here: "The answer is B" with nothing behind it is no match.
+# The last dot is any character, as in the official scripts: "The answer is B" at the end of the text does not match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
 _UNPARSED = -1
 
 
 def parse_answer(text: str, choices: Sequence[str]) -> int | None:
-    """The index of the first ``The answer is X.`` in ``text``; None where there is none, or X is no letter of a choice.
+    """Read the letter of the first ``The answer is X.`` in a text.
 
-    The official pattern to the letter: no other phrasing counts, and nothing is guessed.
+    This is exactly the official pattern: no other phrasing counts, and nothing is guessed.
+
+    Args:
+        text: the answer.
+        choices: of the problem.
+
+    Returns:
+        Index of the choice; None if the pattern does not match, or X is not the letter of a choice.
     """
     match = _ANSWER.search(text)
     index = LETTERS.index(match[1]) if match else len(choices)
@@ -51,44 +58,59 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | None:
-    """The index of the choice that ``text`` names in its own words (format QCM-T); None where it names none exactly."""
-    written = _words(text)
-    matches = [index for index, choice in enumerate(choices) if _words(choice) == written]
+    """Read which choice a text repeats word for word (format QCM-T).
+
+    Args:
+        text: the answer.
+        choices: of the problem.
+
+    Returns:
+        Index of the choice; None if the text equals none of them, or several.
+    """
+    normalized = _normalize_spaces(text)
+    matches = [index for index, choice in enumerate(choices) if _normalize_spaces(choice) == normalized]
     return matches[0] if len(matches) == 1 else None
 
 
-def _words(text: str) -> str:
+def _normalize_spaces(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
 def score_problems(
     problems: Sequence[Problem], predictions: Mapping[str, int | None], *, partial: bool = False
 ) -> Score:
-    """The official columns of predictions (problem id to index of the choice, None for an unparsed answer).
+    """Compute the official columns.
 
-    An index that is none of a problem's choices counts as unparsed, so as wrong.
+    An index that is none of a problem's choices counts as an unparsed answer, and so as wrong.
+
+    Args:
+        problems: of the split.
+        predictions: problem id → index of the choice; None for an unparsed answer.
+        partial: whether to score the problems that have a prediction, and count missing and unknown ids.
+
+    Returns:
+        One row of the table.
 
     Raises:
-        InputError: predictions do not cover the problems exactly, unless ``partial`` says so: then the problems with a
-            prediction are scored, and both kinds of odd ids are counted.
+        InputError: predictions do not cover the problems exactly and ``partial`` is not set, or no problem has a
+            prediction.
     """
     known = {problem.id for problem in problems}
     missing = [problem.id for problem in problems if problem.id not in predictions]
     unknown = [id for id in predictions if id not in known]
     faults = [
-        *_uncovered(missing, len(problems), "problems have no prediction"),
-        *_uncovered(unknown, len(predictions), "predictions are for no problem of this split"),
+        *_describe_ids(missing, len(problems), "problems have no prediction"),
+        *_describe_ids(unknown, len(predictions), "predictions are for no problem of this split"),
     ]
     if faults and not partial:
-        raise InputError(*faults, "Official scores cover the whole split; --partial scores what is there and says so")
+        raise InputError(*faults, "Official scores cover the whole split; use --partial to score what is there.")
     scored = [problem for problem in problems if problem.id in predictions]
     if not scored:
-        raise InputError("no prediction is for a problem of this split: nothing to score")
-    right = [predictions[problem.id] == problem.answer for problem in scored]
-    named = [_names_choice(predictions[problem.id], problem) for problem in scored]
+        raise InputError("No prediction is for a problem of this split: nothing to score.")
+    correct = [predictions[problem.id] == problem.answer for problem in scored]
     return Score(
-        columns=_tally(scored, right, sum),
-        unparsed=named.count(False),
+        columns=_tally_columns(scored, correct, sum),
+        unparsed=sum(not _is_choice(predictions[problem.id], problem) for problem in scored),
         missing=len(missing),
         unknown=len(unknown),
         headline="AVG",
@@ -96,20 +118,23 @@ def score_problems(
 
 
 def score_random_choice(problems: Sequence[Problem]) -> Score:
-    """What uniform guessing scores in expectation: in each column the mean of one over the number of choices."""
+    """Compute what choosing at random scores in expectation: in each column the mean of 1 / number of choices."""
     chances = [1 / len(problem.choices) for problem in problems]
-    return Score(columns=_tally(problems, chances, math.fsum, expected=True), headline="AVG")
+    return Score(columns=_tally_columns(problems, chances, math.fsum, is_expectation=True), headline="AVG")
 
 
 def read_results(path: Path) -> dict[str, int | None]:
-    """Predictions from a results file: problem id to index of the choice, None for an unparsed answer.
+    """Read predictions from a results file.
 
-    Reads the official form, ``{"results": {id: index}}`` with anything beside it (``outputs``, ``acc``, ``args``), and
-    a bare ``{id: index}``, which LaVIN writes. An index may be a whole number, in quotes or not; a letter (``"B"`` is
-    1); or -1 or null for an answer that could not be read.
+    The file holds the official form, ``{"results": {id: index}}`` with any other keys (``outputs``, ``acc``,
+    ``args``), or a bare ``{id: index}`` as LaVIN writes it. An index is an integer, in quotes or not; a letter
+    (``"B"`` is 1); or -1 or null for an unparsed answer.
+
+    Returns:
+        Problem id → index of the choice; None for an unparsed answer.
 
     Raises:
-        InputError: naming each id whose value is none of these.
+        InputError: the file has another form, or a value, named by its id, is not an index.
     """
     content = read_json_file(path)
     results = content.get("results", content) if isinstance(content, dict) else None
@@ -119,7 +144,7 @@ def read_results(path: Path) -> dict[str, int | None]:
     faults = []
     for id, value in results.items():
         try:
-            predictions[id] = _index(value)
+            predictions[id] = _parse_index(value)
         except ValueError:
             shown = json.dumps(value, ensure_ascii=False)[:40]
             faults.append(f"{path}, problem {id}: {shown} is not the index of a choice, a letter, or -1 for none")
@@ -131,8 +156,12 @@ def read_results(path: Path) -> dict[str, int | None]:
 def write_results(
     path: Path, predictions: Mapping[str, int | None], *, outputs: Mapping[str, str] | None = None
 ) -> None:
-    """Writes the official results file: ``{"results": {id: index}}``, -1 for an unparsed answer, and with ``outputs``
-    the texts the answers were read from, as the official script saves them. The file is whole or as it was before.
+    """Write the official results file: ``{"results": {id: index}}``, with -1 for an unparsed answer.
+
+    Args:
+        path: file to write; after an error it is as it was before.
+        predictions: problem id → index of the choice; None for an unparsed answer.
+        outputs: problem id → generated text, saved beside the results as the official script does.
 
     Raises:
         LoraMMError: the file cannot be written.
@@ -145,27 +174,33 @@ def write_results(
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _tally(
-    problems: Sequence[Problem], right: Sequence[float], add: Callable[[list[float]], float], *, expected: bool = False
+def _tally_columns(
+    problems: Sequence[Problem],
+    points: Sequence[float],
+    add: Callable[[list[float]], float],
+    *,
+    is_expectation: bool = False,
 ) -> dict[str, Tally]:
+    """Add up the points of the problems in each column."""
     tallies = {}
     for name, belongs in OFFICIAL_COLUMNS.items():
-        counted = [value for problem, value in zip(problems, right, strict=True) if belongs(problem)]
-        tallies[name] = Tally(add(counted), len(counted), expected)
+        counted = [value for problem, value in zip(problems, points, strict=True) if belongs(problem)]
+        tallies[name] = Tally(add(counted), len(counted), is_expectation)
     return tallies
 
 
-def _uncovered(ids: Sequence[str], total: int, what: str) -> list[str]:
+def _describe_ids(ids: Sequence[str], total: int, description: str) -> list[str]:
+    """Say in one line how many ids there are and name a few; no line without ids."""
     few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-    return [f"{len(ids):,} of {total:,} {what}: {few}"] if ids else []
+    return [f"{len(ids):,} of {total:,} {description}: {few}"] if ids else []
 
 
-def _names_choice(index: int | None, problem: Problem) -> bool:
+def _is_choice(index: int | None, problem: Problem) -> bool:
     return index is not None and 0 <= index < len(problem.choices)
 
 
-def _index(value: object) -> int | None:
-    """A results file's value as an index; ValueError for anything that is not plainly one."""
+def _parse_index(value: object) -> int | None:
+    """Convert a results file's value to an index; raises ValueError for anything that is not clearly one."""
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):

@@ -1,7 +1,4 @@
-"""What a score is: columns of figures, each with its 95 % interval, and what did not count as it should.
-
-Knows numbers; knows no question, no metric and no model.
-"""
+"""A score: columns of figures, each with its 95 % interval. Knows numbers; knows no question, metric or model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-Z = 1.959963984540054
-"""Standard deviations to either side of a normal mean that hold 95 %."""
-RESAMPLES = 2000
-"""Of a bootstrap: its interval's ends move by a twentieth of its width from seed to seed."""
+_Z = 1.959963984540054
+"""Standard deviations on either side of a normal mean that hold 95 %."""
+_RESAMPLES = 2000
+"""Of a bootstrap: the ends of its interval move by a twentieth of its width from seed to seed."""
 
 Interval = tuple[float, float]
+"""Low and high end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Right answers among the questions of one column."""
+    """A figure that counts right answers.
+
+    Attributes:
+        correct: number of right answers.
+        total: number of questions in the column.
+        is_expectation: whether ``correct`` is the expectation of guesses, not a count; it then has no interval.
+    """
 
     correct: float
     total: int
-    expected: bool = False
-    """Whether it is an expectation of guesses, and nothing was counted."""
+    is_expectation: bool = False
 
     @property
     def accuracy(self) -> float | None:
@@ -40,82 +43,109 @@ class Tally:
 
     @property
     def text(self) -> str:
-        """As the official table prints it: percent with two decimals; ``–`` for a column without questions."""
+        """Percent with two decimals, as the official table prints it; ``–`` for a column without questions."""
         return "–" if self.accuracy is None else f"{self.accuracy:.2f}"
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson's 95 % interval in percent; None for an expectation, or where there is nothing to count."""
-        return None if self.expected or not self.total else compute_wilson_interval(int(self.correct), self.total)
+        """Wilson's 95 % interval in percent; None for an expectation or a column without questions."""
+        return None if self.is_expectation or not self.total else compute_wilson_interval(int(self.correct), self.total)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values: the table's own two decimals, null for ``–``."""
+        """Convert to JSON values: two decimals as in the table, null for ``–``."""
         accuracy = None if self.accuracy is None else float(self.text)
         return {
             "accuracy": accuracy,
             "correct": round(self.correct, 6),
             "total": self.total,
-            "interval": _rounded(self.interval),
+            "interval": _round_ends(self.interval),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure that is no count of right answers: a mean of shares, an F1, a BLEU."""
+    """A figure that does not count right answers, such as a mean credit, F1 or BLEU.
+
+    Attributes:
+        value: in points of 100, not rounded; None where it is not defined.
+        total: number of questions in the column.
+        interval: 95 %, in the same points.
+    """
 
     value: float | None
-    """In points of 100, not rounded; None where it is not defined."""
     total: int
-    """Questions that it is over."""
     interval: Interval | None = None
-    """95 %, in the same points."""
 
     @property
     def text(self) -> str:
-        """With two decimals; ``–`` where it is not defined."""
+        """Two decimals; ``–`` where the value is not defined."""
         return "–" if self.value is None else f"{self.value:.2f}"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values: the table's own two decimals, null for ``–``."""
+        """Convert to JSON values: two decimals as in the table, null for ``–``."""
         value = None if self.value is None else float(self.text)
-        return {"value": value, "total": self.total, "interval": _rounded(self.interval)}
+        return {"value": value, "total": self.total, "interval": _round_ends(self.interval)}
 
 
 Figure = Tally | Measure
+"""One cell of a table of scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One row of a table of scores, and what did not count as it should."""
+    """One row of a table of scores.
+
+    Attributes:
+        columns: name → figure.
+        unparsed: number of answers that could not be parsed and count as wrong; None where nothing was parsed.
+        missing: number of problems without a prediction, left out of every column (with ``partial`` only).
+        unknown: number of predictions for no problem of the split, ignored (with ``partial`` only).
+        headline: name of the column that sums up the row; by default the first.
+    """
 
     columns: Mapping[str, Figure]
     unparsed: int | None = None
-    """Answers that could not be read; they count as wrong. None where no answers were read."""
     missing: int = 0
-    """Problems without a prediction, left out of every column (``partial`` only)."""
     unknown: int = 0
-    """Predictions for no problem of the split, left aside (``partial`` only)."""
     headline: str = ""
-    """The column that says it in one figure; by default the first."""
 
     @property
-    def main(self) -> str:
-        """Name of the headline's column."""
+    def headline_column(self) -> str:
+        """Name of the column that sums up the row."""
         return self.headline or next(iter(self.columns))
 
 
 def compute_wilson_interval(correct: int, total: int) -> Interval:
-    """Wilson's (1927) 95 % interval of a proportion, in percent; unlike the normal one it never leaves 0 to 100."""
-    share, z2 = correct / total, Z * Z
+    """Compute Wilson's (1927) 95 % interval of a proportion; unlike the normal one it never leaves 0 to 100.
+
+    Args:
+        correct: number of right answers.
+        total: number of answers, at least 1.
+
+    Returns:
+        Low and high end in percent.
+    """
+    share, z2 = correct / total, _Z * _Z
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    low = 0.0 if correct == 0 else middle - half  # what rounding leaves is no bound
+    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    low = 0.0 if correct == 0 else middle - half  # exactly 0, not what rounding leaves
     high = 1.0 if correct == total else middle + half
     return 100 * low, 100 * high
 
 
-def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
-    """Percentile interval (Efron 1979), 95 %, of the mean of ``values``; None without values."""
+def compute_bootstrap_interval(
+    values: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES
+) -> Interval | None:
+    """Compute the 95 % percentile interval (Efron 1979) of a mean.
+
+    Args:
+        values: the sample.
+        seed: of the resampling.
+        resamples: number of resampled means.
+
+    Returns:
+        Low and high end; None without values.
+    """
     import numpy as np
 
     if not values:
@@ -124,25 +154,38 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int
 
 
 def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.ndarray":
-    """Means of ``values`` [n] drawn anew with replacement, ``[resamples]``; equal values are drawn by their counts."""
+    """Compute means of values drawn anew with replacement.
+
+    Args:
+        values: the sample, ``[n]``.
+        seed: of the draws.
+        resamples: number of means.
+
+    Returns:
+        ``[resamples]``.
+    """
     import numpy as np
 
-    # Scores have few different values, and how often each is drawn is multinomial: the same draw, without n × resamples
+    # Scores have few distinct values, and how often each is drawn is multinomial: the same draw, without n × resamples
     # indices (10,000 resamples of 20,000 answers: 13 ms against 650 ms).
-    different, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-    means: np.ndarray = drawn @ different / len(values)
+    means: np.ndarray = drawn @ distinct / len(values)
     return means
 
 
 def resample_counts(
-    counts: Sequence[int], figure: Callable[["np.ndarray"], "np.ndarray"], *, seed: int = 0
+    counts: Sequence[int], compute: Callable[["np.ndarray"], "np.ndarray"], *, seed: int = 0
 ) -> Interval | None:
-    """95 % interval of a function of counts, such as F1 of a confusion table, the questions drawn anew.
+    """Compute the 95 % interval of a function of counts, such as F1 of a confusion table, by drawing questions anew.
 
     Args:
-        counts: questions of each kind.
-        figure: from ``[resamples, kinds]`` to ``[resamples]``; NaN where it is not defined.
+        counts: number of questions of each kind.
+        compute: from counts ``[resamples, kinds]`` to values ``[resamples]``; NaN where a value is not defined.
+        seed: of the draws.
+
+    Returns:
+        Low and high end; None if there are no questions or no defined values.
     """
     import numpy as np
 
@@ -150,18 +193,18 @@ def resample_counts(
     if not total:
         return None
     shares = np.asarray(counts) / total
-    found = figure(np.random.default_rng(seed).multinomial(total, shares, size=RESAMPLES))
-    found = found[~np.isnan(found)]
-    return compute_percentile_interval(found) if len(found) else None
+    values = compute(np.random.default_rng(seed).multinomial(total, shares, size=_RESAMPLES))
+    values = values[~np.isnan(values)]
+    return compute_percentile_interval(values) if len(values) else None
 
 
 def compute_percentile_interval(values: "np.ndarray") -> Interval:
-    """Where the middle 95 % of ``values`` begin and end."""
+    """Return where the middle 95 % of ``values`` begin and end."""
     import numpy as np
 
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
 
 
-def _rounded(interval: Interval | None) -> list[float] | None:
+def _round_ends(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [round(end, 2) for end in interval]

@@ -1,7 +1,4 @@
-"""Questions to a model and the score of its answers, by the metric that a recipe names.
-
-Knows recipes, data and models; knows nothing of how an adapter is trained.
-"""
+"""Asks a model the questions of a split and scores its answers, as a recipe says. Does not know how it was trained."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,29 +12,29 @@ from lora_mm.data.example import Example
 from lora_mm.data.scienceqa import Problem
 from lora_mm.errors import InputError
 from lora_mm.evaluation import scienceqa as official
-from lora_mm.evaluation.answers import Answer, save_answers
-from lora_mm.evaluation.metrics import METRICS, choose_metric, judge, list_references, score_chance, total_score
-from lora_mm.evaluation.predict import generate_answers, score_candidates
+from lora_mm.evaluation.answers import Answer, list_references, save_answers
+from lora_mm.evaluation.metrics import METRICS, choose_metric, grade, score_chance, total_score
+from lora_mm.evaluation.predict import Advance, generate_answers, score_candidates
 from lora_mm.evaluation.score import Score
 from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.recipe.sections import Recipe
 
-Watch = Callable[[str, int], Callable[[int], None]]
-"""Told a label and a total, gives a function to call with every number just done (a progress bar, or nothing)."""
+Watch = Callable[[str, int], Advance]
+"""Called with a label and a total, returns the function that is called as examples are done, as a progress bar does."""
 
-_FOLLOWED, _FOLLOWED_AT_ONCE = 32, 8
-"""Examples with and without pictures whose tokens are followed through an adapter's routers."""
+_ROUTED_EXAMPLES, _ROUTED_BATCH = 32, 8
+"""Examples with, and as many without pictures whose routing is measured; and how many at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswers:
-    """A model's answers to a split.
+    """A model's answers to a split, and their score.
 
     Attributes:
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
-        score: the row of its table.
-        answers: one a question, in the order of the split.
-        written: whether the model wrote them; else they were taken by likelihood.
+        score: the row of the table of scores.
+        answers: one for each question, in the order of the split.
+        written: whether the model generated them; else candidates were compared by likelihood.
     """
 
     metric: str
@@ -47,24 +44,33 @@ class ScoredAnswers:
 
     @property
     def predictions(self) -> dict[str, int | None]:
-        """Problem id → index of the choice; None where a written answer names none."""
+        """Problem id → index of the choice; None where a generated answer names none."""
         return {answer.id: answer.choice for answer in self.answers}
 
     @property
     def outputs(self) -> dict[str, str] | None:
-        """Problem id → what was written; None where answers were taken by likelihood."""
+        """Problem id → generated text; None where candidates were compared by likelihood."""
         return {answer.id: answer.prediction for answer in self.answers} if self.written else None
 
     def write(self, file: Path) -> None:
-        """As JSON lines into ``file``; a name that ends in ``.json`` takes ScienceQA's official results format."""
+        """Write the answers as JSON lines, or to a ``.json`` file in ScienceQA's official results format.
+
+        Raises:
+            LoraMMError: the file cannot be written.
+        """
         if file.suffix == ".json":
             official.write_results(file, self.predictions, outputs=self.outputs)
         else:
             save_answers(file, self.answers)
 
 
-def ignore_progress(label: str, total: int) -> Callable[[int], None]:
-    """A :data:`Watch` that shows nothing."""
+def ignore_progress(label: str, total: int) -> Advance:
+    """Show no progress; a :data:`Watch`.
+
+    Args:
+        label: ignored.
+        total: ignored.
+    """
     return lambda done: None
 
 
@@ -73,54 +79,115 @@ def score_model(
     collator: Collator,
     recipe: Recipe,
     examples: Sequence[Example],
-    advance: Callable[[int], None],
+    advance: Advance,
     *,
     problems: Sequence[Problem] | None = None,
 ) -> ScoredAnswers:
-    """Ask ``model`` every example, and score the answers, as ``recipe.evaluation`` says.
+    """Ask a model every question and score the answers, as ``recipe.evaluation`` says.
 
     Args:
-        problems: what the examples were made of, where that is ScienceQA.
+        model: with or without an adapter.
+        collator: reads the examples as the model does.
+        recipe: names the metric and the way of answering.
+        examples: the questions.
+        advance: called after every batch.
+        problems: from which the examples were made, in the same order, if the data is ScienceQA.
+
+    Returns:
+        The answers in the order of ``examples``, and their score.
 
     Raises:
-        InputError: for examples that the metric or the way of answering does not fit.
+        InputError: the metric or the way of answering does not fit the examples.
+        LoraMMError: the model's likelihoods are NaN, or memory runs out.
     """
-    section = recipe.evaluation
     metric, by_likelihood = choose_scoring(recipe, examples, scienceqa=problems is not None)
-    # Longest first: what memory is needed is needed at once, and neighbours pad each other little.
+    # Longest first: memory runs out at once or not at all, and examples of a batch need little padding.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
     ordered = Subset(examples, order)
-    size = section.per_device_eval_batch_size
-    if by_likelihood:
-        mean = section.likelihood == "mean"
-        with explain_out_of_memory():
-            rows = score_candidates(model, collator, ordered, batch_size=size, mean=mean, advance=advance)
-        chosen = [row.index(max(row)) for row in rows]
-        said = {n: (examples[n].candidates[choice], choice) for n, choice in zip(order, chosen, strict=True)}
-        answers = [judge(METRICS[metric], example, *said[n]) for n, example in enumerate(examples)]
-    else:
-        tokens = section.max_new_tokens
-        with explain_out_of_memory():
-            texts = generate_answers(model, collator, ordered, batch_size=size, max_new_tokens=tokens, advance=advance)
-        written = dict(zip(order, texts, strict=True))
-        if metric == "scienceqa" and problems is not None:
-            answers = [_read_officially(recipe, problems[n], item, written[n]) for n, item in enumerate(examples)]
+    predict = _compare_candidates if by_likelihood else _generate
+    with explain_out_of_memory():
+        predictions = dict(zip(order, predict(model, collator, recipe, ordered, advance), strict=True))
+    answers = []
+    for index, example in enumerate(examples):
+        text, choice = predictions[index]
+        if metric == "scienceqa" and problems is not None and not by_likelihood:
+            answers.append(_parse_officially(recipe, problems[index], example, text))
         else:
-            answers = [judge(METRICS[metric], example, written[n]) for n, example in enumerate(examples)]
+            answers.append(grade(METRICS[metric], example, text, choice))
     return ScoredAnswers(metric, score_answers(metric, examples, answers, problems), tuple(answers), not by_likelihood)
+
+
+def _compare_candidates(
+    model: nn.Module, collator: Collator, recipe: Recipe, examples: Sequence[Example], advance: Advance
+) -> list[tuple[str, int | None]]:
+    """Return the text and the index of each example's likeliest candidate."""
+    section = recipe.evaluation
+    rows = score_candidates(
+        model,
+        collator,
+        examples,
+        batch_size=section.per_device_eval_batch_size,
+        mean=section.likelihood == "mean",
+        advance=advance,
+    )
+    choices = [row.index(max(row)) for row in rows]
+    return [(example.candidates[choice], choice) for example, choice in zip(examples, choices, strict=True)]
+
+
+def _generate(
+    model: nn.Module, collator: Collator, recipe: Recipe, examples: Sequence[Example], advance: Advance
+) -> list[tuple[str, int | None]]:
+    """Return the generated answer to each example; its choice is not parsed yet."""
+    section = recipe.evaluation
+    texts = generate_answers(
+        model,
+        collator,
+        examples,
+        batch_size=section.per_device_eval_batch_size,
+        max_new_tokens=section.max_new_tokens,
+        advance=advance,
+    )
+    return [(text, None) for text in texts]
+
+
+def _parse_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
+    """Grade a generated answer to a ScienceQA problem, by the official pattern or by the choice's own words."""
+    parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
+    choice = parse(text, problem.choices)
+    credit = None if choice is None else float(choice == problem.answer)
+    return Answer(problem.id, text, list_references(example), credit, choice)
 
 
 def score_answers(
     metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[Problem] | None
 ) -> Score:
-    """The row of the metric's table; ScienceQA's problems have their official columns."""
+    """Compute the columns of graded answers; ScienceQA's problems have their official columns.
+
+    Args:
+        metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
+        examples: the questions.
+        answers: one for each example, in the same order.
+        problems: from which the examples were made, if the data is ScienceQA.
+
+    Returns:
+        One row of the table.
+    """
     if metric == "scienceqa" and problems is not None:
         return official.score_problems(problems, {answer.id: answer.choice for answer in answers})
     return total_score(METRICS[metric], examples, answers)
 
 
 def score_by_chance(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
-    """The row that any other should beat: what choosing at random scores; none where nobody chooses."""
+    """Compute what choosing at random scores in expectation.
+
+    Args:
+        metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
+        examples: the questions.
+        problems: from which the examples were made, if the data is ScienceQA.
+
+    Returns:
+        Name of the row → score; empty if the metric has no choices.
+    """
     if metric == "scienceqa" and problems is not None:
         return {"random choice": official.score_random_choice(problems)}
     score = score_chance(METRICS[metric], examples)
@@ -128,44 +195,58 @@ def score_by_chance(metric: str, examples: Sequence[Example], problems: Sequence
 
 
 def format_title(metric: str, split: str) -> str:
-    """What a table of these scores is of."""
+    """Write the title of a table of scores.
+
+    Args:
+        metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
+        split: name of the split.
+    """
     if metric == "scienceqa":
         return f"ScienceQA {split}, accuracy in %"
     return f"{METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]} on {split}, in %"
 
 
 def choose_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bool) -> tuple[str, bool]:
-    """The metric's name, and whether candidates are compared (else the model writes), as ``recipe.evaluation`` says.
+    """Choose the metric and the way of answering, as ``recipe.evaluation`` says.
+
+    Args:
+        recipe: names both, or leaves them to the data.
+        examples: the questions.
+        scienceqa: whether they are ScienceQA's own problems.
+
+    Returns:
+        The metric's name, and whether candidates are compared by likelihood (else answers are generated).
 
     Raises:
-        InputError: for examples that the metric or the way of answering does not fit.
+        InputError: the metric or the way of answering does not fit the examples.
     """
     metric = choose_metric(recipe.evaluation.metric, examples, scienceqa=scienceqa)
     if recipe.evaluation.answer == "auto":
-        return metric, METRICS[metric].choice
+        return metric, METRICS[metric].has_choices
     by_likelihood = recipe.evaluation.answer == "likelihood"
     without = [example.id for example in examples if not example.candidates]
     if by_likelihood and without:
         raise InputError(
-            f"evaluation.answer: likelihood compares choices, and {len(without):,} of {len(examples):,} questions have "
-            f"none, such as {without[0]}; --set evaluation.answer=generate has the model write."
+            f"evaluation.answer: likelihood compares choices, but {len(without):,} of {len(examples):,} questions have "
+            f"none, such as {without[0]}; --set evaluation.answer=generate lets the model generate its answers."
         )
     return metric, by_likelihood
 
 
-def _read_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
-    """A written answer to a ScienceQA problem, by the official pattern or by the choice's own words."""
-    parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
-    choice = parse(text, problem.choices)
-    worth = None if choice is None else float(choice == problem.answer)
-    return Answer(problem.id, text, list_references(example), worth, choice)
-
-
 def sample_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
-    """Where the adapter sends the tokens of some of ``examples``, with and without pictures apart."""
-    asked = {}
-    for name, pictured in (("text", False), ("image", True)):
-        chosen = [example for example in examples if bool(example.pictures) is pictured][:_FOLLOWED]
+    """Measure where an adapter routes the tokens of some examples, with and without pictures apart.
+
+    Args:
+        model: with the adapter.
+        collator: reads the examples as the model does.
+        examples: the questions; the first few of each kind are used.
+
+    Returns:
+        The routing of each routed layer of the adapter.
+    """
+    batches = {}
+    for modality, has_pictures in (("text", False), ("image", True)):
+        chosen = [example for example in examples if bool(example.pictures) is has_pictures][:_ROUTED_EXAMPLES]
         if chosen:
-            asked[name] = [collator.prompts(chunk) for chunk in split_into_batches(chosen, _FOLLOWED_AT_ONCE)]
-    return measure_routing(model, asked)
+            batches[modality] = [collator.prompts(chunk) for chunk in split_into_batches(chosen, _ROUTED_BATCH)]
+    return measure_routing(model, batches)

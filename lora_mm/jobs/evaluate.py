@@ -18,10 +18,10 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.splits import DataSplit, load_split
 from lora_mm.errors import InputError
+from lora_mm.evaluation.answers import list_references
 from lora_mm.evaluation.compare import Comparison, compare_answers
-from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.metrics import list_references
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
     ScoredAnswers,
@@ -246,8 +246,8 @@ def make_page(found: Evaluation, contenders: Sequence[Contender]) -> Page:
         table=found.title,
         scores=found.scores,
         examples=found.examples,
-        main=Answers(names[0], found.scored[names[0]].answers),
-        against=Answers(names[1], found.scored[names[1]].answers) if len(names) > 1 else None,
+        answers=NamedAnswers(names[0], found.scored[names[0]].answers),
+        baseline=NamedAnswers(names[1], found.scored[names[1]].answers) if len(names) > 1 else None,
         comparison=found.comparison,
         history=_history(adapter) if adapter else [],
         routing=found.routing,

@@ -1,4 +1,4 @@
-"""Examples on one page of HTML: pictures, what is said, what is learnt. One file that loads nothing from elsewhere."""
+"""Shows examples of a split on one HTML page: pictures, turns, and what the model learns. Loads no model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,52 +9,89 @@ import numpy as np
 from lora_mm.atomic import write_atomically
 from lora_mm.data.check import iterate_examples
 from lora_mm.data.collate import Collator
-from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
+from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
 from lora_mm.data.mask import MaskPiece, decode_mask
 from lora_mm.data.splits import is_own_data, load_split
 from lora_mm.errors import InputError
-from lora_mm.evaluation.html.document import embed_picture, render_document
-from lora_mm.evaluation.html.markup import Html, join, tag
+from lora_mm.html.picture import embed_picture
+from lora_mm.html.render import render_template
 from lora_mm.recipe.sections import Recipe
-
-_STYLE = Path(__file__).with_name("preview.css")
 
 THUMBNAIL = 480
 """Longest side of a picture on the page, in pixels: twice what is shown, for sharp screens."""
+_QUALITY = 82
+"""JPEG quality."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """One row on the page: its example, or what is wrong with it.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture on the page, or why it cannot be shown.
 
     Attributes:
-        where: file and line, or id.
-        pieces: what the model reads of it.
+        url: the picture itself, as a ``data:`` URL.
+        width, height: of the original, in pixels.
+        fault: why it cannot be opened; the other fields are then empty.
     """
 
+    url: str = ""
+    width: int = 0
+    height: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One row of the data on the page.
+
+    Attributes:
+        name: id of the example; of a row that cannot be read, its file and line.
+        where: file and line, or id.
+        pictures: in the order in which they are shown.
+        turns: with a picture sign where each picture stands.
+        pieces: the text as the model reads it.
+        faults: what is wrong with the row.
+    """
+
+    name: str
     where: str
-    example: Example | None
-    pieces: Sequence[MaskPiece]
-    faults: Sequence[str]
+    pictures: Sequence[Picture] = ()
+    turns: Sequence[Turn] = ()
+    pieces: Sequence[MaskPiece] = ()
+    faults: Sequence[str] = ()
 
 
 def write_page(file: Path, recipe: Recipe, split: str, collator: Collator, *, count: int) -> int:
-    """Write a page with up to ``count`` rows, spread evenly over the split; gives the number of rows on it."""
-    cards = [_card(where, example, faults, collator) for where, example, faults in _rows(recipe, split, count)]
-    cards.sort(key=lambda card: not card.faults)  # those come first
-    write_atomically(file, _page(recipe, split, cards))
+    """Write a page with rows spread evenly over a split; faulty rows come first.
+
+    Args:
+        file: HTML file to write.
+        recipe: names the data and the base.
+        split: name of the split.
+        collator: reads the examples as the base does.
+        count: maximum number of rows.
+
+    Returns:
+        The number of rows on the page.
+
+    Raises:
+        LoraMMError: the data cannot be read, or the file cannot be written.
+    """
+    cards = [_make_card(where, example, faults, collator) for where, example, faults in _sample(recipe, split, count)]
+    cards.sort(key=lambda card: not card.faults)
+    write_atomically(file, _render(recipe, split, cards))
     return len(cards)
 
 
-def _rows(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example | None, list[str]]]:
+def _sample(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example | None, list[str]]]:
+    """Yield the place, the example and the faults of up to ``count`` rows."""
     if not is_own_data(recipe.data):
         examples = load_split(recipe, split).examples
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    found = list(iterate_examples(recipe, split))
-    for source, rows in found:
-        for number in _spread(len(rows), max(1, count // len(found))):
+    sources = list(iterate_examples(recipe, split))
+    for source, rows in sources:
+        for number in _spread(len(rows), max(1, count // len(sources))):
             row = int(rows[number])
             try:
                 yield source.rows.where(row), source[row], []
@@ -63,71 +100,37 @@ def _rows(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example
 
 
 def _spread(length: int, count: int) -> list[int]:
+    """Return up to ``count`` indices, evenly spaced from 0 to ``length - 1``."""
     return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
-def _card(where: str, example: Example | None, faults: list[str], collator: Collator) -> Card:
+def _make_card(where: str, example: Example | None, faults: Sequence[str], collator: Collator) -> Card:
     if example is None:
-        return Card(where, None, (), faults)
+        return Card(where, where, faults=faults)
+    pieces: Sequence[MaskPiece] = ()
     try:
-        return Card(where, example, decode_mask(collator, example), ())
+        pieces = decode_mask(collator, example)
     except InputError as error:
-        return Card(where, example, (), error.faults)
+        faults = error.faults
+    turns = [Turn(turn.role, turn.text.replace(PICTURE, "🖼")) for turn in example.turns]
+    return Card(example.id, where, [_embed(source) for source in example.pictures], turns, pieces, faults)
 
 
-# --- HTML ----------------------------------------------------------------------------------------------------------
-
-
-def _page(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
-    faulty = sum(bool(card.faults) for card in cards)
-    facts = f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else "")
-    about = (
-        f"{facts} · read by the template of base ",
-        tag("b", recipe.base.model),
-        " · ",
-        tag("mark", "\xa0learnt\xa0"),
-    )
-    return render_document(
-        recipe.data.where,
-        _STYLE,
-        tag("h1", recipe.data.where),
-        tag("p", about, class_="facts"),
-        tag("main", [_article(card) for card in cards]),
-    )
-
-
-def _article(card: Card) -> Html:
-    name = card.example.id if card.example else card.where
-    beside = tag("span", card.where) if name != card.where else None
-    return tag(
-        "article",
-        tag("header", tag("b", name), beside),
-        _said(card.example) if card.example else None,
-        _read(card.pieces) if card.pieces else None,
-        [tag("p", fault, class_="fault") for fault in card.faults],
-        class_="faulty" if card.faults else None,
-    )
-
-
-def _said(example: Example) -> Html:
-    """The pictures and the turns."""
-    pictures = [_picture(source) for source in example.pictures]
-    turns = [
-        tag("div", tag("span", turn.role), tag("p", turn.text.replace(PICTURE, "🖼")), class_=f"turn {turn.role}")
-        for turn in example.turns
-    ]
-    return join(tag("figure", pictures) if pictures else None, turns)
-
-
-def _read(pieces: Sequence[MaskPiece]) -> Html:
-    text = [tag("mark", piece.text) if piece.learnt else piece.text for piece in pieces]
-    return tag("details", tag("summary", "as the model reads it"), tag("pre", text), open=True)
-
-
-def _picture(source: ImageSource) -> Html:
+def _embed(source: ImageSource) -> Picture:
     try:
         picture = open_image(source)
     except InputError as error:
-        return tag("p", str(error), class_="fault")
+        return Picture(fault=str(error))
     width, height = picture.size
-    return tag("img", src=embed_picture(picture, THUMBNAIL, 82), alt="", title=f"{width} × {height}")
+    return Picture(embed_picture(picture, THUMBNAIL, _QUALITY), width, height)
+
+
+def _render(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
+    faulty = sum(bool(card.faults) for card in cards)
+    return render_template(
+        "jobs/preview.html",
+        title=recipe.data.where,
+        counts=f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else ""),
+        base=recipe.base.model,
+        cards=cards,
+    )

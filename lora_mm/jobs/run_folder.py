@@ -16,7 +16,7 @@ from lora_mm.atomic import write_atomically
 from lora_mm.data.example import Example
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
-from lora_mm.evaluation.html.gallery import Answers
+from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
 from lora_mm.evaluation.score import Score
@@ -82,8 +82,8 @@ def write_run_folder(
         table=outcome.title,
         scores=outcome.scores,
         examples=questions,
-        main=Answers(ADAPTER, outcome.answers[ADAPTER]),
-        against=Answers(BASE, outcome.answers[BASE]) if BASE in outcome.answers else None,
+        answers=NamedAnswers(ADAPTER, outcome.answers[ADAPTER]),
+        baseline=NamedAnswers(BASE, outcome.answers[BASE]) if BASE in outcome.answers else None,
         comparison=outcome.comparison,
         history=outcome.figures["history"],
         routing=routing,

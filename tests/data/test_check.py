@@ -1,9 +1,8 @@
-"""What a data check finds, says and shows; that its memory does not grow with the data; and the page of a preview."""
+"""What a data check finds, says and shows; that its memory does not grow with the data."""
 
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from rich.console import Console
 from lora_mm.data.check import DataReport, check_data, load_recipe_or_path
 from lora_mm.data.check_text import print_report
 from lora_mm.data.source import open_source
-from lora_mm.errors import LoraMMError
-from lora_mm.jobs.preview import write_page
 from lora_mm.jobs.session import make_collator_without_weights
 from tests.helpers.own import BREAKAGES, Broken, sound_row, write_rows
 
@@ -181,70 +178,10 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     assert float(growth) < file.stat().st_size / 2**20 / 5, done.stdout
 
 
-# --- previews ------------------------------------------------------------------------------------------------------
-
-
-def page_of(path: Path, output: Path, *, count: int = 24) -> str:
-    recipe, splits = load_recipe_or_path(str(path))
-    write_page(output, recipe, splits[0], make_collator_without_weights(recipe), count=count)
-    return output.read_text()
-
-
-def test_a_preview_is_one_page_with_pictures_turns_and_masks(tmp_path: Path) -> None:
-    made = Broken.of(tmp_path, ["sound", None, "empty answer", None, "truncated picture"])
-    page = page_of(made.file, tmp_path / "deep" / "page.html")
-    assert page.count("<article") == 5
-    assert page.count("data:image/jpeg;base64,") == 1
-    assert "<mark> the 0th&lt;/s&gt;</mark>" in page
-    assert "rows.jsonl:3: answer: empty" in page
-    assert "cut off or damaged" in page
-    assert page.index("answer: empty") < page.index("the 0th"), "faults come first"
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert "<script" not in page
-
-
-def test_texts_cannot_become_markup(tmp_path: Path) -> None:
-    row = {"question": "<script>alert(1)</script> [[cards]]?", "answer": "<b>[[title]]</b>"}
-    page = page_of(write_rows(tmp_path, [row]), tmp_path / "page.html")
-    assert "<script>" not in page
-    assert "<b>[[" not in page
-    assert page.count("<article") == 1
-
-
-def test_halves_of_characters_and_control_characters_end_no_check_and_no_page(tmp_path: Path) -> None:
+def test_halves_of_characters_and_control_characters_end_no_check(tmp_path: Path) -> None:
     made = tmp_path / "rows.jsonl"
     made.write_text('{"question": ["\\ud800"], "answer": "a"}\n{"question": "b\\u001b[31m", "answer": "a"}\n')
-    page = page_of(made, tmp_path / "page.html")
-    assert page.count('class="fault"') == 2
     done = lora_mm("data", "check", str(made))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "rows.jsonl:1: question" in done.stdout + done.stderr
-
-
-def test_rows_on_the_page_are_spread_over_the_data(tmp_path: Path) -> None:
-    made = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(30)])
-    page = page_of(made, tmp_path / "page.html", count=3)
-    assert re.findall(r"<header><b>(\w+)</b>", page) == ["r0", "r14", "r29"]
-    with pytest.raises(LoraMMError, match="cannot be written"):
-        page_of(made, made / "page.html")
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
-def test_a_browser_draws_the_page(tmp_path: Path) -> None:
-    from PIL import Image
-
-    made = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(6)])
-    page_of(made, tmp_path / "page.html")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-    where = [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--screenshot={tmp_path / 'page.png'}",
-        "--window-size=900,700",
-    ]
-    subprocess.run([*command, *where, (tmp_path / "page.html").as_uri()], capture_output=True, check=True, timeout=120)
-    shot = Image.open(tmp_path / "page.png").convert("RGB")
-    colours = {colour for _, colour in shot.getcolors(2**24) or []}
-    assert (201, 239, 211) in colours, "what is learnt"
-    assert (255, 255, 255) in colours

@@ -1,4 +1,4 @@
-"""Saved answers come back as they were; a file that is none of ours is named by its line."""
+"""Saved answers are loaded as they were; a line that is not a saved answer is named by its number."""
 
 from pathlib import Path
 
@@ -21,26 +21,26 @@ answer = st.builds(
 
 
 @given(st.lists(answer, max_size=5))
-def test_saved_answers_come_back(tmp_path_factory: pytest.TempPathFactory, answers: list[Answer]) -> None:
+def test_saved_answers_are_loaded_as_they_were(tmp_path_factory: pytest.TempPathFactory, answers: list[Answer]) -> None:
     file = tmp_path_factory.mktemp("answers") / "answers.jsonl"
     save_answers(file, answers)
     assert load_answers(file) == answers
 
 
-def test_lines_say_right_or_wrong_or_that_nothing_was_read(tmp_path: Path) -> None:
+def test_a_line_holds_right_wrong_partial_credit_or_unparsed(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    save_answers(file, [Answer(str(n), "é", ("x",), worth) for n, worth in enumerate((1.0, 0.0, 0.3, None))])
+    save_answers(file, [Answer(str(n), "é", ("x",), credit) for n, credit in enumerate((1.0, 0.0, 0.3, None))])
     lines = file.read_text(encoding="utf-8").splitlines()
     assert lines[0] == '{"id": "0", "prediction": "é", "references": ["x"], "right": true, "choice": null}'
     assert ['"right": false' in lines[1], '"right": 0.3' in lines[2], '"right": null' in lines[3]] == [True] * 3
 
 
 @pytest.mark.parametrize("line", ["{", "3", '{"id": "2"}', '{"id": "2", "prediction": "", "references": 3}'])
-def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
+def test_the_error_names_a_line_that_is_not_an_answer(tmp_path: Path, line: str) -> None:
     file = tmp_path / "answers.jsonl"
     save_answers(file, [Answer("1", "x", ("x",), 1.0)])
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(InputError, match=r"answers.jsonl, line 2: is no saved answer"):
+    with pytest.raises(InputError, match=r"answers.jsonl, line 2: not a saved answer"):
         load_answers(file)
     with pytest.raises(InputError, match="cannot be read"):
         load_answers(tmp_path / "none.jsonl")

@@ -1,4 +1,4 @@
-"""Answers by likelihood and by generation, against sums and loops written out here."""
+"""Answers by likelihood and by generation, against sums and loops written out by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def collator(base_folder: Path) -> Collator:
 
 @pytest.fixture(scope="module")
 def problems(scienceqa_folder: Path) -> list[Example]:
-    """Of two to five choices, some with a picture, of unlike lengths."""
+    """Questions of different lengths with two to five choices, some with a picture."""
     files = sorted((scienceqa_folder / "images" / "train").rglob("*.png"))
     return [
         Example(str(n), f"Which is it{', really' * n}?", LETTERS[0], (files[n],) if n % 2 else (), LETTERS[: 2 + n % 4])
@@ -44,7 +44,7 @@ def problems(scienceqa_folder: Path) -> list[Example]:
 
 @torch.no_grad()
 def token_log_likelihoods(model: Any, collator: Collator, item: Example, answer: str) -> Tensor:
-    """Of every token after the prompt, from one plain forward of the whole text alone."""
+    """Log-likelihood of every token after the prompt, from one forward pass over the whole text."""
     prompt, _ = collator.render(item)
     images = [collator_image(source) for source in item.images]
     more = {"images": images} if images else {}
@@ -73,7 +73,7 @@ def test_letters_are_compared_by_the_likelihood_of_all_up_to_the_letter(
         found = torch.tensor(row)
         torch.testing.assert_close(found - found[0], expected - expected[0], rtol=1e-4, atol=1e-4)
         assert found.argmax() == expected.argmax()
-    assert len({row.index(max(row)) for row in scores}) > 1, "all alike would say nothing"
+    assert len({row.index(max(row)) for row in scores}) > 1, "equal answers would prove nothing"
 
 
 def test_letters_take_one_forward_a_batch(model: Any, collator: Collator, problems: list[Example]) -> None:
@@ -81,11 +81,11 @@ def test_letters_take_one_forward_a_batch(model: Any, collator: Collator, proble
     hook = model.get_base_model().register_forward_pre_hook(
         lambda _, __, kwargs: calls.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    told: list[int] = []
-    score_candidates(model, collator, problems, batch_size=4, advance=told.append)
+    done: list[int] = []
+    score_candidates(model, collator, problems, batch_size=4, advance=done.append)
     hook.remove()
     assert calls == [4, 2]
-    assert told == [4, 2]
+    assert done == [4, 2]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_the_batch_size_changes_nothing(
     torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_to_ask_gives_nothing(model: Any, collator: Collator) -> None:
+def test_no_questions_give_no_answers(model: Any, collator: Collator) -> None:
     assert score_candidates(model, collator, [], batch_size=4) == []
     assert generate_answers(model, collator, [], batch_size=4, max_new_tokens=4) == []
 
 
-def test_likelihoods_that_are_no_numbers_stop_the_evaluation(collator: Collator, problems: list[Example]) -> None:
+def test_likelihoods_that_are_nan_stop_the_evaluation(collator: Collator, problems: list[Example]) -> None:
     broken = tiny_model()
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
@@ -131,34 +131,34 @@ def test_likelihoods_that_are_no_numbers_stop_the_evaluation(collator: Collator,
 
 
 @torch.no_grad()
-def by_hand(model: Any, collator: Collator, item: Example, tokens: int) -> str:
-    """Greedy, one whole forward a token, without cache or padding."""
+def generate_by_hand(model: Any, collator: Collator, item: Example, tokens: int) -> str:
+    """Decode greedily with one whole forward pass for each token, without cache or padding."""
     batch = move_batch(model, collator.prompts([item]))
-    written: list[int] = []
+    generated: list[int] = []
     for _ in range(tokens):
         token = model(**batch, use_cache=False).logits[0, -1].argmax()
         if token == collator.tokenizer.eos_token_id:
             break
-        written.append(int(token))
+        generated.append(int(token))
         batch["input_ids"] = torch.cat([batch["input_ids"], token.view(1, 1)], dim=1)
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    return collator.tokenizer.decode(written, skip_special_tokens=True)
+    return collator.tokenizer.decode(generated, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 6])
-def test_written_answers_are_those_of_a_loop_by_hand(
+def test_generated_answers_equal_a_loop_by_hand(
     model: Any, collator: Collator, problems: list[Example], batch_size: int
 ) -> None:
-    told: list[int] = []
-    texts = generate_answers(model, collator, problems, batch_size=batch_size, max_new_tokens=8, advance=told.append)
-    assert texts == [by_hand(model, collator, item, 8) for item in problems]
+    done: list[int] = []
+    texts = generate_answers(model, collator, problems, batch_size=batch_size, max_new_tokens=8, advance=done.append)
+    assert texts == [generate_by_hand(model, collator, item, 8) for item in problems]
     assert len(set(texts)) > 1
-    assert sum(told) == len(problems)
+    assert sum(done) == len(problems)
 
 
-def test_a_written_answer_ends_at_the_end_token(collator: Collator, problems: list[Example]) -> None:
+def test_a_generated_answer_ends_at_the_end_token(collator: Collator, problems: list[Example]) -> None:
     model = tiny_model()
-    with torch.no_grad():  # whatever is read, the end comes next
+    with torch.no_grad():  # the end token is always the likeliest
         model.lm_head.weight.zero_()
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(512).index_fill(0, torch.tensor(2), 9.0))
     assert generate_answers(model, collator, problems, batch_size=6, max_new_tokens=8) == [""] * len(problems)

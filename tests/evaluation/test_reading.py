@@ -1,4 +1,4 @@
-"""What written answers say, and that nothing is read into them."""
+"""Parsing of generated answers; nothing is guessed."""
 
 import unicodedata
 
@@ -22,12 +22,12 @@ from lora_mm.evaluation.reading import normalize, normalize_vqa, read_choice, re
         ("", ""),
     ],
 )
-def test_plain(text: str, expected: str) -> None:
+def test_normalize(text: str, expected: str) -> None:
     assert normalize(text) == expected
 
 
 @given(st.text())
-def test_plain_is_in_one_spelling(text: str) -> None:
+def test_normalize_gives_one_spelling(text: str) -> None:
     assume(any(letter.isalnum() for letter in unicodedata.normalize("NFKC", text)))
     assert normalize(text) == normalize(f' "{text}". ')
     assert "  " not in normalize(text)
@@ -52,12 +52,12 @@ def test_plain_is_in_one_spelling(text: str) -> None:
         ("", ""),
     ],
 )
-def test_vqas_own_spelling(text: str, expected: str) -> None:
+def test_normalize_vqa(text: str, expected: str) -> None:
     assert normalize_vqa(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("Yes", True),
         ("yes, there is no doubt", True),
@@ -74,8 +74,8 @@ def test_vqas_own_spelling(text: str, expected: str) -> None:
         ("", None),
     ],
 )
-def test_yes_and_no(text: str, said: bool | None) -> None:
-    assert read_yes_no(text) is said
+def test_read_yes_no(text: str, expected: bool | None) -> None:
+    assert read_yes_no(text) is expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_choice_is_what_the_answer_begins_with(text: str, index: int | None) -
     assert read_choice(text, ("the red ball", "1", "10", "10 m")) == index
 
 
-def test_letters_and_doubles() -> None:
+def test_letters_and_equal_choices() -> None:
     letters = tuple(f"The answer is {letter}." for letter in "ABC")
     assert read_choice("The answer is B. BECAUSE: so.", letters) == 1
     assert read_choice("The answer is D.", letters) is None
@@ -107,7 +107,7 @@ def test_letters_and_doubles() -> None:
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
-def test_a_candidate_itself_is_read_back_unless_another_is_spelt_alike(candidates: list[str]) -> None:
+def test_a_candidate_names_itself_unless_another_is_spelt_alike(candidates: list[str]) -> None:
     for index, text in enumerate(candidates):
         alike = [n for n, other in enumerate(candidates) if normalize(other) == normalize(text)]
         expected = index if normalize(text) and len(alike) == 1 else None

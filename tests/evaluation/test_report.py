@@ -1,4 +1,4 @@
-"""Score tables: official order, counts where they differ, a dash for empty columns, the same facts in every form."""
+"""Score tables: official order, counts where they differ, a dash for empty columns, the same in every form."""
 
 import io
 import json
@@ -11,13 +11,15 @@ from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.evaluation.score import Score, Tally
 
 
-def score(correct: float, total: int, *, images: int | None = None, expected: bool = False, **counts: Any) -> Score:
-    columns = {name: Tally(correct, total, expected) for name in OFFICIAL_COLUMNS}
+def score(
+    correct: float, total: int, *, images: int | None = None, is_expectation: bool = False, **counts: Any
+) -> Score:
+    columns = {name: Tally(correct, total, is_expectation) for name in OFFICIAL_COLUMNS}
     return Score({**columns, "IMG": Tally(0, images) if images is not None else Tally(correct, total)}, **counts)
 
 
 SCORES = {
-    "random choice": score(400.5, 1000, expected=True),
+    "random choice": score(400.5, 1000, is_expectation=True),
     "frozen base": score(421, 1000, unparsed=37),
     "adapter": score(1000, 1000, unparsed=0),
 }
@@ -53,22 +55,22 @@ def test_counts_are_shown_again_where_they_differ() -> None:
     assert [line.split()[0] for line in lines[2:7]] == ["problems", "one", "two", "problems", "three"]
 
 
-def test_uneven_coverage_is_said() -> None:
+def test_uneven_coverage_is_noted() -> None:
     [_, unparsed, coverage] = list_notes({"mine": score(1, 4, unparsed=0, missing=12, unknown=3)})
     assert "mine 0" in unparsed
     assert coverage == (
         "mine: not the official score. Problems without a prediction, not counted: 12; "
         "predictions for no problem of the split: 3."
     )
-    assert list_notes({"random choice": score(1, 2, expected=True)}) == []
+    assert list_notes({"random choice": score(1, 2, is_expectation=True)}) == []
 
 
 def test_json_holds_the_tables_own_digits() -> None:
-    told = json.loads(json.dumps(scores_to_dict(SCORES)))
-    average = told["frozen base"]["columns"]["AVG"]
+    values = json.loads(json.dumps(scores_to_dict(SCORES)))
+    average = values["frozen base"]["columns"]["AVG"]
     assert average == {"accuracy": 42.1, "correct": 421, "total": 1000, "interval": [39.08, 45.18]}
-    assert told["frozen base"]["unparsed"] == 37
-    assert told["random choice"]["unparsed"] is None
+    assert values["frozen base"]["unparsed"] == 37
+    assert values["random choice"]["unparsed"] is None
 
 
 def test_markdown_is_a_github_table() -> None:

@@ -98,7 +98,7 @@ def test_the_columns_of_the_real_test_split_have_their_problems() -> None:
     }  # fmt: skip
 
 
-def test_columns_stand_in_the_official_order() -> None:
+def test_columns_are_in_the_official_order() -> None:
     assert list(OFFICIAL_COLUMNS) == ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "AVG"]
 
 
@@ -133,7 +133,7 @@ def test_order_does_not_matter(exam: tuple, seed: Any) -> None:
 
 
 @given(exams())
-def test_right_answers_score_all_and_none_scores_nothing(exam: tuple) -> None:
+def test_right_answers_score_100_and_no_answers_0(exam: tuple) -> None:
     problems, _ = exam
     perfect, silent = (
         score_problems(problems, {p.id: p.answer for p in problems}),
@@ -186,7 +186,7 @@ def test_predictions_must_cover_the_split() -> None:
 
 
 @given(count=st.integers(2, 26), data=st.data(), rest=st.text(max_size=40))
-def test_a_formatted_answer_is_read_back(count: int, data: st.DataObject, rest: str) -> None:
+def test_a_formatted_answer_is_parsed(count: int, data: st.DataObject, rest: str) -> None:
     index = data.draw(st.integers(0, count - 1))
     assert parse_answer(f"{format_answer(index)} BECAUSE: {rest}", "x" * count) == index
 
@@ -219,7 +219,7 @@ predictions_of = st.dictionaries(st.text(min_size=1, max_size=8), st.none() | st
 
 @given(predictions=predictions_of, outputs=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=20)))
 @settings(max_examples=40, deadline=None)
-def test_a_results_file_comes_back_as_it_went(
+def test_a_results_file_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, predictions: dict, outputs: dict | None
 ) -> None:
     file = tmp_path_factory.mktemp("results") / "deep" / "results.json"
@@ -240,14 +240,14 @@ def test_a_results_file_comes_back_as_it_went(
         {"results": {"4": "B", "5": "A", "6": "-1"}},
     ],
 )
-def test_results_files_in_the_wild_are_read(tmp_path: Path, content: dict) -> None:
+def test_other_known_forms_of_results_files_are_read(tmp_path: Path, content: dict) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps(content))
     assert read_results(file) == {"4": 1, "5": 0, "6": None}
 
 
 @pytest.mark.parametrize("value", [True, 1.0, -2, "", "AB", "b", "FAILED", "1.5", [1], {"index": 1}, "-7"])
-def test_other_values_are_told_by_id(tmp_path: Path, value: object) -> None:
+def test_the_error_names_the_id_of_another_value(tmp_path: Path, value: object) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"results": {"4": 1, "77": value}}))
     with pytest.raises(InputError, match=r"problem 77: .* is not the index of a choice") as caught:
@@ -264,7 +264,7 @@ def test_other_values_are_told_by_id(tmp_path: Path, value: object) -> None:
         ('{"results": {"1": 0', "cut off"),
     ],
 )
-def test_files_of_another_shape_are_told(tmp_path: Path, content: str, message: str) -> None:
+def test_files_of_another_form_are_refused(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "results.json"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
@@ -278,7 +278,7 @@ def test_a_file_that_cannot_be_written_fails_the_run(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_a_choice_named_in_its_own_words_is_read() -> None:
+def test_a_choice_repeated_word_for_word_is_parsed() -> None:
     choices = ["the red  island", "the red island chain", "The force is weak."]
     assert parse_choice(" the red island.", choices) == 0
     assert parse_choice("The force is weak.", choices) == 2
@@ -287,14 +287,14 @@ def test_a_choice_named_in_its_own_words_is_read() -> None:
     assert parse_choice("", choices) is None
 
 
-def test_words_that_name_two_choices_name_none() -> None:
+def test_a_text_that_equals_two_choices_names_neither() -> None:
     assert parse_choice("red", ["red", "red."]) is None
 
 
 @given(
     choices=st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1), min_size=2, unique=True), data=st.data()
 )
-def test_every_choice_is_read_back_from_its_own_answer(choices: list[str], data: st.DataObject) -> None:
+def test_every_choice_is_parsed_from_its_own_answer(choices: list[str], data: st.DataObject) -> None:
     answer = data.draw(st.integers(0, len(choices) - 1))
     example = to_example(problem(choices=tuple(choices), answer=answer), format="QCM-T")
     assert parse_choice(example.target, choices) == answer

@@ -1,4 +1,4 @@
-"""Intervals hold what they say, and figures say where they come from."""
+"""Intervals against their definitions, and the figures of a table."""
 
 import random
 from fractions import Fraction
@@ -13,7 +13,7 @@ from lora_mm.evaluation.score import (
     Measure,
     Score,
     Tally,
-    bootstrap_interval,
+    compute_bootstrap_interval,
     compute_wilson_interval,
     resample_counts,
     resample_means,
@@ -32,7 +32,7 @@ def test_wilson_lies_around_the_share_and_inside_0_to_100(drawn: tuple[int, int]
 
 
 @given(counts)
-def test_wilson_is_a_mirror(drawn: tuple[int, int]) -> None:
+def test_wilson_is_symmetric(drawn: tuple[int, int]) -> None:
     correct, total = drawn
     low, high = compute_wilson_interval(correct, total)
     other_low, other_high = compute_wilson_interval(total - correct, total)
@@ -40,8 +40,8 @@ def test_wilson_is_a_mirror(drawn: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("share", [Fraction(1, 20), Fraction(1, 3), Fraction(9, 10)])
-def test_wilson_holds_the_truth_about_95_times_in_100(share: Fraction) -> None:
-    """Exactly summed over all outcomes of 200 questions, not drawn."""
+def test_wilson_covers_the_truth_95_times_in_100(share: Fraction) -> None:
+    """Summed over all outcomes of 200 questions, not sampled."""
     total, p = 200, float(share)
     held = sum(
         comb(total, k) * p**k * (1 - p) ** (total - k)
@@ -58,7 +58,7 @@ def test_a_known_interval() -> None:
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
     rng = random.Random(0)
     values = [rng.choice((0, 0.3, 0.6, 0.9, 1)) for _ in range(500)]
-    low, high = bootstrap_interval(values) or (0, 0)
+    low, high = compute_bootstrap_interval(values) or (0, 0)
     half = 1.96 * np.std(values) / np.sqrt(len(values))
     assert low == pytest.approx(np.mean(values) - half, abs=0.01)
     assert high == pytest.approx(np.mean(values) + half, abs=0.01)
@@ -66,13 +66,13 @@ def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
 
 def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     values = [n / 97 for n in range(97)]
-    assert bootstrap_interval(values) == bootstrap_interval(list(values))
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    assert bootstrap_interval([]) is None
+    assert compute_bootstrap_interval(values) == compute_bootstrap_interval(list(values))
+    assert compute_bootstrap_interval(values, seed=1) != compute_bootstrap_interval(values, seed=2)
+    assert compute_bootstrap_interval([]) is None
 
 
 def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
-    """The multinomial short cut against the plain draw: mean and spread of 20,000 resamples."""
+    """The multinomial draw against drawing indices: mean and spread of 20,000 resamples."""
     values = np.array([0.0] * 3 + [0.5] * 2 + [1.0] * 5)
     rng = np.random.default_rng(5)
     plain = values[rng.integers(0, len(values), (20_000, len(values)))].mean(axis=1)
@@ -91,14 +91,14 @@ def test_a_function_of_counts_that_is_a_share_has_nearly_wilsons_interval() -> N
 
 
 def test_an_expectation_and_an_empty_column_have_no_interval() -> None:
-    assert Tally(5, 10, expected=True).interval is None
+    assert Tally(5, 10, is_expectation=True).interval is None
     assert Tally(0, 0).interval is None
     assert Tally(5, 10).as_dict()["interval"] == [23.66, 76.34]
     assert Measure(None, 3).text == "–"
     assert Measure(None, 3).as_dict() == {"value": None, "total": 3, "interval": None}
 
 
-def test_a_headline_is_the_first_column_unless_said() -> None:
+def test_the_headline_is_the_first_column_by_default() -> None:
     columns = {"a": Tally(1, 2), "b": Tally(1, 3)}
-    assert Score(columns).main == "a"
-    assert Score(columns, headline="b").main == "b"
+    assert Score(columns).headline_column == "a"
+    assert Score(columns, headline="b").headline_column == "b"

@@ -1,4 +1,4 @@
-"""Examples of any data asked of a real tiny model: by likelihood or written, by the metric that fits."""
+"""A real tiny model answers questions by likelihood or generation, scored by the metric that fits."""
 
 from pathlib import Path
 from typing import Any
@@ -46,53 +46,57 @@ CHOICES = ("a red ball", "the blue and green ball", "it")
 def test_choices_are_compared_and_answers_come_in_the_order_of_the_split(
     recipe: Any, collator: Collator, scienceqa_folder: Path, likelihood: str
 ) -> None:
-    asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    found = score_model(tiny_model(), collator, recipe(likelihood=likelihood), asked, ignore_progress("", 0))
-    assert found.metric == "choice"
-    assert found.outputs is None
-    assert [answer.id for answer in found.answers] == [example.id for example in asked]
-    scores = score_candidates(tiny_model(), collator, asked, batch_size=7, mean=likelihood == "mean")
-    assert [answer.choice for answer in found.answers] == [row.index(max(row)) for row in scores]
-    right = sum(answer.choice == 1 for answer in found.answers)
-    assert found.score.columns["accuracy"].value == pytest.approx(100 * right / 7)
-    chance = score_by_chance("choice", asked, None)["random choice"]
+    questions = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
+    scored = score_model(tiny_model(), collator, recipe(likelihood=likelihood), questions, ignore_progress("", 0))
+    assert scored.metric == "choice"
+    assert scored.outputs is None
+    assert [answer.id for answer in scored.answers] == [example.id for example in questions]
+    scores = score_candidates(tiny_model(), collator, questions, batch_size=7, mean=likelihood == "mean")
+    assert [answer.choice for answer in scored.answers] == [row.index(max(row)) for row in scores]
+    right = sum(answer.choice == 1 for answer in scored.answers)
+    assert scored.score.columns["accuracy"].value == pytest.approx(100 * right / 7)
+    chance = score_by_chance("choice", questions, None)["random choice"]
     assert chance.columns["accuracy"].value == pytest.approx(100 / 3)
 
 
 def test_the_mean_is_the_sum_over_the_number_of_tokens(collator: Collator, scienceqa_folder: Path) -> None:
-    asked = examples(scienceqa_folder, candidates=CHOICES)[:3]
+    questions = examples(scienceqa_folder, candidates=CHOICES)[:3]
     model = tiny_model()
-    sums, means = (torch.tensor(score_candidates(model, collator, asked, batch_size=3, mean=m)) for m in (False, True))
+    sums, means = (
+        torch.tensor(score_candidates(model, collator, questions, batch_size=3, mean=m)) for m in (False, True)
+    )
     tokens = torch.tensor(
-        [[collator.length(Example(e.id, e.prompt, text, e.images))[1] for text in CHOICES] for e in asked]
+        [[collator.length(Example(e.id, e.prompt, text, e.images))[1] for text in CHOICES] for e in questions]
     )
     torch.testing.assert_close(means, sums / tokens)
     assert len(set(tokens[0].tolist())) > 1
 
 
-def test_open_questions_are_written_and_matched(recipe: Any, collator: Collator, scienceqa_folder: Path) -> None:
-    asked = examples(scienceqa_folder)
-    first = score_model(tiny_model(), collator, recipe(), asked, ignore_progress("", 0))
+def test_open_questions_are_generated_and_matched(recipe: Any, collator: Collator, scienceqa_folder: Path) -> None:
+    questions = examples(scienceqa_folder)
+    first = score_model(tiny_model(), collator, recipe(), questions, ignore_progress("", 0))
     assert first.metric == "exact"
     assert first.outputs is not None
-    written = dict(first.outputs)
-    assert len(set(written.values())) > 1
-    # What it writes is right where it is what was wanted.
-    wanted = [Example(e.id, e.prompt, "red", e.images, references=(written[e.id] if int(e.id) < 4 else "no such",))
-              for e in asked]  # fmt: skip
-    found = score_model(tiny_model(), collator, recipe(), wanted, ignore_progress("", 0))
-    assert [answer.right for answer in found.answers] == [int(e.id) < 4 for e in asked]
-    assert found.score.columns["accuracy"].value == pytest.approx(400 / 7)
+    generated = dict(first.outputs)
+    assert len(set(generated.values())) > 1
+    # An answer is right where its reference is what the model generates.
+    expected = [
+        Example(e.id, e.prompt, "red", e.images, references=(generated[e.id] if int(e.id) < 4 else "no such",))
+        for e in questions
+    ]
+    scored = score_model(tiny_model(), collator, recipe(), expected, ignore_progress("", 0))
+    assert [answer.correct for answer in scored.answers] == [int(e.id) < 4 for e in questions]
+    assert scored.score.columns["accuracy"].value == pytest.approx(400 / 7)
 
 
-def test_choices_that_are_written_count_as_unparsed_where_none_is_named(
+def test_generated_answers_that_name_no_choice_count_as_unparsed(
     recipe: Any, collator: Collator, scienceqa_folder: Path
 ) -> None:
-    asked = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    found = score_model(tiny_model(), collator, recipe(answer="generate"), asked, ignore_progress("", 0))
-    assert found.score.unparsed == 7, "a random model names none"
-    assert all(answer.worth is None and answer.choice is None for answer in found.answers)
-    assert found.score.columns["accuracy"].value == 0
+    questions = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
+    scored = score_model(tiny_model(), collator, recipe(answer="generate"), questions, ignore_progress("", 0))
+    assert scored.score.unparsed == 7, "a random model names none"
+    assert all(answer.credit is None and answer.choice is None for answer in scored.answers)
+    assert scored.score.columns["accuracy"].value == 0
 
 
 def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:
@@ -100,7 +104,7 @@ def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Pa
         choose_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
 
 
-def test_a_table_says_what_it_is_of() -> None:
+def test_the_title_names_metric_and_split() -> None:
     assert format_title("scienceqa", "test") == "ScienceQA test, accuracy in %"
     assert format_title("vqa", "validation") == "VQA accuracy on validation, in %"
     assert format_title("exact", "test") == "Exact match on test, in %"

@@ -1,1 +1,1 @@
-"""A run, or a score, as one HTML file that needs nothing else: no network, no script, no font."""
+"""The report of a run or an evaluation: one HTML file without network, script or font."""

@@ -1,113 +1,196 @@
-"""Answers to look at: which questions are shown, and their pictures made small. Knows no chart."""
+"""Chooses questions to show with their answers, and makes their pictures small. Knows no chart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_mm.data.example import PICTURE, Example, ImageSource, open_image
+from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.html.document import embed_picture
-from lora_mm.evaluation.html.markup import Html, join, shortened, tag
+from lora_mm.html.picture import embed_picture
+from lora_mm.html.render import truncate_text
 
-EACH = 6
-"""Questions of each kind."""
-_SIDE, _QUALITY, _PICTURES = 280, 74, 3
-_BUDGET = 1_500_000
-"""Bytes of all pictures together; questions beyond come without."""
-_TEXT = 900
+_QUESTIONS_PER_GROUP = 6
+_PICTURES_PER_QUESTION = 3
+_THUMBNAIL, _QUALITY = 280, 74
+"""Longest side of a picture in pixels, and its JPEG quality."""
+_PICTURE_BUDGET = 1_500_000
+"""Bytes of all pictures together; questions beyond have none."""
+_MAX_TEXT = 900
+"""Characters of a text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """One model's answers, by the name it goes under."""
+class NamedAnswers:
+    """One model's answers and the name of the model."""
 
     name: str
     answers: Sequence[Answer]
 
 
-def render_gallery(examples: Sequence[Example], main: Answers, against: Answers | None) -> Html:
-    """Questions of every kind: learnt, lost, wrong and right; without ``against``, wrong and right.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture on a card, or why there is none.
 
-    Of each kind every n-th is taken, in the order of the split, so that none is chosen for its looks.
+    Attributes:
+        url: the picture itself, as a ``data:`` URL.
+        width, height: as embedded, in pixels.
+        note: why it is not shown; the other fields are then empty.
     """
-    groups = _groups(main, against)
-    budget = [_BUDGET]
-    parts = []
-    for title, indices in groups.items():
+
+    url: str = ""
+    width: int = 0
+    height: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One model's answer on a card.
+
+    Attributes:
+        name: of the model.
+        text: what it answered.
+        mark: a sign or a percentage that says how good the answer is.
+        meaning: the mark in words.
+        style: class of the mark, ``good`` or ``bad``.
+    """
+
+    name: str
+    text: str
+    mark: str
+    meaning: str
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One question and its answers.
+
+    Attributes:
+        id: of the question.
+        prompt: the question.
+        history: earlier turns.
+        pictures: the first few.
+        more_pictures: number of pictures left out.
+        verdicts: the answer of each model.
+        expected: the references.
+    """
+
+    id: str
+    prompt: str
+    history: Sequence[Turn]
+    pictures: Sequence[Picture]
+    more_pictures: int
+    verdicts: Sequence[Verdict]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Questions that were answered alike.
+
+    Attributes:
+        title: how they were answered.
+        count: how many there are, and how many are shown.
+        cards: those that are shown.
+    """
+
+    title: str
+    count: str
+    cards: Sequence[Card]
+
+
+def make_gallery(examples: Sequence[Example], answers: NamedAnswers, baseline: NamedAnswers | None) -> list[Group]:
+    """Choose questions of every kind: with a baseline gained, lost, wrong and right; without one wrong and right.
+
+    In each group every n-th question is taken, in the order of the split, so that none is chosen for its looks.
+
+    Args:
+        examples: the questions.
+        answers: a model's answers, in the order of ``examples``.
+        baseline: another model's answers, in the same order.
+
+    Returns:
+        The groups that have questions.
+    """
+    models = [answers, *([baseline] if baseline else [])]
+    budget = _PictureBudget(_PICTURE_BUDGET)
+    gallery = []
+    for title, indices in _group_questions(answers, baseline).items():
         if not indices:
             continue
-        step = max(1, len(indices) // EACH)
-        shown = indices[::step][:EACH]
+        step = max(1, len(indices) // _QUESTIONS_PER_GROUP)
+        shown = indices[::step][:_QUESTIONS_PER_GROUP]
         count = f"{len(shown)} of {len(indices):,}" if len(shown) < len(indices) else f"{len(indices)}"
-        cards = [_card(examples[n], [(main.name, main.answers[n])]
-                       + ([(against.name, against.answers[n])] if against else []), budget) for n in shown]  # fmt: skip
-        parts.append(tag("h3", title, " ", tag("span", count, class_="count")))
-        parts.append(tag("div", cards, class_="cards"))
-    return join(parts)
+        cards = [
+            _make_card(examples[index], [(model.name, model.answers[index]) for model in models], budget)
+            for index in shown
+        ]
+        gallery.append(Group(title, count, cards))
+    return gallery
 
 
-def _groups(main: Answers, against: Answers | None) -> dict[str, list[int]]:
-    right = [answer.right for answer in main.answers]
-    if against is None:
+def _group_questions(answers: NamedAnswers, baseline: NamedAnswers | None) -> dict[str, list[int]]:
+    """Return the title of each group and the indices of its questions."""
+    correct = [answer.correct for answer in answers.answers]
+    if baseline is None:
         return {
-            "Wrong": [n for n, good in enumerate(right) if not good],
-            "Right": [n for n, good in enumerate(right) if good],
+            "Wrong": [index for index, is_correct in enumerate(correct) if not is_correct],
+            "Right": [index for index, is_correct in enumerate(correct) if is_correct],
         }
-    before = [answer.right for answer in against.answers]
-    both = list(enumerate(zip(right, before, strict=True)))
-    return {
-        f"Right with {main.name}, wrong with {against.name}": [n for n, (new, old) in both if new and not old],
-        f"Wrong with {main.name}, right with {against.name}": [n for n, (new, old) in both if old and not new],
-        "Wrong with both": [n for n, (new, old) in both if not (new or old)],
-        "Right with both": [n for n, (new, old) in both if new and old],
+    titles = {
+        (True, False): f"Right with {answers.name}, wrong with {baseline.name}",
+        (False, True): f"Wrong with {answers.name}, right with {baseline.name}",
+        (False, False): "Wrong with both",
+        (True, True): "Right with both",
     }
+    groups: dict[str, list[int]] = {title: [] for title in titles.values()}
+    for index, (first, second) in enumerate(zip(correct, baseline.answers, strict=True)):
+        groups[titles[first, second.correct]].append(index)
+    return groups
 
 
-def _card(example: Example, said: Sequence[tuple[str, Answer]], budget: list[int]) -> Html:
-    pictures = [_picture(source, budget) for source in example.pictures[:_PICTURES]]
-    more = len(example.pictures) - _PICTURES
-    if more > 0:
-        pictures.append(tag("p", f"and {more} more", class_="note"))
-    rows = [_said(name, answer) for name, answer in said]
-    references = list(dict.fromkeys(said[0][1].references))
-    wanted = " · ".join(references[:4]) + (" · …" if len(references) > 4 else "")
-    rows.append(tag("div", tag("dt", "wanted"), tag("dd", _text(wanted))))
-    return tag(
-        "article",
-        tag("div", pictures, class_="pictures") if pictures else None,
-        [tag("p", tag("em", f"{turn.role}: "), _text(turn.text), class_="prompt earlier") for turn in example.history],
-        tag("p", _text(example.prompt), class_="prompt"),
-        tag("dl", rows),
-        tag("p", example.id, class_="id"),
-        class_="card",
+class _PictureBudget:
+    """Embeds pictures until their bytes are used up."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def embed(self, source: ImageSource) -> Picture:
+        """Embed a picture; where that is not possible, say why."""
+        try:
+            picture = open_image(source)
+        except InputError as error:
+            return Picture(note=str(error))
+        url = embed_picture(picture, _THUMBNAIL, _QUALITY)
+        if len(url) > self.left:
+            return Picture(note="picture left out: the page would grow too large")
+        self.left -= len(url)
+        return Picture(url, *picture.size)
+
+
+def _make_card(example: Example, answers: Sequence[tuple[str, Answer]], budget: _PictureBudget) -> Card:
+    references = list(dict.fromkeys(answers[0][1].references))
+    return Card(
+        id=example.id,
+        prompt=_shorten(example.prompt),
+        history=[Turn(turn.role, _shorten(turn.text)) for turn in example.history],
+        pictures=[budget.embed(source) for source in example.pictures[:_PICTURES_PER_QUESTION]],
+        more_pictures=max(0, len(example.pictures) - _PICTURES_PER_QUESTION),
+        verdicts=[_make_verdict(name, answer) for name, answer in answers],
+        expected=_shorten(" · ".join(references[:4]) + (" · …" if len(references) > 4 else "")),
     )
 
 
-def _said(name: str, answer: Answer) -> Html:
-    if answer.worth is None:
-        style, mark, about = "bad", "?", "could not be read"
-    elif answer.worth in (0, 1):
-        style, mark, about = ("good", "✓", "right") if answer.worth else ("bad", "✗", "wrong")
+def _make_verdict(name: str, answer: Answer) -> Verdict:
+    if answer.credit is None:
+        mark, meaning = "?", "could not be parsed"
+    elif answer.credit in (0, 1):
+        mark, meaning = ("✓", "right") if answer.credit else ("✗", "wrong")
     else:
-        style, mark, about = ("good" if answer.right else "bad"), f"{100 * answer.worth:.0f} %", "worth so much"
-    said = _text(answer.prediction) if answer.prediction.strip() else tag("em", "nothing")
-    return tag("div", tag("dt", name), tag("dd", tag("span", mark, class_=f"mark {style}", title=about), said))
+        mark, meaning = f"{100 * answer.credit:.0f} %", "partial credit"
+    return Verdict(name, _shorten(answer.prediction), mark, meaning, "good" if answer.correct else "bad")
 
 
-def _text(text: str) -> Html:
-    """Text of strangers: on its own in direction, and not endless."""
-    return tag("bdi", shortened(text.replace(PICTURE, "[picture]").strip(), _TEXT))
-
-
-def _picture(source: ImageSource, budget: list[int]) -> Html:
-    """The picture made small, inside the page; in its place a note where it cannot be shown."""
-    try:
-        picture = open_image(source)
-    except InputError as error:
-        return tag("p", str(error), class_="note")
-    address = embed_picture(picture, _SIDE, _QUALITY)
-    if len(address) > budget[0]:
-        return tag("p", "picture left out: the page would grow too large", class_="note")
-    budget[0] -= len(address)
-    width, height = picture.size
-    return tag("img", src=address, width=width, height=height, alt="", loading="lazy")
+def _shorten(text: str) -> str:
+    return truncate_text(text.replace(PICTURE, "[picture]").strip(), _MAX_TEXT)

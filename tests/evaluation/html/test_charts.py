@@ -45,7 +45,7 @@ def test_a_chart_says_in_words_where_it_began_and_ended() -> None:
 
 def test_bars_are_as_long_as_their_figures() -> None:
     svg = ElementTree.fromstring(
-        render_interval_bars([("base", 25.0, None), ("adapter", 50.0, (40.0, 60.0))], main="base")
+        render_interval_bars([("base", 25.0, None), ("adapter", 50.0, (40.0, 60.0))], highlighted="base")
     )
     bars = [float(bar.get("width", 0)) for bar in svg.iter("rect") if bar.get("class") != "track"]
     assert [bar.get("class") for bar in svg.iter("rect")][1::2] == ["bar main", "bar"]

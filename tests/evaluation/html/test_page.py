@@ -1,4 +1,4 @@
-"""The page is one file that asks nothing of any other, holds strangers' texts as text, and shows in a real browser."""
+"""The page is one file that fetches nothing, shows data as text, and is drawn by a real browser."""
 
 import io
 import random
@@ -19,10 +19,10 @@ from lora_mm.errors import LoraMMError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import compare_answers
 from lora_mm.evaluation.html import gallery
-from lora_mm.evaluation.html.gallery import Answers
-from lora_mm.evaluation.html.markup import printable
+from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.score import Score, Tally
+from lora_mm.html.render import replace_unprintable
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -53,8 +53,8 @@ def page(count: int = 40, side: int = 64, text: str = "red") -> Page:
         table=text,
         scores={text: Score({text: Tally(3, 9)}), "adapter": Score({text: Tally(7, 9)})},
         examples=examples,
-        main=Answers("adapter", sides[0]),
-        against=Answers(text, sides[1]),
+        answers=NamedAnswers("adapter", sides[0]),
+        baseline=NamedAnswers(text, sides[1]),
         comparison=compare_answers(("adapter", text), *sides),
         history=history,
         routing=[routing],
@@ -100,62 +100,63 @@ HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1) | st.just(HOSTILE))
-def test_texts_of_strangers_are_text_and_add_no_element(text: str) -> None:
+def test_texts_stay_text_and_add_no_element(text: str) -> None:
     plain, hostile = Reader(page(4, 8, "word").html()), Reader(page(4, 8, f"x{text}x").html())
     assert hostile.tags == plain.tags
     assert {name for name, _ in hostile.attributes} == {name for name, _ in plain.attributes}
-    assert printable(f"x{text}x") in hostile.text
+    assert replace_unprintable(f"x{text}x") in hostile.text
 
 
 def test_every_part_is_there() -> None:
     read = Reader(page().html())
-    for heading in ("Training", "Routing", "Answers", "Loss", "Learning rate", "Samples a second", "Memory"):
+    for heading in ("Training", "Routing", "Answers", "Loss", "Learning rate", "Samples per second", "Memory"):
         assert heading in read.text
-    told = " ".join(read.text)
+    text = " ".join(read.text)
     for part in ("exact McNemar", "95 % interval of", "Wrong with both", "Right with both", "6 of "):
-        assert part in told
+        assert part in text
     assert {"img", "table", "svg"} <= set(read.tags)
 
 
 def test_a_score_alone_has_no_training_and_no_routing() -> None:
-    alone = replace(page(), history=(), routing=(), against=None, comparison=None, recipe="")
+    alone = replace(page(), history=(), routing=(), baseline=None, comparison=None, recipe="")
     read = Reader(alone.html())
     assert "Training" not in read.text
     assert "Routing" not in read.text
     assert {"Wrong", "Right"} <= set(read.text)
 
 
-def test_the_size_is_bounded_and_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_bounded_and_the_page_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     document = page(60, 300).html()
     assert 8 <= document.count("<img") <= 24
     assert len(document) < 1_700_000
-    monkeypatch.setattr(gallery, "_BUDGET", 100_000)
+    monkeypatch.setattr(gallery, "_PICTURE_BUDGET", 100_000)
     small = page(60, 300).html()
     assert len(small) < 200_000
     assert "picture left out: the page would grow too large" in small
 
 
-def test_endless_texts_are_cut() -> None:
+def test_long_texts_are_truncated() -> None:
     one = Example("1", "p" * 10_000, "red")
-    alone = replace(page(), examples=[one], main=Answers("adapter", [Answer("1", "a" * 10_000, ("red",), 0.0)]),
-                    against=None, comparison=None)  # fmt: skip
+    alone = replace(page(), examples=[one], answers=NamedAnswers("adapter", [Answer("1", "a" * 10_000, ("red",), 0.0)]),
+                    baseline=None, comparison=None)  # fmt: skip
     assert "p" * 901 not in alone.html()
     assert "a" * 901 not in alone.html()
 
 
-def test_a_picture_that_is_gone_leaves_a_note(tmp_path: Path) -> None:
-    one = Example("1", "What?", "red", (tmp_path / "gone.png", b"no picture"))
-    alone = replace(page(), examples=[one], main=Answers("adapter", [Answer("1", "red", ("red",), 1.0)]),
-                    against=None, comparison=None)  # fmt: skip
+def test_a_picture_that_cannot_be_opened_leaves_a_note(tmp_path: Path) -> None:
+    one = Example("1", "What?", "red", (tmp_path / "<script>gone.png", b"no picture"))
+    alone = replace(page(), examples=[one], answers=NamedAnswers("adapter", [Answer("1", "red", ("red",), 1.0)]),
+                    baseline=None, comparison=None)  # fmt: skip
     document = alone.html()
-    assert "gone.png" in document
+    assert "&lt;script&gt;gone.png" in document
+    assert "<script" not in document
     assert "not a picture in a known format" in document
 
 
 def test_earlier_turns_are_shown() -> None:
     one = Example("1", "And now?", "red", history=(Turn("user", "Before?"), Turn("assistant", "Blue.")))
-    alone = replace(page(), examples=[one], main=Answers("adapter", [Answer("1", "red", ("red",), 1.0)]),
-                    against=None, comparison=None)  # fmt: skip
+    alone = replace(page(), examples=[one], answers=NamedAnswers("adapter", [Answer("1", "red", ("red",), 1.0)]),
+                    baseline=None, comparison=None)  # fmt: skip
     read = Reader(alone.html())
     assert [text for text in read.text if text in ("Before?", "Blue.", "And now?")] == ["Before?", "Blue.", "And now?"]
 

@@ -1,0 +1,1 @@
+"""Renders HTML pages from Jinja templates and embeds pictures in them. Knows no contents."""

@@ -1,0 +1,31 @@
+"""Captions are scored by sacrebleu, or the error says what to install."""
+
+import importlib.util
+
+import pytest
+
+from lora_mm.errors import InputError
+from lora_mm.evaluation.metrics import choose_metric
+from tests.helpers.questions import make_question, score_predictions
+
+CAPTIONS = [
+    make_question("a red ball on the grass", "a ball", id="1"),
+    make_question("two dogs play in the snow", id="2"),
+]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sacrebleu") is None, reason="sacrebleu is not installed")
+def test_captions_are_scored_by_sacrebleu() -> None:
+    perfect = score_predictions("caption", CAPTIONS, ["a red ball on the grass", "two dogs play in the snow"])
+    assert perfect.columns["chrF"].value == pytest.approx(100)
+    assert perfect.columns["BLEU"].value == pytest.approx(100)
+    worse = score_predictions("caption", CAPTIONS, ["a red ball on a table", "three cats"])
+    assert 0 < worse.columns["chrF"].value < 80  # type: ignore[operator]
+    assert worse.columns["chrF"].interval is not None
+    assert score_predictions("caption", CAPTIONS[:1], ["a ball"]).columns["chrF"].interval is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sacrebleu") is not None, reason="sacrebleu is installed")
+def test_without_sacrebleu_the_error_says_what_to_install() -> None:
+    with pytest.raises(InputError, match=r"needs sacrebleu; `pip install 'lora-mm\[captions\]'`"):
+        choose_metric("caption", CAPTIONS, scienceqa=False)
