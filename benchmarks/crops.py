@@ -3,9 +3,9 @@
     python benchmarks/crops.py [--width 1664] [--tokens 1024] [--crops 4] [--pictures 1] [--rank 16] [--dtype float32]
 
 Monkey's tower: rows are the crops of a picture and, last, its overview, which has no LoRA. Masked dense: all LoRAs side
-by side, with zeros for those of other crops; in plain PyTorch, and by our operations. Serial: one view after the other,
-as Monkey runs them. Grouped: as it comes and, on a CPU, both ways with overviews, to pass them over or to weigh them
-with zero. The layer alone is measured with them, as the same time is in all.
+by side, multiplied by zero for other crops; in plain PyTorch, and by our operations. Serial: one view after the other,
+as Monkey runs them. Grouped: by default and, on a CPU, in both ways to treat overviews: skip them, or multiply them by
+zero. The layer alone is measured too, because its time is part of every form.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from measure import append, medians, table
 from torch import Tensor
 
-from lora_mm.ops import dispatch as kernels
 from lora_mm.ops import products
-from lora_mm.ops.linear import Frozen, adapted_linears
-from lora_mm.ops.lowrank import update_of
+from lora_mm.ops.kernel_choice import Kernels
+from lora_mm.ops.linear import FrozenLinear, adapted_linears
+from lora_mm.ops.lowrank import make_update
 
 
 def main() -> None:
@@ -60,20 +60,19 @@ def main() -> None:
         return torch.stack(views)
 
     def masked() -> Tensor:
-        return adapted_linears(x, [(Frozen(weight, None), update_of(x, down, up, weights=mask.unsqueeze(1)))])[0]
+        update = make_update(x, down, up, weights=mask.unsqueeze(1), kernels="torch")
+        return adapted_linears(x, [(FrozenLinear(weight, None), update)])[0]
 
-    def grouped() -> Tensor:
-        return adapted_linears(x, [(Frozen(weight, None), update_of(x, down, up, index=index))])[0]
+    def grouped(kernels: Kernels = "torch") -> Tensor:
+        update = make_update(x, down, up, index=index, kernels=kernels)
+        return adapted_linears(x, [(FrozenLinear(weight, None), update)])[0]
 
     dy = torch.randn_like(x)
 
-    def step(
-        form: Callable[[], Tensor], choice: kernels.Kernels = "torch", large: float = products.LARGE
-    ) -> Callable[[], object]:
+    def step(form: Callable[[], Tensor], large: float = products.LARGE) -> Callable[[], object]:
         trained = (x,) if form is alone else (x, down, up)
 
         def run() -> object:
-            kernels.choose(choice)
             products.LARGE = large  # type: ignore[assignment]
             return torch.autograd.grad(form(), trained, dy)
 
@@ -87,10 +86,10 @@ def main() -> None:
         "grouped, ours": step(grouped),
     }
     if device == "cuda":
-        forms["grouped, ours, Triton"] = step(grouped, "triton")
+        forms["grouped, ours, Triton"] = step(lambda: grouped("triton"))
     else:
-        forms["grouped, passed over"] = step(grouped, large=0)
-        forms["grouped, weighed"] = step(grouped, large=math.inf)
+        forms["grouped, skipped"] = step(grouped, large=0)
+        forms["grouped, times zero"] = step(grouped, large=math.inf)
     took = medians(forms, rounds=options.rounds, device=device)
     without, dense = took["the layer alone"], took["masked dense"] - took["the layer alone"]
     rows = [

@@ -1,11 +1,11 @@
-"""How fast examples become batches: ours against the same rows through TRL's collator for vision and language.
+"""How fast examples become batches: our collator against TRL's collator for vision and language, on the same rows.
 
     python benchmarks/data.py [--rows 512] [--rounds 5] [--base pocket] [--output benchmarks/results/data.md]
     python benchmarks/data.py --check 1000000 [--output …]
 
-Both read the same files by the same processor, in one worker of torch's data loader, in turns; TRL is an extra of this
-benchmark (`pip install trl`), and its row is left out where it is missing. ``--check`` writes so many rows instead,
-and measures `lora-mm data check` on them and on a hundredth of them.
+Both read the same files with the same processor, in one worker of torch's data loader, in alternating rounds. TRL is an
+extra of this benchmark (`pip install trl`); its row is left out where it is not installed. ``--check N`` measures
+`lora-mm data check` instead, on N rows and on a hundredth of them.
 """
 
 import argparse
@@ -39,7 +39,13 @@ WORDS = ("red", "blue", "square", "disc", "near", "far", "under", "above", "left
 
 
 def make_rows(folder: Path, count: int, seed: int = 0) -> Path:
-    """Questions with answers of some 30 words, each about a JPEG of 640 × 480, of COCO's size and about its weight."""
+    """Write questions with answers of some 30 words, each about a JPEG of 640 × 480, of about COCO's size and weight.
+
+    Args:
+        folder: where to write.
+        count: number of rows.
+        seed: of texts and pictures.
+    """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     with (folder / "rows.jsonl").open("w") as stream:
@@ -53,14 +59,25 @@ def make_rows(folder: Path, count: int, seed: int = 0) -> Path:
     return folder / "rows.jsonl"
 
 
-def ours(file: Path, collator: Collator, recipe: Recipe) -> tuple[Any, Callable[..., Any]]:
-    """Examples, read when they are asked for, and what makes batches of them."""
+def load_with_lora_mm(file: Path, collator: Collator, recipe: Recipe) -> tuple[Any, Callable[..., Any]]:
+    """Load the examples, read when they are asked for, and what makes batches of them.
+
+    Args:
+        file: of the rows.
+        collator: of the recipe's base.
+        recipe: says how the rows are read.
+    """
     data = recipe.data.model_copy(update={"path": str(file)})
     return load_split(recipe.model_copy(update={"data": data}), "train").examples, collator
 
 
-def trls(file: Path, collator: Collator) -> tuple[Any, Callable[..., Any]]:
-    """The same rows as TRL wants them: a table with decoded pictures, prompts and completions."""
+def load_with_trl(file: Path, collator: Collator) -> tuple[Any, Callable[..., Any]]:
+    """Load the same rows as TRL wants them: a table with decoded pictures, prompts and completions.
+
+    Args:
+        file: of the rows.
+        collator: whose processor and maximum length to use.
+    """
     import datasets
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
@@ -80,50 +97,55 @@ def trls(file: Path, collator: Collator) -> tuple[Any, Callable[..., Any]]:
     )
 
 
-def samples_a_second(data: Any, collate: Callable[..., Any]) -> tuple[float, int]:
-    """Through one worker, after its first batch; and how many tokens are learnt in all."""
+def measure_throughput(data: Any, collate: Callable[..., Any]) -> tuple[float, int]:
+    """Measure samples a second through one worker, after its first batch, and count all supervised tokens.
+
+    Args:
+        data: examples or rows.
+        collate: makes batches of them.
+    """
     loader: Any = DataLoader(data, batch_size=BATCH, num_workers=1, collate_fn=collate)
-    begun, learnt, samples = 0.0, 0, 0
+    begun, supervised, samples = 0.0, 0, 0
     for number, batch in enumerate(loader):
-        learnt += int((batch["labels"] != IGNORE_INDEX).sum())
+        supervised += int((batch["labels"] != IGNORE_INDEX).sum())
         if number == 0:
             begun = time.perf_counter()
         else:
             samples += len(batch["labels"])
-    return samples / (time.perf_counter() - begun), learnt
+    return samples / (time.perf_counter() - begun), supervised
 
 
 def compare(arguments: argparse.Namespace) -> list[str]:
-    """The table of both."""
+    """Compare both collators; gives the lines of a table."""
     recipe = Recipe.model_validate(
         {"name": "data", "base": {"model": arguments.base}, "train": ["connector"], "data": {"path": "rows.jsonl"}}
     )
     collator = make_collator_without_weights(recipe)
     with tempfile.TemporaryDirectory() as folder:
         file = make_rows(Path(folder), arguments.rows)
-        ways = {"lora-mm": ours(file, collator, recipe)}
+        loaded = {"lora-mm": load_with_lora_mm(file, collator, recipe)}
         if importlib.util.find_spec("trl"):
             import trl
 
-            ways[f"TRL {trl.__version__}"] = trls(file, collator)
-        speeds: dict[str, list[float]] = {name: [] for name in ways}
-        learnt: dict[str, int] = {}
+            loaded[f"TRL {trl.__version__}"] = load_with_trl(file, collator)
+        speeds: dict[str, list[float]] = {name: [] for name in loaded}
+        supervised: dict[str, int] = {}
         for _ in range(arguments.rounds):
-            for name, (data, collate) in ways.items():
-                speed, learnt[name] = samples_a_second(data, collate)
+            for name, (data, collate) in loaded.items():
+                speed, supervised[name] = measure_throughput(data, collate)
                 speeds[name].append(speed)
     lines = [
         f"## Batches of {BATCH} pictures of 640 × 480 with question and answer, base `{arguments.base}`",
         "",
-        f"{arguments.rows} rows, {arguments.rounds} rounds in turns, one worker; medians. {_machine()}",
+        f"{arguments.rows} rows, {arguments.rounds} alternating rounds, one worker; medians. {_machine()}",
         "",
-        "| collator | samples/s a worker | slowest to fastest round | tokens learnt |",
+        "| collator | samples/s per worker | slowest to fastest round | supervised tokens |",
         "|---|---:|---:|---:|",
     ]
     for name, found in speeds.items():
         spread = f"{min(found):.0f} to {max(found):.0f}"
-        lines.append(f"| {name} | {statistics.median(found):.0f} | {spread} | {learnt[name]:,} |")
-    if len(ways) == 1:
+        lines.append(f"| {name} | {statistics.median(found):.0f} | {spread} | {supervised[name]:,} |")
+    if len(loaded) == 1:
         lines += ["", "TRL is not installed here: `pip install trl` to compare."]
     else:
         one, other = (statistics.median(found) for found in speeds.values())
@@ -132,7 +154,7 @@ def compare(arguments: argparse.Namespace) -> list[str]:
 
 
 def check(arguments: argparse.Namespace) -> list[str]:
-    """The table of `lora-mm data check`."""
+    """Measure `lora-mm data check`; gives the lines of a table."""
     lines = [
         f"## `lora-mm data check` on text rows, {_machine()}",
         "",
@@ -171,8 +193,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--base", default="pocket")
-    parser.add_argument("--check", type=int, help="rows to check, instead of the comparison")
-    parser.add_argument("--output", type=Path, help="file that the table is added to")
+    parser.add_argument("--check", type=int, help="number of rows to check, instead of the comparison")
+    parser.add_argument("--output", type=Path, help="file to append the table to")
     arguments = parser.parse_args()
     text = "\n".join(check(arguments) if arguments.check else compare(arguments)) + "\n"
     print(text)

@@ -1,4 +1,4 @@
-"""Runs the tests of the model families and writes into the documentation which methods work on which family.
+"""Runs the tests of the model families and writes into the docs which methods work on which family.
 
     python -m benchmarks.families
 

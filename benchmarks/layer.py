@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import lora_mm
-from lora_mm.ops import dispatch as kernels
+from lora_mm.adapters.kernel_choice import set_kernels
+from lora_mm.ops.kernel_choice import Kernels
 
 
 def model_of(options: argparse.Namespace, device: str) -> LlavaForConditionalGeneration:
@@ -106,9 +107,7 @@ def main() -> None:
     parser.add_argument("--nf4", action="store_true")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    makers: dict[str, tuple[Callable[..., nn.Module], kernels.Kernels]] = {
-        "no adapter": (lambda model, rank: model, "torch")
-    }
+    makers: dict[str, tuple[Callable[..., nn.Module], Kernels]] = {"no adapter": (lambda model, rank: model, "torch")}
     if not options.nf4:
         makers |= {"MMA, LaVIN's form": (mma_as_lavin_everywhere, "torch"), "MMA, ours": (mma_by_us, "torch")}
     makers |= {
@@ -120,9 +119,10 @@ def main() -> None:
         makers |= {f"{name}, Triton": (makers[name][0], "triton") for name in ours}
     ids = torch.randint(4, 64, (1, options.tokens), device=device)
     forms = {}
-    for name, (make, choice) in makers.items():
+    for name, (make, kernels) in makers.items():
         model = make(model_of(options, device), options.rank)
-        forms[name] = step(model, ids, choice)
+        set_kernels(model, kernels)
+        forms[name] = make_step(model, ids)
         gc.collect()
     took = medians(forms, rounds=options.rounds, device=device)
     alone = took["no adapter"]
@@ -134,9 +134,8 @@ def main() -> None:
     append("layer", title, command, table(("adapter", "ms", "above none"), rows))
 
 
-def step(model: nn.Module, ids: Tensor, choice: kernels.Kernels) -> Callable[[], object]:
+def make_step(model: nn.Module, ids: Tensor) -> Callable[[], object]:
     def run() -> None:
-        kernels.choose(choice)
         model.zero_grad(set_to_none=True)
         model(input_ids=ids, use_cache=False, logits_to_keep=8).logits.float().square().mean().backward()
 

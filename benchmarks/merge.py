@@ -28,15 +28,17 @@ from lora_mm.artifact.folder import load_adapter
 from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
 from lora_mm.evaluation.scoring import ignore_progress, score_model
-from lora_mm.jobs.merge import load_merged_model, merge
+from lora_mm.jobs.merge import MergeFormat, merge
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
-from lora_mm.merging.changes import collect_changes
+from lora_mm.merging.collect import collect_changes
 from lora_mm.merging.drift import Drift, compute_probe_logits, measure_drift
+from lora_mm.merging.verify import load_merged_model
 from lora_mm.merging.writers import write_model
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
 MODALITIES = ("text", "image")
+FORMATS: tuple[MergeFormat, ...] = ("model", "lora")
 
 
 def of_modality(examples: Sequence[Example], modality: str) -> list[Example]:
@@ -55,6 +57,13 @@ def answers(model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[
     return {answer.id: answer.choice for answer in scored.answers}
 
 
+def load(folder: Path, recipe: Recipe, scratch: Path) -> nn.Module:
+    """A merged checkpoint, wholly in memory."""
+    return load_merged_model(
+        folder, dtype="float32", attention=recipe.base.attention, max_bytes=10**12, offload=scratch
+    )
+
+
 def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
     """Rows of the first table."""
     recipe = load_recipe(find_adapter_recipe(adapter), settings)
@@ -67,14 +76,14 @@ def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) ->
     want = answers(model, recipe, collator, examples)
     before = {modality: compute_probe_logits(model, of_both[modality]) for modality in MODALITIES}
     rows = [f"| {label} | adapter | | | | {accuracy(want, examples):.2f} |"]
-    for form in ("model", "lora"):
+    for form in FORMATS:
         found: dict[str, int | None] = {}
         apart: dict[str, Drift] = {}
         for modality in MODALITIES:
             folder = scratch / f"{label}-{form}-{modality}"
-            merge([adapter], [recipe], folder, form=form, modality=modality, dtype="float32")
+            merge(adapter, folder, overrides=settings, format=form, modality=modality, dtype="float32")
             if form == "model":
-                merged = load_merged_model(folder, torch.float32, recipe.base.attention, 10**12, scratch)
+                merged = load(folder, recipe, scratch)
             else:
                 merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
             apart[modality] = measure_drift(
@@ -97,11 +106,12 @@ def accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float
 
 def in_place(adapter: Path, scratch: Path) -> list[str]:
     """Rows of the second table: a bias-free LoRA on NF4, merged both ways."""
-    recipe = load_recipe(find_adapter_recipe(adapter), ["base.quantization=nf4", "base.dtype=float32"])
+    settings = ["base.quantization=nf4", "base.dtype=float32"]
+    recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     pictured = of_modality(examples, "image")
     folder = scratch / "stock"
-    merge([adapter], [recipe], folder, form="lora", modality="image")
+    merge(adapter, folder, overrides=settings, format="lora", modality="image")
     without_biases(folder)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
@@ -113,11 +123,11 @@ def in_place(adapter: Path, scratch: Path) -> list[str]:
     written = scratch / "ours"
     written.mkdir()
     write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.bfloat16)
-    coarse = load_merged_model(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    coarse = load(written, recipe, scratch)
     for path in written.iterdir():
         path.unlink()
     write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.float32)
-    exact = load_merged_model(written, torch.float32, recipe.base.attention, 10**12, scratch)
+    exact = load(written, recipe, scratch)
     again = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
     rows = []
     ways = {

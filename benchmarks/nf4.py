@@ -1,5 +1,5 @@
-"""An NF4 weight's dequantisation with a low-rank change merged in: what it costs, alone and against bitsandbytes; and
-a whole product, forward and backward, with the change merged or added in place.
+"""Dequantising an NF4 weight with a low-rank update merged in, alone and against bitsandbytes; and a whole product,
+forward and backward, with the update merged or added in place.
 
     python benchmarks/nf4.py [--rows 4096] [--width 4096] [--rank 16] [--tokens 512 2048 8192 16384]
 
@@ -15,11 +15,12 @@ import torch
 from measure import append, medians, table
 from torch import Tensor
 
-from lora_mm.ops import dispatch as kernels
 from lora_mm.ops import nf4
-from lora_mm.ops.linear import Frozen, adapted_linears
-from lora_mm.ops.lowrank import uniform
-from lora_mm.ops.nf4 import Packed, merged
+from lora_mm.ops.kernel_choice import Kernels
+from lora_mm.ops.linear import FrozenLinear, adapted_linears
+from lora_mm.ops.lowrank import make_uniform_update
+from lora_mm.ops.nf4 import dequantize_and_merge
+from lora_mm.ops.nf4_weight import NestedAbsmax, NF4Weight
 
 
 def main() -> None:
@@ -32,11 +33,11 @@ def main() -> None:
     rows, width, rank = options.rows, options.width, options.rank
     torch.manual_seed(0)
     blocks = rows * width // 64
-    nested = (torch.rand(256), torch.rand(-(-blocks // 256)), torch.tensor(0.5), 256)
-    weight = Packed(
+    nested = (torch.rand(256), torch.rand(-(-blocks // 256)), torch.tensor(0.5))
+    weight = NF4Weight(
         torch.randint(0, 256, (rows * width // 2, 1), dtype=torch.uint8, device=device),
         torch.randint(0, 256, (blocks,), dtype=torch.uint8, device=device),
-        (*(t.to(device) for t in nested[:3]), 256),
+        NestedAbsmax(*(tensor.to(device) for tensor in nested), blocksize=256),
         torch.linspace(-1, 1, 16, device=device),
         64,
         (rows, width),
@@ -44,11 +45,12 @@ def main() -> None:
     up, down = torch.randn(rows, rank, device=device), torch.randn(rank, width, device=device)
     forms: dict[str, Callable[[], object]] = {}
     if device == "cuda":
-        forms["Triton, merged"] = form("triton", weight, up, down)
+        forms["Triton, merged"] = make_form("triton", weight, up, down)
     if importlib.util.find_spec("bitsandbytes"):
-        forms |= {"bitsandbytes, alone": bitsandbytes_alone(weight), "PyTorch, merged": form("torch", weight, up, down)}
+        forms["bitsandbytes, alone"] = make_bitsandbytes_form(weight)
+        forms["PyTorch, merged"] = make_form("torch", weight, up, down)
     else:
-        print("bitsandbytes is not installed: its dequantisation is left out.")
+        print("bitsandbytes is not installed: its dequantisation is not measured.")
     if not forms:
         return
     took = medians(forms, rounds=options.rounds, device=device)
@@ -58,11 +60,11 @@ def main() -> None:
     command = "python benchmarks/nf4.py " + " ".join(sys.argv[1:])
     append("nf4", title, command, table(("form", "ms", "GB/s, of bytes in and out"), cells))
     if importlib.util.find_spec("bitsandbytes"):
-        products(weight, options, device, command)
+        measure_products(weight, options, device, command)
 
 
-def products(weight: Packed, options: argparse.Namespace, device: str, command: str) -> None:
-    """The change merged and added in place, over tokens: where one overtakes the other."""
+def measure_products(weight: NF4Weight, options: argparse.Namespace, device: str, command: str) -> None:
+    """The update merged and added in place, by number of tokens: where one overtakes the other."""
     rows, width = weight.shape
     down = (torch.randn(options.rank, width, device=device) / width**0.5).requires_grad_()
     up = torch.randn(rows, options.rank, device=device).requires_grad_()
@@ -73,9 +75,10 @@ def products(weight: Packed, options: argparse.Namespace, device: str, command: 
 
         def product(merging: bool, x: Tensor = x, dy: Tensor = dy) -> Callable[[], object]:
             def run() -> object:
-                kernels.choose("triton" if merging and device == "cuda" else "torch")
                 nf4.MERGED_FROM = 0 if merging else sys.maxsize
-                (y,) = adapted_linears(x, [(Frozen(weight, None), uniform(down, up, 0.5))])
+                kernels: Kernels = "triton" if merging and device == "cuda" else "torch"
+                update = make_uniform_update(down, up, 0.5, kernels)
+                (y,) = adapted_linears(x, [(FrozenLinear(weight, None), update)])
                 return torch.autograd.grad(y, (x, down, up), dy)
 
             return run
@@ -87,23 +90,21 @@ def products(weight: Packed, options: argparse.Namespace, device: str, command: 
     append("nf4", title, command, table(("tokens", "merged, ms", "in place, ms", "ratio"), lines))
 
 
-def form(choice: kernels.Kernels, weight: Packed, up: torch.Tensor, down: torch.Tensor) -> Callable[[], object]:
-    def run() -> object:
-        kernels.choose(choice)
-        return merged(weight, up, down, 0.5, torch.bfloat16)
-
-    return run
+def make_form(kernels: Kernels, weight: NF4Weight, up: Tensor, down: Tensor) -> Callable[[], object]:
+    update = make_uniform_update(down, up, 0.5, kernels)
+    return lambda: dequantize_and_merge(weight, update, torch.bfloat16)
 
 
-def bitsandbytes_alone(weight: Packed) -> Callable[[], object]:
+def make_bitsandbytes_form(weight: NF4Weight) -> Callable[[], object]:
     import bitsandbytes  # noqa: F401  # registers its ops
 
     assert weight.nested is not None
-    code, largest, offset, size = weight.nested
+    nested = weight.nested
     ops = torch.ops.bitsandbytes
 
     def run() -> object:
-        absmax = ops.dequantize_blockwise(weight.absmax, largest, code, size, torch.float32) + offset
+        absmax = ops.dequantize_blockwise(weight.absmax, nested.absmax, nested.code, nested.blocksize, torch.float32)
+        absmax = absmax + nested.offset
         return ops.dequantize_4bit(weight.data, absmax, weight.blocksize, "nf4", weight.shape, torch.bfloat16)
 
     return run

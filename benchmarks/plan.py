@@ -1,9 +1,9 @@
-"""What ``plan`` foresees of a training step's memory against what a step takes: activations, gradients, temporaries.
+"""Memory of a training step as ``plan`` estimates it, against what a step takes: activations, gradients, temporaries.
 
     python benchmarks/plan.py [--batch 8] [--tokens 512] [--rank 8] [--dtype bfloat16]
 
-On the LLaVA of some 100 million parameters of ``step.py``, with and without gradient checkpointing. Taken is, on a GPU,
-the most that its allocator gave out; without one, by how much the process grew at most, as the system counts it.
+On the LLaVA of about 100 million parameters in ``step.py``, with and without gradient checkpointing. Measured is, on a
+GPU, the peak of its allocator; without one, the peak growth of the process, as the system counts it.
 """
 
 import argparse
@@ -36,50 +36,50 @@ def main() -> None:
         for checkpointing in (False, True):
             model = make(random_100m(dtype), options.rank)
             batch = batch_of(model, options.batch, options.tokens, "cpu")
-            took = taken(model.to(device), batch, checkpointing=checkpointing)
-            use = measure_step(model.to("meta"), batch, gradient_checkpointing=checkpointing)
-            rows.append((adapter, "yes" if checkpointing else "no", f"{use.peak / MIB:,.0f}", f"{took / MIB:,.0f}",
-                         f"{use.peak / took:.2f}"))  # fmt: skip
+            peak = measure_peak(model.to(device), batch, checkpointing=checkpointing)
+            usage = measure_step(model.to("meta"), batch, gradient_checkpointing=checkpointing)
+            rows.append((adapter, "yes" if checkpointing else "no", f"{usage.peak / MIB:,.0f}", f"{peak / MIB:,.0f}",
+                         f"{usage.peak / peak:.2f}"))  # fmt: skip
             del model
             gc.collect()
     title = f"A step's memory: 100m, {options.batch} × {options.tokens} tokens, r {options.rank}, {options.dtype}"
-    head = ("adapter", "checkpointing", "foreseen, MiB", "taken, MiB", "ratio")
+    head = ("adapter", "checkpointing", "estimated, MiB", "measured, MiB", "ratio")
     append("plan", title, "python benchmarks/plan.py " + " ".join(sys.argv[1:]), table(head, rows))
 
 
-def taken(model: Any, batch: dict[str, torch.Tensor], *, checkpointing: bool) -> int:
-    """Bytes of a second step beyond what stays between steps."""
+def measure_peak(model: Any, batch: dict[str, torch.Tensor], *, checkpointing: bool) -> int:
+    """Peak bytes of a second step, beyond what stays between steps."""
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     for _ in range(2):
         gc.collect()
-        before = _begin()
+        before = _reset_peak()
         compute_answer_loss(model.train(), dict(batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        most = _most()
-    return most - before
+        peak = _read_peak()
+    return peak - before
 
 
-def _begin() -> int:
-    """Bytes in use; the most there were is counted anew."""
+def _reset_peak() -> int:
+    """Start a new peak; return the bytes in use."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     libc, mmap_threshold = ctypes.CDLL("libc.so.6"), -3
-    libc.mallopt(mmap_threshold, 2**16)  # what is freed goes back to the system at once, and what it counts is in use
+    libc.mallopt(mmap_threshold, 2**16)  # freed memory returns to the system at once
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return _read_status("VmRSS")
 
 
-def _most() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+def _read_peak() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _read_status("VmHWM")
 
 
-def _status(name: str) -> int:
+def _read_status(name: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 

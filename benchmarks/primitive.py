@@ -1,4 +1,4 @@
-"""The adapter on a block's input, forward and backward: our operation against other ways to write the same formula.
+"""An adapter on a block's input, forward and backward: our operation against other ways to write the same formula.
 
     python benchmarks/primitive.py [--width 4096 …] [--tokens 2048 …] [--experts 2 …] [--rank 8 …] [--dtype float32 …]
 
@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from measure import append, bandwidth, medians, table
 from torch import Tensor
 
-from lora_mm.ops import dispatch as kernels
 from lora_mm.ops.lowrank import routed_update, stack_up
 
-Update = Callable[[Tensor, dict[str, Tensor]], Tensor]
+Form = Callable[[Tensor, dict[str, Tensor]], Tensor]
 
 
 def lavin(x: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -50,23 +49,21 @@ def fold(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def ours(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    return routed_update(x, x, **p, groups=2)
+    return routed_update(x, x, **p, groups=2, kernels="torch")
 
 
-def in_triton(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    kernels.choose("triton")
-    return ours(x, p)
+def ours_in_triton(x: Tensor, p: dict[str, Tensor]) -> Tensor:
+    return routed_update(x, x, **p, groups=2, kernels="triton")
 
 
-def step(update: Update, x: Tensor, p: dict[str, Tensor], dy: Tensor, *, backward: bool) -> Callable[[], object]:
+def make_step(form: Form, x: Tensor, p: dict[str, Tensor], dy: Tensor, *, backward: bool) -> Callable[[], object]:
     leaves = [x, *p.values()]
 
     def run() -> object:
-        kernels.choose("triton" if update is in_triton else "torch")
         if not backward:
             with torch.no_grad():
-                return update(x, p)
-        return torch.autograd.grad(update(x, p), leaves, dy)
+                return form(x, p)
+        return torch.autograd.grad(form(x, p), leaves, dy)
 
     return run
 
@@ -92,16 +89,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, nargs="+", default=default)
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--no-compile", action="store_true", help="do not measure torch.compile")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    forms: dict[str, Update] = {"LaVIN's form": lavin, "loop": loop, "fold": fold}
+    forms: dict[str, Form] = {"LaVIN's form": lavin, "loop": loop, "fold": fold}
     if not options.no_compile:
         forms["fold, compiled"] = torch.compile(fold, dynamic=False)
         torch._dynamo.config.cache_size_limit = 1000
     forms["ours"] = ours
     if device == "cuda":
-        forms["ours, Triton"] = in_triton
+        forms["ours, Triton"] = ours_in_triton
     copied = bandwidth(device)
     rows = []
     sizes = itertools.product(options.width, options.tokens, options.experts, options.rank, options.dtype)
@@ -111,10 +108,10 @@ def main() -> None:
         dy = torch.randn_like(x)
         one_pass = x.numel() * x.element_size() / copied * 1e3
         forward = medians(
-            {f: step(u, x, p, dy, backward=False) for f, u in forms.items()}, rounds=options.rounds, device=device
+            {f: make_step(u, x, p, dy, backward=False) for f, u in forms.items()}, rounds=options.rounds, device=device
         )
         both = medians(
-            {f: step(u, x, p, dy, backward=True) for f, u in forms.items()}, rounds=options.rounds, device=device
+            {f: make_step(u, x, p, dy, backward=True) for f, u in forms.items()}, rounds=options.rounds, device=device
         )
         for form in forms:
             back = both[form] - forward[form]
@@ -123,7 +120,6 @@ def main() -> None:
                 f"{both['LaVIN' + chr(39) + 's form'] / both[form]:.2f}", f"{2 * one_pass / forward[form]:.0%}",
                 f"{4 * one_pass / back:.0%}" if back > 0 else "–",
             ))  # fmt: skip
-    kernels.choose("auto")
     head = ("D", "T", "E", "r", "dtype", "form", "forward, ms", "both, ms", "× LaVIN's", "of 2 passes", "of 4 passes")
     title = f"The primitive; a copy moves {copied / 1e9:.1f} GB/s"
     append("primitive", title, "python benchmarks/primitive.py " + " ".join(sys.argv[1:]), table(head, rows))

@@ -28,7 +28,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora_mm.ops import dispatch as kernels
+from lora_mm.adapters.kernel_choice import set_kernels
+from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.training.trainer import AdapterTrainer
 
 PEFT = "LoRA by PEFT, stock Trainer"
@@ -91,7 +92,7 @@ def data(batch: dict[str, Tensor]) -> dict[str, Any]:
     return {"train_dataset": list(range(STEPS)), "data_collator": lambda rows: dict(batch)}
 
 
-Form = tuple[Callable[..., nn.Module], Callable[..., Trainer], kernels.Kernels]
+Form = tuple[Callable[..., nn.Module], Callable[..., Trainer], Kernels]
 
 
 def main() -> None:
@@ -112,11 +113,13 @@ def main() -> None:
     if device == "cuda":
         forms |= {f"{name}, Triton": (*forms[name][:2], "triton") for name in ("MMA, ours", "LoRA, ours")}
     steps = {}
-    for name, (make, trainer, choice) in forms.items():
+    for name, (make, trainer, kernels) in forms.items():
         torch.manual_seed(0)
         base = BASES[options.base](getattr(torch, options.dtype)).to(device)
         batch = batch_of(base, options.batch, options.tokens, device)
-        steps[name] = training(trainer(make(base.train(), options.rank), batch), choice)
+        model = make(base.train(), options.rank)
+        set_kernels(model, kernels)
+        steps[name] = make_training(trainer(model, batch))
         gc.collect()
     took = {name: ms / STEPS for name, ms in medians(steps, rounds=options.rounds, device=device).items()}
     rows = [(name, f"{ms:.1f}", f"{took[PEFT] / ms:.2f}") for name, ms in took.items()]
@@ -127,9 +130,8 @@ def main() -> None:
     append("step", title, command, table(("adapter", "ms a step", f"× {PEFT}"), rows))
 
 
-def training(trainer: Trainer, choice: kernels.Kernels) -> Callable[[], object]:
+def make_training(trainer: Trainer) -> Callable[[], object]:
     def run() -> None:
-        kernels.choose(choice)
         with contextlib.redirect_stdout(io.StringIO()):  # a line of its figures after each
             trainer.train()
 

@@ -1,4 +1,4 @@
-"""Compares adapters on the pocket base at equal numbers of steps, for the tables in docs/guides/scienceqa.md.
+"""Compares adapters on the pocket base at equal numbers of steps, for the tables of the ScienceQA guide.
 
     python benchmarks/variants.py [--recipe scienceqa-pocket] [--seeds 0 1] [--output benchmarks/results/variants.md]
     python benchmarks/variants.py --recipe monkey-pocket --output benchmarks/results/monkey-pocket.md

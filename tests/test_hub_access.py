@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from lora_mm.errors import InputError
 from lora_mm.hub_access import UnreachableError, root_cause
 
-ASK = "from lora_mm.hub_access import trouble; print(trouble())"
+ASK = "from lora_mm.hub_access import connection_error; print(connection_error())"
 
 
 def asked(**environment: str) -> str:

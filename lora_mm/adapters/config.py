@@ -1,21 +1,26 @@
-"""The PEFT config that carries an adapter's placements. Knows no modules.
+"""The PEFT config that holds an adapter's placements. Knows no modules.
 
-``adapter_config.json`` of an adapter folder is a :class:`RoutedConfig` in PEFT's own format.
+``adapter_config.json`` in an adapter folder is a :class:`RoutedConfig` in PEFT's own format.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
 from lora_mm.adapters.placement import parse_placement
 
+if TYPE_CHECKING:
+    from lora_mm.adapters.targets import Target
+
 PEFT_TYPE = "ROUTED"
 
 
 def _add_peft_type(name: str) -> PeftType:
-    """A real member of PEFT's closed enumeration (it has no plug-in mechanism, and bare strings break transformers)."""
+    """Add a real member to PEFT's closed enumeration; transformers reads ``peft_type.value``, so no string will do."""
     if name in PeftType.__members__:
         return PeftType[name]
     member = str.__new__(PeftType, name)
@@ -35,9 +40,11 @@ class RoutedConfig(PeftConfig):
     """The PEFT config of routed low-rank adapters: a list of placements in one adapter.
 
     Attributes:
-        placements: what to place where; dictionaries become :class:`Placement`.
-        modules_to_save: module paths trained whole and saved with the adapter (the connector, say).
-        exclude_modules, target_modules: PEFT's own fields, kept for its sake; placements say what is targeted.
+        placements: the adapter's :class:`~.placement.Placement` objects; names and dictionaries are parsed.
+        modules_to_save: paths of the modules that are trained whole and saved with the adapter (such as the connector).
+        exclude_modules, target_modules: fields that PEFT requires; the placements say what is targeted.
+        targets: module path → target, set when the adapter is put on a model. Not saved: it follows from the model and
+            the placements.
     """
 
     placements: list[Any] = field(default_factory=list)
@@ -49,7 +56,8 @@ class RoutedConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = ROUTED
         self.placements = [parse_placement(item) for item in self.placements]
+        self.targets: dict[str, Target] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """As saved; placements become plain dictionaries."""
+        """The fields as they are saved, with placements as plain dictionaries."""
         return super().to_dict() | {"placements": [asdict(item) for item in self.placements]}

@@ -1,6 +1,5 @@
 """The one adapter layer: a module of the base with routed low-rank updates on it. Knows no model and no method."""
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +8,29 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from lora_mm.adapters.peft_lora import as_frozen
-from lora_mm.adapters.placement import Placement
+from lora_mm.adapters.kernel_choice import HasKernelChoice
+from lora_mm.adapters.norms import NormInput, find_foldable_norm
+from lora_mm.adapters.peft_lora import make_frozen_linear
+from lora_mm.adapters.placement import ResolvedPlacement
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.token_router import TokenRouter
+from lora_mm.adapters.weights import AdapterWeight, AdapterWeights
 from lora_mm.errors import InputError
 from lora_mm.ops.linear import adapted_linears
-from lora_mm.ops.lowrank import routed_update, update_of
+from lora_mm.ops.lowrank import make_update, routed_update
+from lora_mm.ops.update import Norm
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a layer has to know of its place in the model.
+    """What a layer knows of its place in the model.
 
     Attributes:
         role: what the layer is in its block (see ``Stack.roles``).
-        modalities: M, how many modalities a sample of this part can have.
+        modalities: M, the number of modalities that a sample of this part can have.
         first: the layer that holds what is shared: by modality the embedding of the part's modalities, by token the
             router of the feed-forward; None makes this one the first.
-        residual: the norm before the block, where its input is to be read in place of the layer's.
+        residual: the norm before the block, where its input is read in place of the layer's.
     """
 
     role: str
@@ -36,43 +39,47 @@ class Site:
     residual: nn.Module | None = None
 
 
-class RoutedLayer(nn.Module, BaseTunerLayer):
+class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
     """``base_layer`` plus, for every active adapter, its routed low-rank update.
 
-    Parameters of adapter ``n``, in containers that PEFT can find by name (fp32; D in and out are the layer's):
-        ``routed_A[n]`` [K, Din], ``routed_a[n]`` [K]: the down-projection, shared (K = r) or the experts' stacked
+    Weights of adapter ``n``, in containers that PEFT finds by name (fp32; D in and out are the layer's):
+        ``routed_down[n]`` weight [K, Din], bias [K]: the down-projection, shared (K = r) or the experts' stacked
             (K = E·r).
-        ``routed_B[n]`` [E, Dout, r / groups], ``routed_b[n]`` [E, Dout]: the experts' up-projections.
-        ``routed_s[n]`` [E]: learned scales, starting at 1.
-        ``routed_R[n]`` [E, Din], ``routed_c[n]`` [E]: the router by modality; by token, without c, and in the first
-            layer of a feed-forward only.
-        ``routed_modality[n]`` [M, Din]: one learned embedding a modality, which the routers of a part share; the
-        part's first layer owns it.
+        ``routed_up[n]`` weight [E, Dout, r / groups], bias [E, Dout]: the experts' up-projections.
+        ``routed_router[n]`` weight [E, Din], bias [E]: the router by modality; by token, without a bias, and in the
+            first layer of a feed-forward only.
+        ``routed_scale[n]`` weight [E]: learned scales, starting at 1.
+        ``routed_modality[n]`` weight [M, Din]: one learned embedding a modality, which the routers of a part share; the
+            part's first layer owns it.
+
+    Args:
+        base_layer: a norm or a linear layer of the base.
+        signal: what routers by modality, visual token and crop read; None where no adapter of the model routes.
     """
 
-    adapter_layer_names = (
-        "routed_A", "routed_a", "routed_B", "routed_b", "routed_s", "routed_R", "routed_c", "routed_modality",
-    )  # fmt: skip
+    adapter_layer_names = ("routed_down", "routed_up", "routed_router", "routed_scale", "routed_modality")
 
     def __init__(self, base_layer: nn.Module, signal: Signal | None) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.signal = signal
-        self.placements: dict[str, Placement] = {}
-        self.shared: dict[str, nn.ParameterDict] = {}
-        self.mixtures: dict[str, TokenRouter] = {}
+        self.placements: dict[str, ResolvedPlacement] = {}
         self.roles: dict[str, str] = {}
-        self.residuals: dict[str, Residual] = {}
-        for name in self.adapter_layer_names:
-            setattr(self, name, nn.ParameterDict())
-        self.in_features, self.out_features = feature_sizes(base_layer)
+        self.modality_embeddings: dict[str, AdapterWeights] = {}
+        self.token_routers: dict[str, TokenRouter] = {}
+        self.norm_inputs: dict[str, NormInput] = {}
+        self.routed_down, self.routed_up = AdapterWeights(), AdapterWeights()
+        self.routed_router, self.routed_scale = AdapterWeights(), AdapterWeights()
+        self.routed_modality = AdapterWeights()
+        self.in_features, self.out_features = get_feature_sizes(base_layer)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, placement: Placement, site: Site) -> None:
-        """Create the parameters of one adapter: the update starts at zero, so the model starts as its base.
+    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
+        """Create the weights of one adapter. The update starts at zero, so the model starts as its base.
 
         Args:
+            adapter_name: PEFT's name for the adapter.
             placement: what to create.
             site: where this layer stands.
         """
@@ -81,244 +88,212 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         assert groups is not None
         self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
         if site.residual is not None:
-            self.residuals[adapter_name] = Residual(site.residual)
-        width = self.in_features if site.residual is None else feature_sizes(site.residual)[0]
+            self.norm_inputs[adapter_name] = NormInput(site.residual)
+        width = self.in_features if site.residual is None else get_feature_sizes(site.residual)[0]
         # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
         down = torch.empty(rank if row.shared_down else experts * rank, width)
         if row.shared_down:
             nn.init.xavier_uniform_(down)
         else:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-        self.routed_A[adapter_name] = nn.Parameter(down)
-        self.routed_B[adapter_name] = nn.Parameter(torch.zeros(experts, self.out_features, rank // groups))
-        if placement.bias:
-            self.routed_a[adapter_name] = nn.Parameter(torch.zeros(len(down)))
-            self.routed_b[adapter_name] = nn.Parameter(torch.zeros(experts, self.out_features))
+        down_bias = torch.zeros(len(down)) if placement.bias else None
+        up_bias = torch.zeros(experts, self.out_features) if placement.bias else None
+        self.routed_down[adapter_name] = AdapterWeight(down, down_bias)
+        self.routed_up[adapter_name] = AdapterWeight(torch.zeros(experts, self.out_features, rank // groups), up_bias)
         if placement.learned_scale:
-            self.routed_s[adapter_name] = nn.Parameter(torch.ones(experts))
+            self.routed_scale[adapter_name] = AdapterWeight(torch.ones(experts))
         if row.router == "modality":
             self._add_modality_router(adapter_name, experts, site)
         elif row.router == "token":
             self._add_token_router(adapter_name, placement, site)
-        device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        if device is not None and device.type != "meta" and self.routed_A[adapter_name].device.type != "meta":
-            for name in self.adapter_layer_names:
-                container = getattr(self, name)
-                if adapter_name in container:
-                    container[adapter_name] = nn.Parameter(container[adapter_name].data.to(device))
+        self._move_to_base_device(adapter_name)
         self.set_adapter(self.active_adapters)
 
-    def _router(self, experts: int) -> nn.Parameter:
+    def _move_to_base_device(self, adapter_name: str) -> None:
+        """Move one adapter to the device of the base layer; PEFT's own method casts it to the base's dtype as well."""
+        device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        if device is None or "meta" in (device.type, self.routed_down[adapter_name].weight.device.type):
+            return
+        for name in self.adapter_layer_names:
+            weights = getattr(self, name)
+            if adapter_name in weights:
+                weights[adapter_name].to(device)
+
+    def _draw_router_weight(self, *shape: int) -> Tensor:
         bound = 1 / math.sqrt(self.in_features)  # nn.Linear's default, as in LaVIN and MoE-LLaVA
-        return nn.Parameter(torch.empty(experts, self.in_features).uniform_(-bound, bound))
+        return torch.empty(shape).uniform_(-bound, bound)
 
     def _add_modality_router(self, adapter_name: str, experts: int, site: Site) -> None:
-        bound = 1 / math.sqrt(self.in_features)
-        self.routed_R[adapter_name] = self._router(experts)
-        self.routed_c[adapter_name] = nn.Parameter(torch.empty(experts).uniform_(-bound, bound))
+        weight = self._draw_router_weight(experts, self.in_features)
+        self.routed_router[adapter_name] = AdapterWeight(weight, self._draw_router_weight(experts))
         if site.first is None:
-            self.routed_modality[adapter_name] = nn.Parameter(torch.randn(site.modalities, self.in_features))
-        self.shared[adapter_name] = (site.first or self).routed_modality
+            self.routed_modality[adapter_name] = AdapterWeight(torch.randn(site.modalities, self.in_features))
+        self.modality_embeddings[adapter_name] = (site.first or self).routed_modality
 
-    def _add_token_router(self, adapter_name: str, placement: Placement, site: Site) -> None:
+    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
         if site.first is not None:
-            self.mixtures[adapter_name] = site.first.mixtures[adapter_name]
+            self.token_routers[adapter_name] = site.first.token_routers[adapter_name]
             return
         assert placement.experts is not None
         assert placement.top_k is not None
-        self.routed_R[adapter_name] = self._router(placement.experts)
-        self.mixtures[adapter_name] = TokenRouter(
-            self.routed_R, adapter_name, placement.top_k, placement.balance or 0.0
-        )
+        router = AdapterWeight(self._draw_router_weight(placement.experts, self.in_features))
+        self.routed_router[adapter_name] = router
+        self.token_routers[adapter_name] = TokenRouter(router, placement.top_k, placement.balance or 0.0)
 
-    def routing_table(self, adapter_name: str) -> Tensor:
+    def compute_routing_table(self, adapter_name: str) -> Tensor:
         """Weight of every expert for every modality, ``[M, E]``: w = softmax((R m̂ + c) / t), m̂ = m / rms(m)."""
-        embedding = self.shared[adapter_name][adapter_name]
+        embedding, router = (
+            self.modality_embeddings[adapter_name][adapter_name].weight,
+            self.routed_router[adapter_name],
+        )
         unit = embedding * torch.rsqrt(embedding.square().mean(dim=-1, keepdim=True) + 1e-6)
-        logits = nn.functional.linear(unit, self.routed_R[adapter_name], self.routed_c[adapter_name])
-        return torch.softmax(logits / self.placements[adapter_name].temperature, dim=-1)
+        logits = nn.functional.linear(unit, router.weight, router.bias)
+        temperature = self.placements[adapter_name].temperature
+        assert temperature is not None
+        return torch.softmax(logits / temperature, dim=-1)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the base layer, with the active adapters' updates added."""
+        """Call the base layer and add the active adapters' updates."""
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.placements]
-        if names and self.placements[names[0]].row.reads == "output" and (norm := self._norm(x)) is not None:
+        if names and self._reads_output(names[0]) and (norm := find_foldable_norm(self.base_layer, x)) is not None:
             first, *names = names
-            output = self._routed(first, x, x, norm=norm[0], eps=norm[1])
-        elif not (args or kwargs) and self._together(names) and (base := as_frozen(self.base_layer, x)) is not None:
-            update = update_of(x, **self._routing(names[0], x), **self._tensors(names[0]))
-            return adapted_linears(x, [(base, update)])[0]
+            output = self._add_update(first, x, x, norm)
+        elif not (args or kwargs) and self._is_fusable(names):
+            base = make_frozen_linear(self.base_layer, x)
+            if base is not None:
+                update = make_update(x, **self._route(names[0], x), **self.get_update_options(names[0]))
+                return adapted_linears(x, [(base, update)])[0]
+            output = self._call_base(x)
         else:
-            output = self._base(x, *args, **kwargs)
+            output = self._call_base(x, *args, **kwargs)
         for name in names:
-            output = self._updated(name, x, output)
+            output = self._add_adapter(name, x, output)
         return output
 
-    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer; bitsandbytes' int8 product takes three dimensions, and experts side by side are a fourth."""
+    def _call_base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Call the base layer. bitsandbytes' int8 product takes three dimensions; experts side by side are a fourth."""
         folded = x.flatten(0, -3) if x.dim() > 3 else x
         output: Tensor = self.base_layer(folded, *args, **kwargs)
         return output.unflatten(0, x.shape[:-2]) if x.dim() > 3 else output
 
-    def _norm(self, x: Tensor) -> tuple[Tensor, float] | None:
-        """Weight and ε of a base layer that is an RMSNorm to be run together with its update; None for others.
+    def _reads_output(self, name: str) -> bool:
+        return self.placements[name].row.reads == "output"
 
-        Together they keep one [tokens, D] for the backward, in the activations' dtype; alone Llama's norm keeps
-        another in fp32. Taken where the norm's own code runs, unhooked, and our formula gives the same bits.
-        """
-        base = self.base_layer
-        eps = getattr(base, "variance_epsilon", None)
-        if eps is None or base.weight.requires_grad or base._forward_hooks or base._forward_pre_hooks:
-            return None
-        if "forward" in base.__dict__ or x.dtype != base.weight.dtype:
-            return None
-        kind = type(base)
-        if kind not in _FOLDS:
-            _FOLDS[kind] = _folds(base, eps)
-        return (base.weight, eps) if _FOLDS[kind] else None
-
-    def _together(self, names: list[str]) -> bool:
-        """Whether a linear layer and its update may be one function: of one adapter that reads what the layer does."""
-        if len(names) != 1 or names[0] in self.residuals:
+    def _is_fusable(self, names: list[str]) -> bool:
+        """Whether a linear layer and its update may be one function: of one adapter that reads the layer's input."""
+        if len(names) != 1 or names[0] in self.norm_inputs:
             return False
-        placement = self.placements[names[0]]
-        return placement.row.reads == "input" and not placement.side_by_side
+        return not self._reads_output(names[0]) and not self.placements[names[0]].side_by_side
 
-    def _updated(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """``output`` with the update of adapter ``name``."""
-        placement = self.placements[name]
-        read = output if placement.row.reads == "output" else x
-        if name in self.residuals:
-            read = self.residuals[name].take()
-        if placement.side_by_side:
-            return self._side_by_side(name, read, output)
-        return self._routed(name, read, output)
+    def _add_adapter(self, name: str, x: Tensor, output: Tensor) -> Tensor:
+        """Add the update of adapter ``name``, which reads the layer's input, its output or the input of a norm."""
+        read = output if self._reads_output(name) else x
+        if name in self.norm_inputs:
+            read = self.norm_inputs[name].take()
+        if self.placements[name].side_by_side:
+            return self._add_experts_side_by_side(name, read, output)
+        return self._add_update(name, read, output)
 
-    def _routed(self, name: str, read: Tensor, output: Tensor, **norm: Any) -> Tensor:
-        """``output`` with one update of what is ``read``."""
-        return routed_update(output, read, **self._routing(name, read), **self._tensors(name), **norm)
+    def _add_update(self, name: str, read: Tensor, output: Tensor, norm: Norm | None = None) -> Tensor:
+        options = self.get_update_options(name)
+        return routed_update(output, read, norm=norm, **self._route(name, read), **options)
 
-    def _tensors(self, name: str) -> dict[str, Any]:
-        """What every form of the update needs of adapter ``name``."""
-        placement = self.placements[name]
+    def get_update_options(self, name: str) -> dict[str, Any]:
+        """The arguments of :func:`~lora_mm.ops.lowrank.make_update` that no input decides, of adapter ``name``."""
+        placement, down, up = self.placements[name], self.routed_down[name], self.routed_up[name]
         return {
-            "down": self.routed_A[name],
-            "up": self.routed_B[name],
-            "down_bias": self.routed_a[name] if placement.bias else None,
-            "up_bias": self.routed_b[name] if placement.bias else None,
+            "down": down.weight,
+            "up": up.weight,
+            "down_bias": down.bias,
+            "up_bias": up.bias,
             "groups": placement.groups or 1,
             "scale": placement.factor,
             "dropout": (placement.dropout or 0.0) if self.training else 0.0,
+            "kernels": self.kernels,
         }
 
-    def _scales(self, name: str) -> Tensor | None:
-        return self.routed_s.get(name)
+    def get_learned_scale(self, name: str) -> Tensor | None:
+        """``[E]``, the experts' learned scales; None where adapter ``name`` has none."""
+        return self.routed_scale[name].weight if name in self.routed_scale else None
 
-    def _routing(self, name: str, x: Tensor) -> dict[str, Any]:
+    def _route(self, name: str, x: Tensor) -> dict[str, Any]:
         """The experts' weights for ``x`` [batch, tokens, D], [batch, 1 or tokens, E], or [E] where all rows are alike;
         with a router by crop the rows' experts as well."""
-        router, scales = self.placements[name].row.router, self._scales(name)
+        router, scale = self.placements[name].row.router, self.get_learned_scale(name)
         if router is None:
-            return {"weights": scales}
+            return {"weights": scale}
         if router == "crop":
             assert self.signal is not None
-            return {"weights": scales, "index": self.signal.crop_rows(x.shape[0])}
-        table = {"modality": self._by_modality, "visual": self._by_token_kind, "token": self._by_token}[router](name, x)
-        return {"weights": table if scales is None else table * scales}
+            return {"weights": scale, "index": self.signal.crop_rows(x.shape[0])}
+        if router == "modality":
+            weights = self._weigh_by_modality(name, x)
+        elif router == "visual":
+            weights = self._weigh_by_token_kind(x)
+        else:
+            weights = self._weigh_by_token(name, x)
+        return {"weights": weights if scale is None else weights * scale}
 
-    def _by_modality(self, name: str, x: Tensor) -> Tensor:
-        table = self.routing_table(name)
-        if table.shape[0] == 1:  # a vision tower: whatever it sees is a picture
+    def _weigh_by_modality(self, name: str, x: Tensor) -> Tensor:
+        table = self.compute_routing_table(name)
+        if table.shape[0] == 1:  # a vision tower: all that it sees is a picture
             return table[0]
         assert self.signal is not None
         if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
             return table[self.signal.folded(x.shape[0])]
         return table[self.signal.rows(x.shape[0])].unsqueeze(1)
 
-    def _by_token_kind(self, name: str, x: Tensor) -> Tensor:
+    def _weigh_by_token_kind(self, x: Tensor) -> Tensor:
         assert self.signal is not None
         visual = self.signal.visual_folded(x.shape[0]) if x.dim() == 2 else self.signal.tokens(*x.shape[:2])
         return visual.unsqueeze(-1).to(x.dtype)
 
-    def _by_token(self, name: str, x: Tensor) -> Tensor:
-        weights, chosen = self._chosen(name, x)
+    def _weigh_by_token(self, name: str, x: Tensor) -> Tensor:
+        weights, chosen = self._choose_experts(name, x)
         return (chosen * weights.unsqueeze(-1).to(x.dtype)).sum(dim=-2)
 
-    def _chosen(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose_experts(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of each token's experts ``[batch, tokens, k]``, and which they are ``[batch, tokens, k, E]``."""
-        mixture = self.mixtures[name]
+        router = self.token_routers[name]
         if self.roles[name] == "down":
-            weights, index = mixture.current()
+            weights, index = router.take_routes()
         else:
             real = self.signal.real if self.signal is not None and self.placements[name].part == "language" else None
-            weights, index = mixture.route(x, real, training=self.training)
-        return weights, nn.functional.one_hot(index, len(self.routed_B[name])).to(x.dtype)
+            weights, index = router.route(x, real, training=self.training)
+        return weights, nn.functional.one_hot(index, len(self.routed_up[name].weight)).to(x.dtype)
 
-    def _side_by_side(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """One layer of a feed-forward whose experts stand side by side (see :mod:`.mixture`)."""
-        weights, chosen = self._chosen(name, x)
+    def _add_experts_side_by_side(self, name: str, x: Tensor, output: Tensor) -> Tensor:
+        """One layer of a feed-forward whose experts stand side by side (see :mod:`.token_router`)."""
+        weights, chosen = self._choose_experts(name, x)
         chosen = chosen.movedim(-2, 0)
-        last, scales = self.roles[name] == "down", self._scales(name)
-        chosen = chosen if scales is None else chosen * scales  # [k, batch, tokens, E]
-        if not last:
+        is_last, scale = self.roles[name] == "down", self.get_learned_scale(name)
+        chosen = chosen if scale is None else chosen * scale  # [k, batch, tokens, E]
+        if not is_last:
             output = output.expand(len(chosen), *output.shape)
-        results = routed_update(output, x, weights=chosen, **self._tensors(name))
-        if not last:
+        results = routed_update(output, x, weights=chosen, **self.get_update_options(name))
+        if not is_last:
             return results
-        first = results[0]  # the weights' sum is 1; so written, equal results mix to themselves bitwise
+        first = results[0]  # the weights' sum is 1; written like this, equal results mix to themselves to the bit
         others = (results[1:] - first) * weights.movedim(-1, 0)[1:].unsqueeze(-1).to(first.dtype)
         return first + others.sum(dim=0)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget one adapter here; PEFT calls it on every layer."""
-        for kept in (self.placements, self.shared, self.mixtures, self.roles):
-            kept.pop(adapter_name, None)
-        if adapter_name in self.residuals:
-            self.residuals.pop(adapter_name).forget()
+        """Remove one adapter from this layer; PEFT calls it on every layer."""
+        for by_name in (self.placements, self.roles, self.modality_embeddings, self.token_routers):
+            by_name.pop(adapter_name, None)
+        if adapter_name in self.norm_inputs:
+            self.norm_inputs.pop(adapter_name).remove()
         super().delete_adapter(adapter_name)
 
     def __repr__(self) -> str:
         return "routed." + super().__repr__()
 
 
-_FOLDS: dict[type[nn.Module], bool] = {}
-"""Class of norm → whether ``routed_update`` computes it bitwise."""
+def get_feature_sizes(base_layer: nn.Module) -> tuple[int, int]:
+    """Width of the input and of the output of a norm or a linear layer.
 
-
-@torch.no_grad()
-def _folds(norm: nn.Module, eps: float) -> bool:
-    """Whether ``norm`` is Llama's RMSNorm to the bit (Gemma's 1 + w, say, is not)."""
-    weight = torch.linspace(-2, 2, 64, dtype=torch.float16).to(torch.bfloat16)
-    twin = copy.deepcopy(norm).to_empty(device="cpu")
-    twin.weight = nn.Parameter(weight, requires_grad=False)
-    x = torch.linspace(-3, 7, 64).square().sin().to(weight.dtype).view(1, 64)
-    zero = weight.new_zeros(1, 64)
-    ours = routed_update(x, x, zero, zero.view(1, 64, 1), norm=weight, eps=eps)
-    return torch.equal(twin(x), ours)
-
-
-class Residual:
-    """What went into a norm in the current forward, for a layer after it; kept no longer than until it is taken."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        self._hook = norm.register_forward_pre_hook(self._keep)
-        self._kept: Tensor | None = None
-
-    def take(self) -> Tensor:
-        """The norm's input; the next one comes with the next forward."""
-        assert self._kept is not None
-        kept, self._kept = self._kept, None
-        return kept
-
-    def forget(self) -> None:
-        """Look no more."""
-        self._hook.remove()
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._kept = args[0]
-
-
-def feature_sizes(base_layer: nn.Module) -> tuple[int, int]:
-    """Width of what goes into and comes out of a norm or a linear layer."""
+    Raises:
+        InputError: for any other module.
+    """
     weight = getattr(base_layer, "weight", None)
     if weight is not None and weight.dim() == 1:
         return weight.shape[0], weight.shape[0]

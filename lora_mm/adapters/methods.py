@@ -1,6 +1,6 @@
-"""The methods, one row each: where a method may stand, what routes it, and its usual numbers. Knows no modules.
+"""The methods, one row each: where a method can be placed, what routes it, and its defaults. Knows no modules.
 
-A new method of the field is a new row here, plus a router in ``layers`` if it routes by something new.
+A new method is a new row here, and a router in ``layers`` if it routes by something new.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _QKV = ("q", "k", "v", "qkv")
 _ATTENTION = (*_QKV, "o")
 _FEED_FORWARD = ("gate", "up", "gate_up", "down")
 _LINEAR = {"attn": _ATTENTION, "qkv": _QKV, "ffn": _FEED_FORWARD, "all": _ATTENTION + _FEED_FORWARD}
-"""Sites among the linear layers; fused ones go by the names ``qkv`` and ``gate_up``, and a layer has either form."""
+"""Sites among the linear layers. A layer has either separate linear layers or fused ones (``qkv``, ``gate_up``)."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,18 @@ class Method:
     """One way to place and route low-rank updates.
 
     Attributes:
-        reads: ``output`` adapts what the module returns (behind a norm: the block's input), ``input`` adds beside the
-            module what it would read (beside a linear layer).
+        summary: one line for people.
+        reads: what the update is computed from. ``output``: what the module returns (after a norm, that is the block's
+            input). ``input``: what the module reads (beside a linear layer).
         router: what the experts' weights depend on; None for no routing.
-        sites: name of a placement → roles (see ``Stack.roles``) that it adapts; roles a layer lacks are passed over.
-            The first is the default.
-        parts: where the method may stand; the first is the default.
-        residual: role → the norm whose input is read there in place of the module's own: beside the last linear layer
-            of an MLP, an update of what goes into the norm before it stands parallel to the whole MLP.
+        sites: site → roles (see ``Stack.roles``) that it adapts; roles that a layer lacks are skipped. The first site
+            is the default.
+        parts: where the method can be placed; the first is the default.
+        residual: role → the norm whose input the update reads in place of the module's own. Beside the last linear
+            layer of an MLP, an update of the input of the norm before the MLP is parallel to the whole MLP.
         shared_down: whether the experts share one down-projection.
-        experts, groups, …: the defaults of a :class:`~.placement.Placement`, by the same names.
+        experts, groups, temperature, dropout, bias, alpha, learned_scale, top_k, combine, balance: defaults of the
+            :class:`~.placement.Placement` fields of these names.
     """
 
     summary: str
@@ -76,7 +78,7 @@ METHODS: dict[str, Method] = {
     ),
     # Li et al., "Monkey: Image Resolution and Text Label Are Important Things for Large Multi-modal Models", section 3.
     "crop_lora": Method(
-        summary="a LoRA for each crop of a picture, none for its overview (Monkey)",
+        summary="one LoRA for each crop of a picture, none for its overview (Monkey)",
         reads="input",
         router="crop",
         sites={"attn": _ATTENTION, "mlp": ("down",), "block": (*_ATTENTION, "down")},

@@ -1,7 +1,7 @@
 """PEFT's own LoRA layers, computed by our operations while they train; saved and loaded as the stock layers they are.
 
-Registered by PEFT's door for custom layers on the config that :func:`~.tuner.attach` makes. That registration is not
-saved: whoever loads the adapter, with or without lora-mm, gets PEFT's layers. Knows PEFT's LoRA and no methods.
+They are registered by PEFT's hook for custom layers on the config that :func:`~.attach.attach` makes. That registration
+is not saved: whoever loads the adapter, with or without lora-mm, gets PEFT's layers. Knows PEFT's LoRA and no methods.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,45 +14,61 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from lora_mm.ops.autocast import autocast_on
-from lora_mm.ops.linear import Frozen, adapted_linears
-from lora_mm.ops.lowrank import Update, uniform
-from lora_mm.ops.nf4 import packed
+from lora_mm.adapters.kernel_choice import HasKernelChoice
+from lora_mm.ops.autocast import is_autocast_on
+from lora_mm.ops.linear import FrozenLinear, adapted_linears
+from lora_mm.ops.lowrank import make_uniform_update
+from lora_mm.ops.nf4_weight import read_nf4_weight
+from lora_mm.ops.update import Update
 
 
 class SharedInput:
-    """Layers that read the same tensor one after the other, such as q, k and v: the first that is called does all.
+    """Layers that read the same tensor one after the other, such as q, k and v: the first call computes all of them.
 
-    Results wait here until they are asked for with that same tensor, and never longer than until the next one comes.
+    Results wait here until their layer is called with that same tensor, and at most until the next tensor comes.
     """
 
     def __init__(self) -> None:
         self.members: list[Any] = []
-        self._read: Tensor | None = None
+        self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
 
     def forward(self, layer: Any, x: Tensor) -> Tensor | None:
-        """What ``layer`` makes of ``x``; None where it has to do so in PEFT's way."""
-        if self._read is x and id(layer) in self._waiting:
+        """Compute ``layer`` of ``x``.
+
+        Args:
+            layer: one of the members.
+            x: its input, ``[..., Din]``.
+
+        Returns:
+            Its output ``[..., Dout]``; None where PEFT's own forward has to run.
+        """
+        if self._input is x and id(layer) in self._waiting:
             result = self._waiting.pop(id(layer))
-            self._read = self._read if self._waiting else None
+            self._input = self._input if self._waiting else None
             return result
-        self._read, self._waiting = None, {}
-        own = as_adapted(layer, x)
-        if own is None:
+        self._input, self._waiting = None, {}
+        called = make_adapted_linear(layer, x)
+        if called is None:
             return None
-        others = [(id(other), form) for other in self.members if other is not layer and (form := as_adapted(other, x))]
-        first, *results = adapted_linears(x, [own, *(form for _, form in others)])
+        forms = {id(other): make_adapted_linear(other, x) for other in self.members if other is not layer}
+        others = {key: form for key, form in forms.items() if form is not None}
+        first, *results = adapted_linears(x, [called, *others.values()])
         if others:
-            self._read = x
-            self._waiting = {key: result for (key, _), result in zip(others, results, strict=True)}
+            self._input, self._waiting = x, dict(zip(others, results, strict=True))
         return first
 
 
-def as_adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
-    """``layer`` as :func:`~lora_mm.ops.linear.adapted_linears` takes it; None for what that does not do.
+def make_adapted_linear(layer: Any, x: Tensor) -> tuple[FrozenLinear, Update] | None:
+    """A LoRA layer of PEFT in the form of :func:`~lora_mm.ops.linear.adapted_linears`.
 
-    That is: several adapters at once, dropout, variants such as DoRA, and what :func:`as_frozen` tells.
+    Args:
+        layer: with its active adapters.
+        x: its input.
+
+    Returns:
+        None where that function does not compute it: several adapters at once, dropout, variants such as DoRA, and the
+        cases of :func:`make_frozen_linear`.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1 or names[0] in layer.lora_variant:
@@ -63,15 +79,22 @@ def as_adapted(layer: Any, x: Tensor) -> tuple[Frozen, Update] | None:
     dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
     if (layer.training and getattr(dropout, "p", 0.0)) or up.bias is not None:
         return None
-    base = as_frozen(layer.base_layer, x)
-    return None if base is None else (base, uniform(down.weight, up.weight, layer.scaling[name]))
+    base = make_frozen_linear(layer.base_layer, x)
+    if base is None:
+        return None
+    return base, make_uniform_update(down.weight, up.weight, layer.scaling[name], layer.kernels)
 
 
-def as_frozen(base: nn.Module, x: Tensor) -> Frozen | None:
-    """A frozen base layer in the form of ``adapted_linears``, for a product with ``x``; None where that has none.
+def make_frozen_linear(base: nn.Module, x: Tensor) -> FrozenLinear | None:
+    """A frozen base layer in the form of ``adapted_linears``.
 
-    None is for hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes' own product
-    needs no 16-bit weight, and ``torch.compile``, which takes operations and fuses by itself.
+    Args:
+        base: the layer.
+        x: its input.
+
+    Returns:
+        None for hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes' own product
+        needs no 16-bit weight, and ``torch.compile``, which takes operations and fuses by itself.
     """
     weight: Any = getattr(base, "weight", None)
     if weight is None or weight.requires_grad or "forward" in base.__dict__ or base._forward_hooks:
@@ -79,69 +102,73 @@ def as_frozen(base: nn.Module, x: Tensor) -> Frozen | None:
     bias: Tensor | None = getattr(base, "bias", None)
     if base._forward_pre_hooks or (bias is not None and bias.requires_grad) or not x.is_floating_point():
         return None
-    if autocast_on(x) or torch.compiler.is_compiling():
+    if is_autocast_on(x) or torch.compiler.is_compiling():
         return None
     if type(base) is nn.Linear:
-        plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
-        return Frozen(weight, bias) if plain else None
-    form = packed(weight) if type(base).__name__ == "Linear4bit" else None
+        is_plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
+        return FrozenLinear(weight, bias) if is_plain else None
+    form = read_nf4_weight(weight) if type(base).__name__ == "Linear4bit" else None
     if form is None or not torch.is_grad_enabled():
         return None
     if base.compute_dtype is not None and base.compute_dtype != x.dtype:
         return None
-    return Frozen(form, None if bias is None else bias.to(x.dtype))
+    return FrozenLinear(form, None if bias is None else bias.to(x.dtype))
 
 
-class _Trained:
-    """A LoRA layer of PEFT whose forward is ours where it can be."""
+class _FusedLora(HasKernelChoice):
+    """A LoRA layer of PEFT with our forward where that computes it."""
 
     siblings: SharedInput
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = None if args or kwargs else self.siblings.forward(self, x)
-        return super().forward(x, *args, **kwargs) if result is None else result  # type: ignore[misc]
+        return super().forward(x, *args, **kwargs) if result is None else result  # type: ignore[misc]  # PEFT's layer
 
 
-class FusedLoraLinear(_Trained, LoraLinear):
-    """PEFT's LoRA beside an ``nn.Linear``."""
+class FusedLoraLinear(_FusedLora, LoraLinear):
+    """PEFT's LoRA beside an ``nn.Linear``, with our forward."""
 
 
 @cache
-def _trained(layer: Any) -> Any:
-    """``layer``, which cannot be imported everywhere, with our forward."""
-    return type(f"Trained{layer.__name__}", (_Trained, layer), {})
+def _make_fused_class(layer_class: Any) -> Any:
+    """``layer_class`` with our forward, made at run time because bitsandbytes cannot be imported everywhere."""
+    return type(f"Fused{layer_class.__name__}", (_FusedLora, layer_class), {})
 
 
-def _layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | None:
+def _make_fused_layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> LoraLayer | None:
     """Our subclass of PEFT's layer for ``target``; None leaves it to PEFT."""
     base = target.get_base_layer() if isinstance(target, LoraLayer) else target
-    made: Any = None
+    fused: Any = None
     if type(base) is nn.Linear:
-        made = FusedLoraLinear(target, adapter_name, **kwargs)
+        fused = FusedLoraLinear(target, adapter_name, **kwargs)
     elif type(base).__name__ == "Linear4bit" and kwargs.get("loaded_in_4bit"):
         from peft.tuners.lora.bnb import Linear4bit, dispatch_bnb_4bit
 
-        stock = dispatch_bnb_4bit(target, adapter_name, **kwargs)
+        stock: Any = dispatch_bnb_4bit(target, adapter_name, **kwargs)
         if type(stock) is Linear4bit:
-            made = stock
-            kind: Any = Linear4bit
-            made.__class__ = _trained(kind)
-    if made is not None:
-        made.siblings = SharedInput()
-        made.siblings.members.append(made)
-    return made
+            fused = stock
+            fused.__class__ = _make_fused_class(Linear4bit)
+    if fused is not None:
+        fused.siblings = SharedInput()
+        fused.siblings.members.append(fused)
+    return fused  # type: ignore[no-any-return]  # of a class made at run time
 
 
 def register_fused_layers(config: peft.LoraConfig) -> None:
-    """Have the LoRA layers that PEFT makes from ``config`` in this process computed by ours."""
-    config._register_custom_module({nn.Linear: _layer})
+    """Have the LoRA layers that PEFT makes from ``config`` in this process computed by our operations."""
+    config._register_custom_module({nn.Linear: _make_fused_layer})
 
 
 def group_shared_inputs(model: nn.Module, groups: Mapping[Any, Sequence[str]]) -> None:
-    """Let the layers at the paths of each group, which read one tensor, be computed together."""
+    """Compute the layers of each group together.
+
+    Args:
+        model: with the layers.
+        groups: any key → the paths of linear layers that read one tensor.
+    """
     for paths in groups.values():
         layers = [model.get_submodule(path) for path in paths]
-        together = SharedInput()
-        together.members = [layer for layer in layers if isinstance(layer, _Trained)]
-        for layer in together.members:
-            layer.siblings = together
+        siblings = SharedInput()
+        siblings.members = [layer for layer in layers if isinstance(layer, _FusedLora)]
+        for layer in siblings.members:
+            layer.siblings = siblings

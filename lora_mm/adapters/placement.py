@@ -1,47 +1,111 @@
-"""One method at one place, as data, checked. Knows no modules and no torch, so recipes are read without either."""
+"""One method at one place, as data. Knows no modules and no torch, so recipes are read without either.
 
-import re
+A :class:`Placement` is what a recipe says, where most fields may be left out; a :class:`ResolvedPlacement` has a number
+in every field, and is what the layers compute by.
+"""
+
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from dataclasses import dataclass as plain_dataclass
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from lora_mm.adapters.methods import METHODS, Method
 from lora_mm.errors import InputError, suggest_name
+from lora_mm.validation import explain_validation_error
+
+Part = Literal["language", "vision"]
 
 _DEFAULTED = (
-    "experts", "groups", "temperature", "dropout", "bias", "alpha", "learned_scale", "top_k", "combine", "balance",
+    "part", "at", "experts", "groups", "temperature", "dropout", "bias", "learned_scale", "top_k", "combine", "balance",
 )  # fmt: skip
-_OF_TOKEN_ROUTERS = ("top_k", "combine", "balance")
+_TOKEN_ROUTER_FIELDS = ("top_k", "combine", "balance")
+
+T = TypeVar("T")
+
+
+class _Place:
+    """What both forms of a placement say of the method and where it is placed."""
+
+    method: str
+    part: Part
+    at: str
+
+    @property
+    def row(self) -> Method:
+        """The method's row in :data:`~.methods.METHODS`."""
+        return METHODS[self.method]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that are adapted in every layer."""
+        return self.row.sites[self.at]
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.part} at {self.at}"
+
+
+@plain_dataclass(frozen=True)
+class ResolvedPlacement(_Place):
+    """A placement with every number there; see :class:`Placement` for the fields.
+
+    Attributes:
+        factor: s, by which the update is multiplied.
+    """
+
+    method: str
+    part: Part
+    at: str
+    rank: int
+    experts: int
+    groups: int
+    temperature: float
+    factor: float
+    dropout: float
+    bias: bool
+    layers: tuple[int, ...] | None
+    learned_scale: bool
+    top_k: int
+    combine: Literal["output", "weight"]
+    balance: float
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether each of a token's experts gives its own result, which the feed-forward's last layer mixes."""
+        return self.row.router == "token" and self.combine == "output"
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Placement:
-    """One method at one place. A field left at None takes the method's usual value.
+class Placement(_Place):
+    """One method at one place, as a recipe or ``adapter_config.json`` says it.
+
+    A field that is left out, or None, takes the method's default when the placement is made, so that saved recipes and
+    adapters hold every number.
 
     Attributes:
         method: a row of :data:`~.methods.METHODS`.
-        part: ``language`` or ``vision``; the method's first part by default.
-        at: one of the method's sites, such as ``attn`` or ``block``; the method's first site by default.
+        part: ``language`` or ``vision``; by default the method's first part.
+        at: one of the method's sites, such as ``attn`` or ``block``; by default the method's first site.
         rank: r, the width of the bottleneck.
-        experts: E.
-        groups: parts that the up-projection is cut into; divides the rank and the layer's width.
+        experts: E, the number of experts.
+        groups: blocks that the up-projection is cut into; must divide the rank and the layer's width.
         temperature: t of the router's softmax.
-        alpha: the update's scale is alpha / rank; without it, 1.
-        scale: the update's scale, s, said directly.
-        dropout: probability, on the hidden units.
-        bias: whether the projections have biases (without, an adapter merges into layers that have none).
+        alpha: sets the update's scale to alpha / rank; None for a scale of 1.
+        scale: the update's scale, s, set directly; takes precedence over ``alpha``.
+        dropout: dropout probability of the hidden units.
+        bias: whether the projections have biases. Without them, an adapter merges into layers that have none.
         layers: indices of the layers to adapt; None for all.
-        learned_scale: whether each expert's update has a factor of its own, trained from 1 (beside ``scale``).
-        top_k: experts that a token goes to (moe_lora).
-        combine: of a token's experts, mix the feed-forward's ``output`` (k passes, the papers' mixture) or its
-            ``weight`` (one pass through the mixed updates; a feed-forward is not linear: this is another function).
+        learned_scale: whether each expert's update has a trained factor, starting at 1, on top of ``scale``.
+        top_k: number of experts that each token is sent to (moe_lora).
+        combine: what is mixed of a token's experts: the feed-forward's ``output`` (k passes, the mixture of the papers)
+            or its ``weight`` (one pass through the mixed updates; a feed-forward is not linear, so this is another
+            function).
         balance: weight of the loss that keeps the experts evenly used (moe_lora).
     """
 
     method: str
-    part: Literal["language", "vision"] = ""  # type: ignore[assignment]  # filled in below, by method
+    part: Part = ""  # type: ignore[assignment]  # the validator below sets the method's default
     at: str = ""
     rank: int = Field(default=8, ge=1)
     experts: int | None = Field(default=None, ge=1)
@@ -58,71 +122,79 @@ class Placement:
     balance: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _fill_in(self) -> Self:
+        """Check the placement, and set what was left out to the method's defaults."""
         if self.method not in METHODS:
             raise ValueError(f"unknown method '{self.method}'; known are: {', '.join(METHODS)}."
                              f"{suggest_name(self.method, list(METHODS))}")  # fmt: skip
-        for name in _DEFAULTED:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(self.row, name))
-        object.__setattr__(self, "part", self.part or self.row.parts[0])
-        object.__setattr__(self, "at", self.at or next(iter(self.row.sites)))
-        faults = list(self._faults())
+        resolved = self.resolve()
+        faults = list(_find_faults(resolved))
         if faults:
             raise ValueError("\n".join(faults))
+        for name in _DEFAULTED:
+            object.__setattr__(self, name, getattr(resolved, name))
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", self.row.alpha)
         return self
 
-    def _faults(self) -> Iterator[str]:
-        """Everything about the fields that cannot be."""
-        row, method = self.row, self.method
-        assert self.experts is not None
-        assert self.groups is not None
-        assert self.top_k is not None
-        if self.part not in row.parts:
-            close = suggest_name(self.part, row.parts)
-            yield f"{method} has no part '{self.part}'; it has: {', '.join(row.parts)}.{close}"
-        if self.at not in row.sites:
-            sites = list(row.sites)
-            yield f"{method} has no site '{self.at}'; it has: {', '.join(sites)}.{suggest_name(self.at, sites)}"
-        if self.experts > 1 and row.router in (None, "visual"):
-            yield f"{self.experts} experts, but {method} has but one; use 1."
-        if row.router == "token" and not self.top_k <= self.experts:
-            yield f"top_k {self.top_k} is more than the experts, {self.experts}."
-        if row.router != "token":
-            idle = [name for name in _OF_TOKEN_ROUTERS if getattr(self, name) != getattr(row, name)]
-            if idle:
-                yield f"{', '.join(idle)}: only methods that route each token have them; {method} does not."
-        if self.rank % self.groups:
-            yield f"groups {self.groups} must divide the rank, {self.rank}."
-
-    @property
-    def row(self) -> Method:
-        """The method's row."""
-        return METHODS[self.method]
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that are adapted in every layer."""
-        return self.row.sites[self.at]
-
-    @property
-    def factor(self) -> float:
-        """s, by which the update is multiplied."""
-        if self.scale is not None:
-            return self.scale
-        return self.alpha / self.rank if self.alpha else 1.0
-
-    @property
-    def side_by_side(self) -> bool:
-        """Whether a token's experts give a result each, which the last layer of their feed-forward mixes."""
-        return self.row.router == "token" and self.combine == "output"
-
-    def __str__(self) -> str:
-        return f"{self.method} on {self.part} at {self.at}"
+    def resolve(self) -> ResolvedPlacement:
+        """This placement with the method's defaults in every field that was left out."""
+        row = self.row
+        alpha = _given_or(row.alpha, self.alpha)
+        factor = 1.0 if alpha is None else alpha / self.rank
+        return ResolvedPlacement(
+            method=self.method,
+            part=self.part or row.parts[0],
+            at=self.at or next(iter(row.sites)),
+            rank=self.rank,
+            experts=_given_or(row.experts, self.experts),
+            groups=_given_or(row.groups, self.groups),
+            temperature=_given_or(row.temperature, self.temperature),
+            factor=factor if self.scale is None else self.scale,
+            dropout=_given_or(row.dropout, self.dropout),
+            bias=_given_or(row.bias, self.bias),
+            layers=None if self.layers is None else tuple(self.layers),
+            learned_scale=_given_or(row.learned_scale, self.learned_scale),
+            top_k=_given_or(row.top_k, self.top_k),
+            combine=_given_or(row.combine, self.combine),
+            balance=_given_or(row.balance, self.balance),
+        )
 
 
-def parse_placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
-    """A :class:`Placement` from a method's name or its fields; raises InputError naming every fault."""
+def _given_or(default: T, given: T | None) -> T:
+    """What was given; the default where nothing was."""
+    return default if given is None else given
+
+
+def _find_faults(item: ResolvedPlacement) -> Iterator[str]:
+    """Every value or combination of values that the method does not allow."""
+    row, method = item.row, item.method
+    if item.part not in row.parts:
+        yield f"{method} has no part '{item.part}'; it has: {', '.join(row.parts)}.{suggest_name(item.part, row.parts)}"
+    if item.at not in row.sites:
+        sites = list(row.sites)
+        yield f"{method} has no site '{item.at}'; it has: {', '.join(sites)}.{suggest_name(item.at, sites)}"
+    if item.experts > 1 and row.router in (None, "visual"):
+        yield f"{item.experts} experts, but {method} has only one; use 1."
+    if row.router == "token" and item.top_k > item.experts:
+        yield f"top_k {item.top_k} is more than the number of experts, {item.experts}."
+    if row.router != "token":
+        unused = [name for name in _TOKEN_ROUTER_FIELDS if getattr(item, name) != getattr(row, name)]
+        if unused:
+            yield f"{', '.join(unused)}: only methods that route each token use this; {method} does not."
+    if item.rank % item.groups:
+        yield f"groups {item.groups} must divide the rank, {item.rank}."
+
+
+def parse_placement(fields: str | Mapping[str, Any] | Placement) -> Placement:
+    """Make a :class:`Placement` from a method's name or from its fields.
+
+    Args:
+        fields: a method's name, a mapping of ``Placement`` fields, or a placement, which is returned as it is.
+
+    Raises:
+        InputError: naming every fault of the fields.
+    """
     if isinstance(fields, Placement):
         return fields
     data = {"method": fields} if isinstance(fields, str) else dict(fields)
@@ -130,43 +202,3 @@ def parse_placement(fields: "str | Mapping[str, Any] | Placement") -> Placement:
         return TypeAdapter(Placement).validate_python(data)
     except ValidationError as error:
         raise InputError(*explain_validation_error(error, Placement)) from None
-
-
-def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
-    """A validation error as one line a fault: the key, what is wrong with it, the nearest known key.
-
-    Args:
-        error: pydantic's.
-        model: the pydantic model or dataclass that was validated, for the names it knows.
-    """
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(step) for step in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            *path, key = item["loc"]
-            lines.append(f"{place}: unknown key.{suggest_name(str(key), _keys(model, path))}")
-        elif item["type"] == "missing":
-            lines.append(f"{place}: is missing.")
-        elif item["type"] == "value_error":
-            lines += [f"{place}: {line}" if place else line for line in message.splitlines()]
-        else:
-            known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
-            close = suggest_name(str(item["input"]), known)
-            lines.append(f"{place}: {message[0].lower()}{message[1:]}, not {item['input']!r}.{close}")
-    return lines
-
-
-def _keys(model: Any, path: list[int | str]) -> list[str]:
-    """Names of the fields of the section at ``path`` inside ``model``."""
-    for step in path:
-        if isinstance(step, int):
-            continue  # a list: its items' type was taken with the step before
-        model = _fields(model)[step].annotation
-        model = getattr(model, "__args__", (model,))[0]
-    return list(_fields(model))
-
-
-def _fields(model: Any) -> dict[str, Any]:
-    found = getattr(model, "model_fields", None) or getattr(model, "__pydantic_fields__", {})
-    return dict(found)

@@ -1,11 +1,11 @@
-"""Where an adapter's routers send what, by layer and modality, as numbers to draw. Knows no drawing."""
+"""Measures where an adapter's routers send what, by layer and modality. Draws nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.targets import Target
@@ -15,17 +15,20 @@ from lora_mm.models.forward import move_batch
 Batches = Mapping[str, Sequence[dict[str, Tensor]]]
 """Modality → model inputs of samples of it."""
 
+_NAME = "default"
+"""PEFT's name for the adapter that is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingMap:
-    """One placement at one site.
+    """The routing of one placement at one role.
 
     Attributes:
         title: what is routed.
-        modalities: of samples.
-        layers: indices in their part.
-        weights: ``[layers][modalities][experts]``, each sum 1: the experts' weights, or shares of the tokens.
-        meaning: which of the two.
+        modalities: of the samples.
+        layers: indices of the layers in their part.
+        weights: ``[layers][modalities][experts]``, where the experts sum to 1.
+        meaning: what a weight is: an expert's weight, or its share of the tokens.
     """
 
     title: str
@@ -35,71 +38,81 @@ class RoutingMap:
     meaning: str
 
 
-def measure_routing(model: Any, asked: Batches) -> list[RoutingMap]:
-    """The maps of an adapted model: by modality read off its routers, by token counted on the batches ``asked``.
+def measure_routing(model: Any, batches: Batches) -> list[RoutingMap]:
+    """Measure the routing maps of an adapted model.
 
     Args:
-        model: as :func:`~.tuner.attach` or :func:`~.folder.load_adapter` returned it.
+        model: what :func:`~.attach.attach` or :func:`~lora_mm.artifact.load.load` returned.
+        batches: samples to count the choices of token routers on. Routers by modality are read without samples.
+
+    Returns:
+        One map for each placement and role that is routed by modality or by token.
     """
-    base = model.get_base_model()
-    spots: dict[str, Target] = getattr(model.peft_config["default"], "resolved", {})
-    layers = {path: layer for path in spots if isinstance(layer := base.get_submodule(path), RoutedLayer)}
-    by_modality = {path: layer for path, layer in layers.items() if spots[path].placement.row.router == "modality"}
-    by_token = {
-        path: layer
-        for path, layer in layers.items()
-        if spots[path].placement.row.router == "token" and "default" in layer.routed_R
-    }
+    base: nn.Module = model.get_base_model()
+    targets: dict[str, Target] = getattr(model.peft_config[_NAME], "targets", {})
+    layers = {path: layer for path in targets if isinstance(layer := base.get_submodule(path), RoutedLayer)}
     maps = []
-    for title, paths in _grouped(by_modality, spots).items():
-        tables = [by_modality[path].routing_table("default").detach().float().tolist() for path in paths]
-        known = list_modalities(base) if len(tables[0]) > 1 else ("image",)
-        maps.append(_map(base, spots, title, paths, known, tables, "weight of each expert"))
+    by_modality = _select(layers, targets, "modality")
+    for title, paths in _group_by_title(by_modality, targets).items():
+        tables = [by_modality[path].compute_routing_table(_NAME).detach().float().tolist() for path in paths]
+        modalities = list_modalities(base) if len(tables[0]) > 1 else ("image",)
+        maps.append(_make_map(base, targets, title, paths, modalities, tables, "weight of each expert"))
+    by_token = _select_router_owners(_select(layers, targets, "token"))
     if by_token:
-        shares = {name: _token_shares(model, batches, by_token) for name, batches in asked.items()}
-        for title, paths in _grouped(by_token, spots).items():
-            tables = [[shares[name][path] for name in shares] for path in paths]
-            maps.append(_map(base, spots, title, paths, tuple(shares), tables, "share of tokens sent to each expert"))
+        shares = {modality: _measure_token_shares(model, items, by_token) for modality, items in batches.items()}
+        for title, paths in _group_by_title(by_token, targets).items():
+            tables = [[shares[modality][path] for modality in shares] for path in paths]
+            meaning = "share of tokens sent to each expert"
+            maps.append(_make_map(base, targets, title, paths, tuple(shares), tables, meaning))
     return maps
 
 
-def _grouped(layers: dict[str, RoutedLayer], spots: dict[str, Target]) -> dict[str, list[str]]:
-    """Title → the paths that belong together, in order of the layers."""
+def _select(layers: Mapping[str, RoutedLayer], targets: Mapping[str, Target], router: str) -> dict[str, RoutedLayer]:
+    return {path: layer for path, layer in layers.items() if targets[path].placement.row.router == router}
+
+
+def _select_router_owners(layers: Mapping[str, RoutedLayer]) -> dict[str, RoutedLayer]:
+    """The layers that own a token router; the other layers of a feed-forward share it."""
+    return {path: layer for path, layer in layers.items() if _NAME in layer.routed_router}
+
+
+def _group_by_title(paths: Mapping[str, RoutedLayer], targets: Mapping[str, Target]) -> dict[str, list[str]]:
+    """Title of a map → the paths of its layers, in order."""
     groups: dict[str, list[str]] = {}
-    for path in layers:
-        item, role = spots[path].placement, spots[path].role
-        where = "" if item.row.router == "token" or len(item.roles) == 1 else f", {role.replace('_', ' ')}"
-        groups.setdefault(f"{item}{where}", []).append(path)
+    for path in paths:
+        item, role = targets[path].placement, targets[path].role
+        suffix = "" if item.row.router == "token" or len(item.roles) == 1 else f", {role.replace('_', ' ')}"
+        groups.setdefault(f"{item}{suffix}", []).append(path)
     return groups
 
 
-def _map(
-    base: Any,
-    spots: dict[str, Target],
+def _make_map(
+    base: nn.Module,
+    targets: Mapping[str, Target],
     title: str,
-    paths: list[str],
-    kinds: tuple[str, ...],
+    paths: Sequence[str],
+    modalities: tuple[str, ...],
     tables: Sequence[Sequence[Sequence[float]]],
     meaning: str,
 ) -> RoutingMap:
-    order = find_layers(base, spots[paths[0]].placement.part)
+    order = find_layers(base, targets[paths[0]].placement.part)
     weights = tuple(tuple(tuple(row) for row in table) for table in tables)
-    return RoutingMap(title, kinds, tuple(order.index(spots[path].layer) for path in paths), weights, meaning)
+    return RoutingMap(title, modalities, tuple(order.index(targets[path].layer) for path in paths), weights, meaning)
 
 
 @torch.inference_mode()
-def _token_shares(
-    model: Any, batches: Sequence[dict[str, Tensor]], layers: dict[str, RoutedLayer]
+def _measure_token_shares(
+    model: Any, batches: Sequence[dict[str, Tensor]], layers: Mapping[str, RoutedLayer]
 ) -> dict[str, list[float]]:
-    """Path → the share of all choices of experts that went to each, padding left out."""
+    """Path → share of all choices of experts that went to each expert; padding is not counted."""
     model.eval()
-    mixtures = {path: layer.mixtures["default"] for path, layer in layers.items()}
-    before = {path: mixture.taken() for path, mixture in mixtures.items()}
+    routers = {path: layer.token_routers[_NAME] for path, layer in layers.items()}
+    before = {path: router.take_usage() for path, router in routers.items()}
     for batch in batches:
         model(**move_batch(model, batch), logits_to_keep=1, use_cache=False)
-    found = {}
-    for path, mixture in mixtures.items():
-        use = mixture.taken().double()
-        found[path] = (use / use.sum()).tolist()
-        mixture.use = before[path].to(mixture.use.device)  # as if nobody had looked
-    return found
+    shares = {}
+    for path, router in routers.items():
+        use = router.take_usage().double()
+        shares[path] = (use / use.sum()).tolist()
+        router.usage = before[path].to(router.usage.device)  # training reads the same counts, so they are put back
+    return shares

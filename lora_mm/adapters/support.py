@@ -1,4 +1,4 @@
-"""Which methods apply to which model families, and why not, from their rows alone. Knows no modules and no torch."""
+"""Says which methods apply to which model families, from their rows alone. Knows no modules and no torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from lora_mm.adapters.methods import METHODS
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.models.families import Anatomy, Stack, find_family
 
-_LACKS: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
+_ROUTER_OBSTACLES: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
     "crop": (
         (lambda row: row.packed, "its tower takes several tiles or pictures in one row, so no row is a crop"),
         (lambda row: not row.visual_tokens, "its prompt does not tell which row of its tower is which crop"),
@@ -19,16 +19,16 @@ _LACKS: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
         ),
     ),
 }
-"""Router → when a family lacks what it reads, and the reason in words."""
+"""Router → tests whether a family lacks what it reads, each with the reason in words."""
 
 
 def find_obstacle(method_name: str, row: Anatomy, part: str | None = None) -> str | None:
-    """Why a method cannot be used on a family; None where it can.
+    """Find the reason why a method cannot be used on a family; None where it can.
 
     Args:
         method_name: a row of :data:`~.methods.METHODS`.
-        row: of the family.
-        part: where the method is to stand; None for wherever it may.
+        row: the family's anatomy.
+        part: where the method is to be placed; None for any part that it allows.
 
     Raises:
         InputError: for a method that does not exist.
@@ -40,32 +40,29 @@ def find_obstacle(method_name: str, row: Anatomy, part: str | None = None) -> st
         )
     method = METHODS[method_name]
     if part is not None and part not in method.parts:
-        return f"{method_name} stands in {' or '.join(method.parts)} only"
+        return f"{method_name} can be placed on {' or '.join(method.parts)} only"
+    parts = (part,) if part else method.parts
     stacks: dict[str, Stack | None] = {"language": row.language, "vision": row.vision}
     roles = {role for site in method.sites.values() for role in site}
-    reasons = [
-        reason
-        for name in ((part,) if part else method.parts)
-        if (reason := _lacks_layers(name, stacks.get(name), roles)) is not None
-    ]
-    if len(reasons) == (1 if part else len(method.parts)):
+    reasons = [reason for name in parts if (reason := _find_missing_layers(name, stacks.get(name), roles)) is not None]
+    if len(reasons) == len(parts):
         return reasons[0]
-    return next((reason for lacks, reason in _LACKS.get(method.router or "", ()) if lacks(row)), None)
+    return next((reason for lacks, reason in _ROUTER_OBSTACLES.get(method.router or "", ()) if lacks(row)), None)
 
 
-def _lacks_layers(part: str, stack: Stack | None, roles: set[str]) -> str | None:
+def _find_missing_layers(part: str, stack: Stack | None, roles: set[str]) -> str | None:
     if stack is None:
         return "it has no vision tower" if part == "vision" else f"it has no layers in part '{part}'"
     return None if roles & set(stack.roles) else f"its {part} layers have none of {', '.join(sorted(roles))}"
 
 
 def list_methods(row: Anatomy) -> dict[str, str | None]:
-    """Every method, with the reason why it cannot be used on the family of ``row``; None where it can."""
+    """Every method → the reason why it cannot be used on the family of ``row``; None where it can."""
     return {name: find_obstacle(name, row) for name in METHODS}
 
 
 def describe_model_type(model_type: str) -> dict[str, Any]:
-    """All that a row says and which methods it admits, as plain data for people and programs.
+    """Describe a family, and the methods that it allows, as plain data for people and programs.
 
     Raises:
         InputError: for a family that is not described.
@@ -79,8 +76,8 @@ def describe_model_type(model_type: str) -> dict[str, Any]:
     return {
         "model_type": model_type,
         "parts": {part: list(paths) for part, paths in row.parts.items()},
-        "layers": {name: None if stack is None else _plain(stack) for name, stack in stacks.items()},
-        "placeholders": {name: _named(where) for name, where in row.placeholders.items()},
+        "layers": {name: None if stack is None else _describe_stack(stack) for name, stack in stacks.items()},
+        "placeholders": {name: _describe_placeholder(source) for name, source in row.placeholders.items()},
         "visual_tokens": row.visual_tokens,
         "crops": row.crops,
         "framed": row.framed,
@@ -91,11 +88,12 @@ def describe_model_type(model_type: str) -> dict[str, Any]:
     }
 
 
-def _plain(stack: Stack) -> dict[str, Any]:
+def _describe_stack(stack: Stack) -> dict[str, Any]:
     roles = {role: path if isinstance(path, str) else " or ".join(path) for role, path in stack.roles.items()}
     read = "all" if stack.depth is None else str(stack.depth.__doc__).split(" (")[0]
     return {"paths": list(stack.layers), "read": read, "roles": roles}
 
 
-def _named(where: Any) -> str:
-    return where if isinstance(where, str) else str(where.__doc__)
+def _describe_placeholder(source: Any) -> str:
+    """The config attribute that gives a placeholder's id, or what the function that finds it says of itself."""
+    return source if isinstance(source, str) else str(source.__doc__)

@@ -1,91 +1,114 @@
-"""Which module of a model gets which placement. Knows modules and placements; changes neither."""
+"""Decides which module of a model gets which placement. Knows modules and placements; changes neither."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
-from lora_mm.adapters.layers import RoutedLayer, feature_sizes
-from lora_mm.adapters.placement import Placement
+from lora_mm.adapters.layers import RoutedLayer, get_feature_sizes
+from lora_mm.adapters.placement import Placement, ResolvedPlacement
 from lora_mm.adapters.support import find_obstacle, list_methods
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy
+from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy, get_model_type
+from lora_mm.models.families import Stack
 
 
 @dataclass(frozen=True)
 class Target:
-    """A module that is adapted: by which placement, what it is in its layer, and where the layer is.
+    """A module that is adapted.
 
     Attributes:
-        residual: path of the norm whose input is read in place of the module's own.
+        placement: what is put on it.
+        role: what it is in its layer (see ``Stack.roles``).
+        layer: path of the layer that it is in.
+        residual: path of the norm whose input the update reads in place of the module's own; None for the module's own.
     """
 
-    placement: Placement
+    placement: ResolvedPlacement
     role: str
     layer: str
     residual: str | None = None
 
 
 def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[str, Target]:
-    """Which module of ``model`` gets which placement.
+    """Find the modules of ``model`` that the placements adapt.
+
+    Args:
+        model: the transformers model; it may have routed layers on it already.
+        placements: of one adapter.
+
+    Returns:
+        Module path → its target.
 
     Raises:
         InputError: naming every fault at once: a method that the family cannot have, a layer index beyond the model, a
             placement that matches nothing or does not fit a module's width, two placements on one module.
     """
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
     faults: list[str] = []
-    for item in placements:
+    for placement in placements:
+        item = placement.resolve()
         try:
-            targets = _targets(model, item)
+            new = _find_targets(model, item)
         except InputError as error:
             faults += error.faults
             continue
-        both = [path for path in targets if path in found]
-        if both:
-            more = f" and on {len(both) - 1} more" if len(both) > 1 else ""
+        taken = [path for path in new if path in targets]
+        if taken:
+            more = f" and on {len(taken) - 1} more" if len(taken) > 1 else ""
             faults.append(
-                f"Two adapters on one module, {both[0]}{more}: {found[both[0]].placement} and {item}; "
+                f"Two adapters on one module, {taken[0]}{more}: {targets[taken[0]].placement} and {item}; "
                 "give each its own part, site or layers."
             )
-        found |= targets
+        targets |= new
     if faults:
         raise InputError(*faults)
-    return found
+    return targets
 
 
-def _targets(model: nn.Module, item: Placement) -> dict[str, Target]:
-    """The modules of one placement."""
-    row = get_anatomy(model)
-    stack = row.stack(item.part)
-    reason = find_obstacle(item.method, row, item.part)
-    if reason is not None:
-        family = model.config.model_type
-        others = [name for name, no in list_methods(row).items() if no is None]
-        raise InputError(
-            f"{item.method} cannot be used on '{family}' models: {reason}. "
-            f"Those that can: {', '.join(others)} (`lora-mm models show {family}`)."
-        )
+def _find_targets(model: nn.Module, item: ResolvedPlacement) -> dict[str, Target]:
+    """The targets of one placement."""
+    stack = get_anatomy(model).stack(item.part)
+    _check_support(model, item)
     layers = find_layers(model, item.part)
-    chosen = range(len(layers)) if item.layers is None else item.layers
-    beyond = [index for index in chosen if not 0 <= index < len(layers)]
+    indices = range(len(layers)) if item.layers is None else item.layers
+    beyond = [index for index in indices if not 0 <= index < len(layers)]
     if beyond:
         raise InputError(
             f"{item}: layers {beyond} do not exist or are never read; the model reads layers 0 to {len(layers) - 1}."
         )
     targets: dict[str, Target] = {}
     for role in [role for role in item.roles if role in stack.roles]:
-        paths, norm = find_role_modules(model, item.part, role), item.row.residual.get(role)
-        norms = find_role_modules(model, item.part, norm) if norm else [None] * len(paths)
-        targets |= {paths[index]: Target(item, role, layers[index], norms[index]) for index in chosen}
+        paths, norm_role = find_role_modules(model, item.part, role), item.row.residual.get(role)
+        norms = find_role_modules(model, item.part, norm_role) if norm_role else [None] * len(paths)
+        targets |= {paths[index]: Target(item, role, layers[index], norms[index]) for index in indices}
     if not targets:
-        looked = "leave `layers` out for all" if item.layers == [] else (
-            f"its {item.part} layers have none of {', '.join(item.roles)}; they have {', '.join(stack.roles)}"
-        )  # fmt: skip
-        raise InputError(f"{item} matches no module of this model: {looked}.")
-    for path in targets:
-        module = model.get_submodule(path)
-        width = feature_sizes(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
-        if width % (item.groups or 1):
-            raise InputError(f"{item}: groups {item.groups} must divide the layer's width, {width}.")
+        raise InputError(f"{item} matches no module of this model: {_explain_no_match(item, stack)}.")
+    _check_widths(model, item, targets)
     return targets
+
+
+def _check_support(model: nn.Module, item: ResolvedPlacement) -> None:
+    row = get_anatomy(model)
+    obstacle = find_obstacle(item.method, row, item.part)
+    if obstacle is not None:
+        family = get_model_type(model)
+        supported = [name for name, reason in list_methods(row).items() if reason is None]
+        raise InputError(
+            f"{item.method} cannot be used on '{family}' models: {obstacle}. "
+            f"Methods that can: {', '.join(supported)} (`lora-mm models show {family}`)."
+        )
+
+
+def _explain_no_match(item: ResolvedPlacement, stack: Stack) -> str:
+    if item.layers == ():
+        return "leave `layers` out to adapt all layers"
+    return f"its {item.part} layers have none of {', '.join(item.roles)}; they have {', '.join(stack.roles)}"
+
+
+def _check_widths(model: nn.Module, item: ResolvedPlacement, paths: Iterable[str]) -> None:
+    for path in paths:
+        module = model.get_submodule(path)
+        width = get_feature_sizes(module.get_base_layer() if isinstance(module, RoutedLayer) else module)[1]
+        if width % item.groups:
+            raise InputError(f"{item}: groups {item.groups} must divide the layer's width, {width}.")

@@ -1,7 +1,8 @@
-"""Which experts a token goes to: the router that the linear layers of one feed-forward share. Knows no placement.
+"""The token router, which the linear layers of one feed-forward share: it chooses each token's experts.
 
 The experts' feed-forwards run side by side along a leading dimension: the layers that widen give one result per chosen
-expert, whatever is elementwise between passes it on, and the layer that narrows mixes them. No token is dropped.
+expert, elementwise layers between pass them on, and the layer that narrows mixes them. No token is dropped. Knows no
+placement.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.ops.autocast import without_autocast
 
 
@@ -17,68 +19,71 @@ class TokenRouter:
     """The routing of one feed-forward in the current forward.
 
     Attributes:
-        routers: container of the router's weights, ``routers[name]`` [E, D].
-        top_k: experts that a token goes to.
-        use: ``[E]``, how many tokens were sent to each expert since :meth:`taken` was last called.
+        router: its weight, [E, D].
+        top_k: number of experts that a token goes to.
+        balance_weight: of ``balance`` in the gradient.
+        usage: ``[E]``, the tokens sent to each expert since the last :meth:`take_usage`.
         balance: the loss that keeps experts evenly used, of the last forward: E Σ F_e G_e with F the share of tokens
             whose first choice is e and G its mean probability; 1 when uniform, E when collapsed.
-        weight: of ``balance`` in the gradient.
     """
 
-    def __init__(self, routers: nn.ParameterDict, name: str, top_k: int, weight: float) -> None:
-        self.routers, self.name, self.top_k, self.weight = routers, name, top_k, weight
-        self.use = torch.zeros(routers[name].shape[0], dtype=torch.long)
+    def __init__(self, router: AdapterWeight, top_k: int, balance_weight: float) -> None:
+        self.router, self.top_k, self.balance_weight = router, top_k, balance_weight
+        self.usage = torch.zeros(router.weight.shape[0], dtype=torch.long)
         self.balance: Tensor | None = None
-        self._read: Tensor | None = None
+        self._input: Tensor | None = None
         self._routes: tuple[Tensor, Tensor] | None = None
 
     def route(self, x: Tensor, real: Tensor | None, *, training: bool) -> tuple[Tensor, Tensor]:
-        """Weights and indices of each token's experts, ``[batch, tokens, k]``; the same for all who read this ``x``.
+        """Choose each token's experts, once for all layers that read this ``x``.
 
         Args:
             x: ``[batch, tokens, D]``, what the feed-forward reads.
-            real: ``[batch, tokens]``, whether a token is no padding; None when all are.
+            real: ``[batch, tokens]``, whether a token is no padding; None without padding.
             training: whether the balance's gradient is added.
+
+        Returns:
+            Weights and indices of the experts, each ``[batch, tokens, k]``.
         """
-        if self._routes is None or self._read is not x:
+        if self._routes is None or self._input is not x:
             with without_autocast(x):
-                logits = F.linear(x.float(), self.routers[self.name].float())
+                logits = F.linear(x.float(), self.router.weight.float())
             probabilities = logits.softmax(dim=-1)
             weights, index = probabilities.topk(self.top_k, dim=-1)
             weights = weights / weights.sum(dim=-1, keepdim=True)
-            balance = self._balance(probabilities, index, real)
-            if training and self.weight:
-                weights = _WithLoss.apply(weights, balance, self.weight)
+            balance = self._compute_balance(probabilities, index, real)
+            if training and self.balance_weight:
+                weights = _AddLoss.apply(weights, balance, self.balance_weight)
             self.balance = balance.detach()
-            self._read, self._routes = x, (weights, index)
+            self._input, self._routes = x, (weights, index)
         return self._routes
 
-    def current(self) -> tuple[Tensor, Tensor]:
-        """The routes of the feed-forward now running; they are forgotten with this call, its last."""
+    def take_routes(self) -> tuple[Tensor, Tensor]:
+        """The routes of the feed-forward now running, for its last layer; they are dropped with this call."""
         assert self._routes is not None
-        routes, self._routes, self._read = self._routes, None, None
+        routes, self._routes, self._input = self._routes, None, None
         return routes
 
-    def taken(self) -> Tensor:
-        """``use``, which starts again at zero."""
-        use, self.use = self.use, torch.zeros_like(self.use)
-        return use
+    def take_usage(self) -> Tensor:
+        """``usage``, which starts again at zero."""
+        usage, self.usage = self.usage, torch.zeros_like(self.usage)
+        return usage
 
-    def _balance(self, probabilities: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
+    def _compute_balance(self, probabilities: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         experts = probabilities.shape[-1]
         flat, chosen = probabilities.flatten(0, -2), index.flatten(0, -2)
         if real is not None:
             flat, chosen = flat[real.flatten()], chosen[real.flatten()]
         with torch.no_grad():
             first = torch.bincount(chosen[:, 0], minlength=experts) / max(1, len(chosen))
-            self.use = self.use.to(chosen.device) + torch.bincount(chosen.flatten(), minlength=experts)
+            self.usage = self.usage.to(chosen.device) + torch.bincount(chosen.flatten(), minlength=experts)
         return experts * (first * flat.mean(dim=0)).sum()
 
 
-class _WithLoss(torch.autograd.Function):
-    """Passes a tensor on, and sends its loss a gradient of its weight on the way back.
+class _AddLoss(torch.autograd.Function):
+    """Returns a tensor unchanged, and gives a loss a gradient of its weight in the backward.
 
-    So the loss needs no way out of the layer, which gradient checkpointing with re-entry does not have.
+    So the loss is no output of the layer; reentrant gradient checkpointing would detach it.
     """
 
     @staticmethod
@@ -92,6 +97,7 @@ class _WithLoss(torch.autograd.Function):
 
 
 def find_token_routers(model: nn.Module) -> list[TokenRouter]:
-    """Every feed-forward's routing in ``model``, each once."""
-    found = {id(one): one for module in model.modules() for one in getattr(module, "mixtures", {}).values()}
-    return list(found.values())
+    """The token routers of ``model``, each once."""
+    modules = model.modules()
+    routers = {id(router): router for module in modules for router in getattr(module, "token_routers", {}).values()}
+    return list(routers.values())

@@ -1,72 +1,23 @@
-"""The model card of an adapter folder, from what was measured. Knows text; computes nothing."""
+"""Model cards, of adapters and of merged files, rendered from what was measured. Knows text; computes nothing.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from lora_mm.adapters.methods import METHODS
-from lora_mm.yaml_text import to_yaml
-
-OTHER = "other"
-"""The licence of an adapter whose maker named none, in the Hub's own terms."""
-
-_CARD = """\
----
-{metadata}---
-
-# {name}
-
-{summary}
-
-Adapter for `{base}`{revision}, trained with [lora-mm](https://pypi.org/project/lora-mm/) {version} on {data}:
-{trained:,} trained parameters, {size} on disk. The resolved recipe is in `recipe.yaml`.
-
-## Scores
-
-{scores}
-
-## Load it
-
-```python
-{load}
-```
-
-`{folder}` is this folder, or its id on the Hub. From the command line:
-
-```bash
-lora-mm evaluate {folder}
-lora-mm generate {folder} --image FILE --prompt TEXT
-```
-
-## Merge it
-
-{merge}
-
-## What was trained
-
-{parts}
-
-## Licence
-
-{licence}
+``huggingface_hub`` writes the front matter, and the scores in it that the Hub shows beside a model.
 """
 
-_LOAD_ROUTED = """\
-import lora_mm.adapters.attach  # without this, PEFT says: KeyError 'ROUTED'
-from peft import PeftModel
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as get_version
+from pathlib import Path
+from typing import Any
 
-model = PeftModel.from_pretrained(base_model, "{folder}")"""
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-_LOAD_STOCK = """\
-from peft import PeftModel  # a stock LoRA: lora-mm is not needed
+from lora_mm.adapters.methods import METHODS
 
-model = PeftModel.from_pretrained(base_model, "{folder}")"""
+OTHER = "other"
+"""The Hub's name for the licence of an adapter whose maker named none."""
 
-_MERGE = """\
-Into the base's weights, to be used without lora-mm:
-
-```bash
-{lines}
-```"""
+_TASK = "image-text-to-text"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_model_card(
@@ -85,81 +36,144 @@ def render_model_card(
     parts: Mapping[str, tuple[int, int, int]],
     folder: str,
     licence: str = OTHER,
+    metric: str = "accuracy",
+    split: str | None = None,
+    figures: Mapping[str, float] | None = None,
 ) -> str:
-    """The card as Markdown with the Hub's metadata on top.
+    """Render the card of an adapter: Markdown, with the Hub's metadata on top.
 
     Args:
-        data: what it was trained on, as the recipe calls it.
+        name: title of the card.
+        summary: of the recipe.
+        base: the base's Hub id or folder.
+        revision: the base's commit on the Hub; None for a folder.
+        version: of lora-mm.
+        data: what the adapter was trained on, as the recipe names it.
+        methods: of the adapter's placements.
         stock: whether the adapter is a stock PEFT LoRA.
-        scores: a Markdown table of what was measured, and on what.
-        parts: part → (parameters, trained, bytes).
-        licence: as the Hub calls it, such as ``apache-2.0``.
+        trained: number of trained parameters.
+        size: of the weights' file, for people.
+        scores: Markdown table of what was measured, and on what.
+        parts: part → (parameters, trained parameters, bytes).
+        folder: name to load the adapter by.
+        licence: the Hub's name for it, such as ``apache-2.0``.
+        metric: name of the metric, for the metadata.
+        split: evaluated split, for the metadata.
+        figures: the adapter's measured figures, by name, for the metadata; None for none.
     """
-    rows = "\n".join(f"| {part} | {total:,} | {count:,} |" for part, (total, count, _) in parts.items())
-    return _CARD.format(
-        metadata=render_metadata(
-            base, revision, licence, "peft", ["multimodal", *(dict.fromkeys(methods) or ["connector"])]
-        ),
-        name=to_one_line(name),
-        summary=to_one_line(summary),
-        base=to_one_line(base),
-        revision=f" at revision `{revision}`" if revision else "",
+    routers = {method: METHODS[method].router for method in methods}
+    results = [
+        EvalResult(
+            task_type=_TASK,
+            dataset_name=_to_one_line(data),
+            dataset_type=_to_one_line(data),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=column,
+            metric_value=round(value, 2),
+        )
+        for column, value in (figures or {}).items()
+    ]
+    metadata = _make_metadata(
+        base, revision, licence, "peft", ["multimodal", *(methods or ["connector"])], name=name, results=results
+    )
+    return _render(
+        "adapter.md.jinja",
+        metadata,
+        name=_to_one_line(name),
+        summary=_to_one_line(summary),
+        base=_to_one_line(base),
+        revision=_to_one_line(revision or ""),
         version=version,
-        data=f"`{to_one_line(data)}`",
+        data=_to_one_line(data),
         trained=trained,
         size=size,
         scores=scores.strip(),
-        load=(_LOAD_STOCK if stock else _LOAD_ROUTED).format(folder=to_one_line(folder)),
-        merge=_merging(methods, to_one_line(folder)),
-        parts=f"| part | parameters | trained |\n|---|---:|---:|\n{rows}",
-        folder=to_one_line(folder),
-        licence=_licence(licence),
+        stock=stock,
+        name_to_load=_to_one_line(folder),
+        unmergeable=[method for method, router in routers.items() if router not in (None, "modality")],
+        by_modality="modality" in routers.values(),
+        parts=parts,
+        licence=_to_one_line(licence),
     )
 
 
-def render_metadata(base: str, revision: str | None, licence: str, library: str, tags: Sequence[str] = ()) -> str:
-    """What the Hub reads on top of a card, as YAML.
+def render_merged_card(
+    *,
+    name: str,
+    base: str,
+    revision: str | None,
+    adapters: Sequence[str],
+    modality: str | None,
+    dtype: str | None,
+    probes: str,
+    drifts: Sequence[str],
+    licence: str = OTHER,
+) -> str:
+    """Render the card of a merged model, or of a LoRA that adapters were merged into.
 
     Args:
-        revision: the commit on the Hub of ``base``; None for a folder.
-        library: that loads it, ``peft`` or ``transformers``.
+        name: title of the card.
+        base: the base's Hub id or folder.
+        revision: the base's commit on the Hub; None for a folder.
+        adapters: names of the merged adapters.
+        modality: modality they were merged for; None for all.
+        dtype: of the merged weights; None for a stock LoRA.
+        probes: what the result was compared on.
+        drifts: what the comparison measured, one line a modality.
+        licence: the Hub's name for it.
     """
-    fields: dict[str, Any] = {
-        # The Hub refuses cards whose base is none of its own: a folder's name stays in the text.
-        **({"base_model": base} if revision else {}),
-        "library_name": library,
-        "license": licence,
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["lora-mm", *tags],
-    }
-    return to_yaml(fields)
-
-
-def _merging(methods: Sequence[str], folder: str) -> str:
-    """How, or why not: one weight cannot be several."""
-    routers = {method: METHODS[method].router for method in methods}
-    several = [method for method, router in routers.items() if router not in (None, "modality")]
-    if several:
-        return (
-            f"It does not merge: {' and '.join(several)} computes a token or a crop by the one it is, and one weight "
-            "cannot be several. Use it as the adapter that it is."
-        )
-    whole = f"lora-mm merge {folder} --output merged"
-    if "modality" not in routers.values():
-        return _MERGE.format(lines=whole)
-    each = [f"{whole}-{modality} --modality {modality}" for modality in ("image", "text")]
-    return _MERGE.format(lines="\n".join(each)) + (
-        "\n\nEach is exact for samples of its modality; both together are the whole adapter. "
-        "`--as lora` writes stock PEFT LoRAs in place of models."
+    metadata = _make_metadata(base, revision, licence, "transformers" if dtype else "peft", [])
+    return _render(
+        "merged.md.jinja",
+        metadata,
+        name=_to_one_line(name),
+        base=_to_one_line(base),
+        revision=_to_one_line(revision or ""),
+        adapters=[_to_one_line(adapter) for adapter in adapters],
+        modality=modality,
+        dtype=dtype,
+        version=get_version("lora-mm"),
+        probes=_to_one_line(probes),
+        drifts=drifts,
     )
 
 
-def _licence(licence: str) -> str:
-    if licence == OTHER:
-        return "Whoever trained it named none; what its base and its data are licensed under holds for it."
-    return f"{to_one_line(licence)}; what its base and its data are licensed under holds beside it."
-
-
-def to_one_line(text: str) -> str:
-    """``text`` on one line, and no end of code in it."""
+def _to_one_line(text: str) -> str:
+    """``text`` on one line, without backticks, so that it can stand in a line of Markdown or in code."""
     return " ".join(text.split()).replace("`", "'")
+
+
+def _make_metadata(
+    base: str,
+    revision: str | None,
+    licence: str,
+    library: str,
+    tags: Sequence[str],
+    *,
+    name: str = "",
+    results: Sequence[EvalResult] = (),
+) -> ModelCardData:
+    """The Hub's metadata; every text in it is one line, which reads back from YAML as it was."""
+    return ModelCardData(
+        # The Hub refuses a base that is not its own: the name of a folder stands in the text only.
+        base_model=" ".join(base.split()) if revision else None,
+        library_name=library,
+        license=" ".join(licence.split()),
+        pipeline_tag=_TASK,
+        tags=["lora-mm", *tags],
+        model_name=_to_one_line(name) if results else None,
+        eval_results=list(results) or None,
+    )
+
+
+def _render(template: str, metadata: ModelCardData, **fields: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    card = ModelCard(environment.get_template(template).render(card_data=metadata.to_yaml(), **fields))
+    return str(card)

@@ -1,18 +1,18 @@
-"""What an adapter folder is made of, and what may be in one. Knows files; knows no models and imports no torch."""
+"""The files of an adapter folder, and checks of what may be in one. Knows no models and imports no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from lora_mm.errors import InputError
+from lora_mm.json_text import read_json_file
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
 
 REQUIRED = (CONFIG, WEIGHTS, RECIPE, PREPROCESSING)
-"""What every adapter folder holds."""
+"""Files that every adapter folder holds."""
 
 LIMITS = {
     CARD: 1_000_000,
@@ -22,13 +22,13 @@ LIMITS = {
     RECIPE: 1_000_000,
     SCORES: 10_000_000,
 }
-"""The files that are shared, and the bytes that each may have. Checkpoints and single answers stay at home."""
+"""File that is shared → its maximum bytes. Checkpoints and single answers are not shared."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def check_adapter_folder(folder: Path) -> None:
-    """Raise InputError unless ``folder`` holds what an adapter folder must, and no pickle."""
+    """Raise InputError unless ``folder`` holds all required files, and no pickle."""
     if not folder.is_dir():
         raise InputError(f"No adapter folder '{folder}'.")
     check_no_pickle(str(folder), [file.name for file in folder.iterdir()])
@@ -38,17 +38,33 @@ def check_adapter_folder(folder: Path) -> None:
 
 
 def check_no_pickle(place: str, names: list[str]) -> None:
-    """Raise InputError for a file in ``place`` that could hold code."""
-    pickles = sorted(name for name in names if name.lower().endswith(_PICKLES))
+    """Check that no file could run code when read.
+
+    Args:
+        place: folder, packed file or repository, for the message.
+        names: of the files in it.
+
+    Raises:
+        InputError: a file has the suffix of a pickle.
+    """
+    pickles = sorted(name for name in names if name.lower().endswith(_PICKLE_SUFFIXES))
     if pickles:
         raise InputError(
-            f"{place}: holds a pickle ({', '.join(pickles)}), which runs code when read and is never read here; "
-            f"take it out. Weights are read from {WEIGHTS} alone."
+            f"{place}: holds a pickle ({', '.join(pickles)}), which runs code when read. Remove it; weights are read "
+            f"from {WEIGHTS} only."
         )
 
 
 def check_file_sizes(place: str, sizes: dict[str, int]) -> None:
-    """Raise InputError for files of a folder, packed file or repository that are larger than they may be."""
+    """Check the sizes of an adapter's files.
+
+    Args:
+        place: folder, packed file or repository, for the message.
+        sizes: file of :data:`LIMITS` → its bytes.
+
+    Raises:
+        InputError: one line for each file above its limit.
+    """
     faults = [
         f"{place}: {name} has {size:,} bytes; the limit is {LIMITS[name]:,}."
         for name, size in sizes.items()
@@ -59,7 +75,11 @@ def check_file_sizes(place: str, sizes: dict[str, int]) -> None:
 
 
 def list_shared_files(folder: Path) -> list[Path]:
-    """The files of an adapter folder that are shared, by name; raises InputError where they cannot be."""
+    """List the files of an adapter folder that are shared, sorted by name.
+
+    Raises:
+        InputError: not an adapter folder, a file above its limit, or weights that cannot be read.
+    """
     check_adapter_folder(folder)
     files = [folder / name for name in sorted(LIMITS) if (folder / name).is_file()]
     check_file_sizes(str(folder), {file.name: file.stat().st_size for file in files})
@@ -68,21 +88,18 @@ def list_shared_files(folder: Path) -> list[Path]:
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Tensor → its shape and dtype (as safetensors names it: ``F32``, ``BF16``, …), read from the header alone."""
+    """Read each tensor's shape and dtype (in safetensors' names: ``F32``, ``BF16``, …) from the header alone."""
     try:
         with safe_open(str(file), framework="numpy") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  not a dictionary
             return {name: (tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: not a whole safetensors file: {error}.") from error
+        raise InputError(f"{file}: not a complete safetensors file: {error}.") from error
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The object in ``file``; raises InputError where there is none."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}.") from error
+    """Read the JSON object in ``file``; raises InputError for anything else."""
+    data = read_json_file(file)
     if not isinstance(data, dict):
-        raise InputError(f"{file}: holds a {type(data).__name__}, not an object.")
+        raise InputError(f"{file}: holds a {type(data).__name__}, not a JSON object.")
     return data

@@ -1,6 +1,6 @@
-"""An adapter folder as one file, and back. Knows files and tar; trusts nothing that comes in. Knows no models.
+"""Packs an adapter folder into one file, and unpacks it without trusting its content. Knows no models.
 
-A packed adapter is a plain tar of the files in ``files.LIMITS``, side by side. The same adapter gives the same bytes.
+A packed adapter is an uncompressed tar of the files in ``files.LIMITS``. The same adapter gives the same bytes.
 """
 
 import os
@@ -16,13 +16,23 @@ from lora_mm.errors import InputError, LoraMMError, truncate_faults
 
 SUFFIX = ".tar"
 
+_MAX_BYTES = 2 * sum(LIMITS.values())
+_MAX_MEMBERS = 10 * len(LIMITS)
+
 
 def pack_adapter(folder: Path, file: Path) -> int:
-    """Write the adapter in ``folder`` to ``file``; gives the file's size in bytes.
+    """Pack the adapter in ``folder``.
+
+    Args:
+        folder: of the adapter.
+        file: to write; appears only when it is complete.
+
+    Returns:
+        Size of the file in bytes.
 
     Raises:
-        InputError: for a folder that is no adapter or holds a file over its limit, and for a ``file`` that exists.
-        LoraMMError: when it cannot be written.
+        InputError: not an adapter folder, a file above its limit, or a ``file`` that exists.
+        LoraMMError: the file cannot be written.
     """
     members = list_shared_files(folder)
     if file.exists():
@@ -52,61 +62,65 @@ def pack_adapter(folder: Path, file: Path) -> int:
 
 
 def unpack_adapter(file: Path, folder: Path) -> None:
-    """Write the adapter packed in ``file`` to ``folder``, which appears only when all of it is there and sound.
+    """Unpack an adapter, after a check of every member.
+
+    Args:
+        file: packed adapter, from anyone.
+        folder: to make; appears only when it is complete and checked.
 
     Raises:
-        InputError: for anything in ``file`` but the files of an adapter, each once, of no more than its size; for a
-            ``folder`` that exists.
-        LoraMMError: when the folder cannot be written.
+        InputError: ``file`` holds anything but the files of an adapter, each once and below its limit, or ``folder``
+            exists.
+        LoraMMError: the folder cannot be written.
     """
     try:
-        # Never a compressed one: what that unpacks to is not bounded by its size.
+        # Never compressed: a small compressed file can unpack to any size.
         with tarfile.open(file, mode="r:") as tar:
-            members = _checked(file, tar)
+            members = _read_members(file, tar)
             with atomic_folder(folder) as writing:
                 for member in members:
                     content = tar.extractfile(member)
-                    assert content is not None  # of regular files it is not
+                    assert content is not None  # every member is a regular file
                     with (writing / member.name).open("wb") as target:
                         shutil.copyfileobj(content, target)
                 _check_unpacked(file, writing)
     except tarfile.TarError as error:
-        raise InputError(f"{file}: not a packed adapter, as `lora-mm share pack` writes it: {error}.") from error
+        raise InputError(f"{file}: not a packed adapter as `lora-mm share pack` writes it: {error}.") from error
     except OSError as error:
         raise LoraMMError(f"{file}: cannot be read: {error.strerror or error}.") from error
 
 
-def _checked(file: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """The members of ``tar``; raises InputError for any that may not be there."""
-    if file.stat().st_size > 2 * sum(LIMITS.values()):
-        raise InputError(f"{file}: {file.stat().st_size:,} bytes are too many for a packed adapter.")
+def _read_members(file: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """The members of ``tar``; raises InputError for any that must not be there."""
+    if file.stat().st_size > _MAX_BYTES:
+        raise InputError(f"{file}: {file.stat().st_size:,} bytes; a packed adapter has at most {_MAX_BYTES:,}.")
     members: list[tarfile.TarInfo] = []
     for member in tar:
         members.append(member)
-        if len(members) > 10 * len(LIMITS):
+        if len(members) > _MAX_MEMBERS:
             raise InputError(f"{file}: more files than a packed adapter has.")
     check_no_pickle(str(file), [member.name for member in members])
-    faults = [f"{file}: {fault}" for member in members if (fault := _fault(member))]
+    faults = [f"{file}: {fault}" for member in members if (fault := _find_fault(member))]
     counts = Counter(member.name for member in members)
-    faults += [f"{file}: {name} is in it {count} times." for name, count in counts.items() if count > 1]
+    faults += [f"{file}: {name} occurs {count} times." for name, count in counts.items() if count > 1]
     if faults:
         raise InputError(*truncate_faults(faults))
     check_file_sizes(str(file), {member.name: member.size for member in members})
     return members
 
 
-def _fault(member: tarfile.TarInfo) -> str | None:
+def _find_fault(member: tarfile.TarInfo) -> str | None:
     if member.name.startswith("/") or ".." in Path(member.name).parts:
-        return f"{member.name!r} would be written outside of the folder."
+        return f"{member.name!r} would be written outside the folder."
     if not member.isreg() or member.issparse():
-        return f"{member.name!r} is no plain file."
+        return f"{member.name!r} is not a regular file."
     if member.name not in LIMITS:
-        return f"{member.name!r} is none of an adapter's files ({', '.join(sorted(LIMITS))})."
+        return f"{member.name!r} is not a file of an adapter ({', '.join(sorted(LIMITS))})."
     return None
 
 
 def _check_unpacked(file: Path, folder: Path) -> None:
-    """:func:`~.files.check_adapter_folder`, told of the packed file."""
+    """Check the unpacked files; messages name the packed file."""
     try:
         check_adapter_folder(folder)
         list_shared_files(folder)

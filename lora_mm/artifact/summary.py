@@ -1,6 +1,7 @@
-"""What an adapter folder says of itself, read without a model. Knows files; imports no torch and computes no score."""
+"""Summarises an adapter folder without loading a model. Knows files; imports no torch and computes no score."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,49 +22,50 @@ from lora_mm.artifact.files import (
 from lora_mm.errors import InputError
 from lora_mm.models.families import match_part
 
-_ROOT = "base_model.model."
-"""What PEFT writes before the path of every tensor."""
+_PEFT_PREFIX = "base_model.model."
+"""PEFT's prefix of every tensor's name."""
 
 
 def summarize_adapter(folder: Path) -> dict[str, Any]:
-    """All there is to know of the adapter in ``folder`` before it is loaded, as plain data.
+    """Read everything that is known of an adapter before it is loaded, as JSON values.
 
-    Parameters by part are counted from the tensors that are in the file, not from what the card says.
+    Parameters by part are counted from the tensors in the file, not read from the card.
 
     Raises:
-        InputError: for a folder that is no adapter, or files in it that cannot be read.
+        InputError: not an adapter folder, or a file in it that cannot be read.
     """
     check_adapter_folder(folder)
-    config, facts, recipe = (
-        read_json_object(folder / CONFIG),
-        read_json_object(folder / PREPROCESSING),
-        _yaml(folder / RECIPE),
-    )
+    config, facts = read_json_object(folder / CONFIG), read_json_object(folder / PREPROCESSING)
+    recipe = _read_recipe(folder / RECIPE)
     shapes = read_tensor_shapes(folder / WEIGHTS)
-    card = _text(folder / CARD) if (folder / CARD).is_file() else ""
+    card = folder / CARD
+    scores = read_json_object(folder / SCORES) if (folder / SCORES).is_file() else {}
     return {
         "name": folder.name,
         "summary": recipe.get("summary", ""),
-        "base": _fields(facts.get("base")),
+        "base": _as_mapping(facts.get("base")),
         "peft_type": config.get("peft_type"),
-        "placements": _placements(config),
-        "parameters": _by_part(shapes, facts.get("parts")),
+        "placements": _describe_placements(config),
+        "parameters": _count_by_part(shapes, facts.get("parts")),
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
-        "data": _data(recipe),
-        "licence": _front_matter(card, folder / CARD).get("license"),
-        "scores": _fields(read_json_object(folder / SCORES).get("scores")) if (folder / SCORES).is_file() else {},
-        "card": card,
+        "data": _describe_data(recipe),
+        "licence": _read_front_matter(card).get("license") if card.is_file() else None,
+        "scores": _as_mapping(scores.get("scores")),
+        "card": _read_text(card) if card.is_file() else "",
     }
 
 
 def format_summary(facts: dict[str, Any]) -> Iterator[str]:
-    """What :func:`describe` found, for people; the card itself is left out, and so is what would steer a terminal."""
-    for line in _lines(facts):
+    """Format the facts of :func:`summarize_adapter` as lines for people, without the card.
+
+    Characters that a terminal would obey are replaced, as anyone may have written the adapter.
+    """
+    for line in _format_lines(facts):
         yield "".join(letter if letter.isprintable() else "�" for letter in line)
 
 
-def _lines(facts: dict[str, Any]) -> Iterator[str]:
+def _format_lines(facts: dict[str, Any]) -> Iterator[str]:
     base, parameters = facts["base"], facts["parameters"]
     revision = f" at {base['revision']}" if base.get("revision") else ""
     yield f"{facts['name']}: {facts['summary']}" if facts["summary"] else facts["name"]
@@ -76,93 +78,104 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"weights     {format_size(facts['bytes'])} in {dtypes}, PEFT type {facts['peft_type']}"
     yield f"data        {facts['data'] or 'not stated'}"
     yield f"licence     {facts['licence'] or 'not stated'}"
-    yield from _scores(facts["scores"])
+    yield from _format_scores(facts["scores"])
 
 
 def format_size(size: int) -> str:
-    """``size`` bytes in KB or MB of 1,000."""
+    """Format ``size`` bytes in KB or MB (powers of 1,000)."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
 
-def _by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _count_by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
     for name, (shape, _) in shapes.items():
-        part = match_part(parts, name.removeprefix(_ROOT)) if isinstance(parts, dict) else "all"
-        found[part] = found.get(part, 0) + prod(shape)
-    return found
+        part = match_part(parts, name.removeprefix(_PEFT_PREFIX)) if isinstance(parts, dict) else "all"
+        counts[part] = counts.get(part, 0) + prod(shape)
+    return counts
 
 
-def _placements(config: dict[str, Any]) -> list[str]:
-    """What stands where, a line each."""
-    found = [_placement(_fields(item)) for item in _items(config.get("placements"))]
-    if (targets := _items(config.get("target_modules"))) and not found:  # a stock LoRA
-        found.append(f"lora beside {len(targets)} linear layers, rank {config.get('r')}")
-    return found + [f"{path}, whole" for path in _items(config.get("modules_to_save"))]
+def _describe_placements(config: dict[str, Any]) -> list[str]:
+    """One line for each placement, and each module trained whole."""
+    lines = [_describe_placement(_as_mapping(item)) for item in _as_list(config.get("placements"))]
+    if (targets := _as_list(config.get("target_modules"))) and not lines:  # a stock LoRA
+        lines.append(f"lora beside {len(targets)} linear layers, rank {config.get('r')}")
+    return lines + [f"{path}, trained whole" for path in _as_list(config.get("modules_to_save"))]
 
 
-def _placement(item: dict[str, Any]) -> str:
-    shown = [f"{name} {item[name]}" for name in ("rank", "experts", "layers") if item.get(name) is not None]
-    return f"{item.get('method')} on {item.get('part')} at {item.get('at')}, {', '.join(shown)}"
+def _describe_placement(item: dict[str, Any]) -> str:
+    numbers = [f"{name} {item[name]}" for name in ("rank", "experts", "layers") if item.get(name) is not None]
+    return f"{item.get('method')} on {item.get('part')} at {item.get('at')}, {', '.join(numbers)}"
 
 
-def _scores(scores: dict[str, Any]) -> Iterator[str]:
-    """The rows of figures that a run measured, under the names of their columns."""
-    rows = {label: columns for label, row in scores.items() if (columns := _fields(_fields(row).get("columns")))}
+def _format_scores(scores: dict[str, Any]) -> Iterator[str]:
+    """A table of the scores that a run measured."""
+    rows = {
+        label: columns for label, row in scores.items() if (columns := _as_mapping(_as_mapping(row).get("columns")))
+    }
     if not rows:
         yield "scores      none"
         return
     width, names = max(map(len, rows)), list(next(iter(rows.values())))
     yield " ".join(["scores".ljust(width), *(f"{name:>6}" for name in names)])
     for label, columns in rows.items():
-        yield " ".join([label.ljust(width), *(_cell(columns.get(name, {})).rjust(max(6, len(name))) for name in names)])
+        cells = [_format_figure(columns.get(name, {})).rjust(max(6, len(name))) for name in names]
+        yield " ".join([label.ljust(width), *cells])
 
 
-def _cell(figure: Any) -> str:
-    """An accuracy, or a figure that is none, such as VQA's or chrF."""
-    figure = _fields(figure)
+def _format_figure(figure: Any) -> str:
+    """An accuracy, or another figure such as chrF, with two decimals; ``–`` for none."""
+    figure = _as_mapping(figure)
     value = figure.get("accuracy", figure.get("value"))
     return f"{value:.2f}" if isinstance(value, int | float) else "–"
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    """``value`` where it is a mapping: what strangers wrote may be anything."""
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """``value`` if it is a mapping, else an empty one: an adapter from anyone may hold anything."""
     return value if isinstance(value, dict) else {}
 
 
-def _items(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _data(recipe: dict[str, Any]) -> str | None:
-    """Where the rows that it learnt from were, as the recipe calls it."""
-    section = _fields(recipe.get("data"))
-    places = [section, *map(_fields, _items(section.get("sources")))]
-    paths = [place.get("path") for place in places]
+def _describe_data(recipe: dict[str, Any]) -> str | None:
+    """Paths of the training data, as the recipe names them."""
+    section = _as_mapping(recipe.get("data"))
+    sources = [section, *map(_as_mapping, _as_list(section.get("sources")))]
+    paths = [source.get("path") for source in sources]
     return ", ".join(str(path) for path in paths if path) or None
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}.") from error
 
 
-def _yaml(file: Path) -> dict[str, Any]:
-    return _mapping(_text(file), file)
+def _read_recipe(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
+    with _name_yaml_file(file):
+        recipe = yaml.safe_load(text)
+    if not isinstance(recipe, dict):
+        raise InputError(f"{file}: holds a {type(recipe).__name__}, not a mapping of keys.")
+    return recipe
 
 
-def _front_matter(card: str, file: Path) -> dict[str, Any]:
-    """The metadata on top of a model card; none where the card has none."""
-    parts = card.split("---\n", 2)
-    return _mapping(parts[1], file) if len(parts) == 3 and not parts[0] else {}
+def _read_front_matter(card: Path) -> dict[str, Any]:
+    """The metadata on top of a model card, as the Hub reads it; empty if it has none."""
+    from huggingface_hub import metadata_load
+
+    with _name_yaml_file(card):
+        return metadata_load(card) or {}
 
 
-def _mapping(text: str, file: Path) -> dict[str, Any]:
+@contextmanager
+def _name_yaml_file(file: Path) -> Iterator[None]:
+    """Turn errors of a YAML reader into one line that names the file."""
     try:
-        found = yaml.safe_load(text)
+        yield
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: holds a {type(found).__name__}, not a mapping of keys.")
-    return found
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read: {error}.") from None

@@ -11,24 +11,24 @@ def chat(
     accept: AcceptOption = [],
     overrides: SetOption = [],
 ) -> None:
-    """Talk to adapters on one loaded base, switched by name. /help lists the commands.
+    """Chat with adapters on one loaded base; switch between them by name. /help lists the commands.
 
-    Through a pipe every line is a turn, and every answer one line, line breaks in it written as \\n.
+    Through a pipe, each input line is a turn and each answer is one line, with line breaks written as \\n.
     """
-    from lora_mm.jobs.chat import Chat, pipe, talk
+    from lora_mm.jobs.chat import Chat, chat_in_terminal, chat_through_pipe
     from lora_mm.jobs.inference import load_adapted
-    from lora_mm.models.loading import format_memory
+    from lora_mm.models.memory import format_memory
 
-    speaker = load_adapted(adapters, overrides, accept=[item.value for item in accept])
+    model = load_adapted(adapters, overrides, accept=[item.value for item in accept])
     session = Chat(
-        speaker,
+        model,
         max_new_tokens,
         write=lambda text: print(text, end="", flush=True),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        notify=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    session.tell(f"Base {speaker.base.name}: {format_memory(speaker.model)}.")
+    session.notify(f"Base {model.base.name}: {format_memory(model.model)}.")
     if not sys.stdin.isatty():
-        pipe(session)
+        chat_through_pipe(session)
         return
-    session.tell(f"{session.who()} answers; adapters: {', '.join(speaker.names)}. /help lists the commands.")
-    talk(session)
+    session.notify(f"{session.format_status()} /help lists the commands.")
+    chat_in_terminal(session)

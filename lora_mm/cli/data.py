@@ -1,4 +1,4 @@
-"""``lora-mm data``: looks at data before a run, and makes some to try things on. Holds no logic."""
+"""``lora-mm data``: check and preview data before a run, make pocket data sets. Holds no logic."""
 
 import json
 from enum import StrEnum
@@ -9,12 +9,12 @@ import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 
-app = typer.Typer(help="Look at data before a run; make data sets to try things on.", no_args_is_help=True)
+app = typer.Typer(help="Check and preview data before a run; make data sets to try things on.", no_args_is_help=True)
 
 DataArgument = Annotated[
     str,
     typer.Argument(
-        help="A recipe, or a data set's path or Hub id, read as the pocket base would.",
+        help="A recipe, or a data set's path or Hub id, which is read for the pocket base.",
         metavar="RECIPE|PATH",
         autocompletion=complete_recipe,
     ),
@@ -34,7 +34,7 @@ class World(StrEnum):
 
 @app.callback()
 def data() -> None:
-    """Look at data before a run; make data sets to try things on."""
+    """Check and preview data before a run; make data sets to try things on."""
 
 
 @app.command()
@@ -43,7 +43,7 @@ def check(
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Read every row, open every picture, count every token; show what is learnt. Exit code 2 if anything is wrong."""
+    """Read every row, open every picture, count every token; show what is supervised. Exit code 2 on any fault."""
     from rich.console import Console
 
     from lora_mm.data.check import check_data, load_recipe_or_path
@@ -67,10 +67,10 @@ def preview(
     data: DataArgument,
     output: Annotated[Path, typer.Option(help="HTML file to write.")],
     overrides: SetOption = [],
-    split: Annotated[str | None, typer.Option(help="Split to show; the one to train on by default.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows on the page, spread over the split.")] = 24,
+    split: Annotated[str | None, typer.Option(help="Split to show; the training split by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of rows on the page, spread evenly over the split.")] = 24,
 ) -> None:
-    """Write one HTML page with rows to look at: pictures, what is said, what is learnt."""
+    """Write one HTML page with rows: their pictures, their turns, and which tokens are supervised."""
     from lora_mm.data.check import load_recipe_or_path
     from lora_mm.jobs.preview import write_page
     from lora_mm.jobs.session import make_collator_without_weights
@@ -84,17 +84,17 @@ def preview(
 
 @app.command()
 def make(
-    world: Annotated[World, typer.Argument(help="What to draw.")],
+    world: Annotated[World, typer.Argument(help="Data set to draw.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
-    size: Annotated[int, typer.Option(min=100, help="Problems or rows in all.")] = 6000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another data set.")] = 0,
+    size: Annotated[int, typer.Option(min=100, help="Number of problems or rows in total.")] = 6000,
 ) -> None:
     """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
     from lora_mm.pocket.plain import PLAIN_KINDS, make_rows
 
     if world.value in PLAIN_KINDS:
         counts = make_rows(output, world.value, seed=seed, size=size)
-        print(f"Wrote {output}: {counts['train']:,} rows to train on, {counts['test']:,} to be asked, seed {seed}.")
+        print(f"Wrote {output}: {counts['train']:,} training rows, {counts['test']:,} test rows, seed {seed}.")
         return
     from lora_mm.pocket.world import make_world
 

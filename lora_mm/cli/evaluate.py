@@ -32,27 +32,25 @@ def evaluate(
     from rich.console import Console
 
     from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
-    from lora_mm.jobs import evaluate as job
-    from lora_mm.progress import Display
+    from lora_mm.jobs.evaluate import evaluate as run
 
-    contenders = job.load_contenders(adapter, overrides, base_only=base_only, other=compare)
     console = Console(stderr=as_json)
-    evaluation = job.evaluate(
-        contenders,
+    evaluation = run(
+        adapter,
+        overrides=overrides,
+        base_only=base_only,
+        compare=compare,
         split=split,
         limit=limit,
-        watch=Display(console).watch,
-        routing=report is not None,
         predictions=predictions,
+        report=report,
         accept=[item.value for item in accept],
-        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        console=console,
     )
-    if report:
-        job.make_page(evaluation, contenders).write(report)
     if as_json:
         facts = {
             "adapter": adapter,
-            "commit": contenders[0].commit,
+            "commit": evaluation.contenders[0].commit,
             "rows": evaluation.account,
             "scores": scores_to_dict(evaluation.scores),
         }

@@ -12,8 +12,8 @@ def finetune(
     recipe: RecipeOption,
     overrides: SetOption = [],
     output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away what is in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what is in the folder first.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything up to the first step; write nothing.")
     ] = False,
@@ -39,18 +39,16 @@ def finetune(
     from lora_mm.jobs.run_folder import REPORT
 
     console = Console(stderr=as_json)
-    outcome = run(
-        loaded, output or Path("runs") / loaded.name, console, resume=resume, overwrite=overwrite, dry_run=dry_run
-    )
-    if outcome is None:
+    result = run(loaded, output, console, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    if result is None:
         if as_json:
             print(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
         return
-    figures = outcome.figures
+    figures = result.figures
     console.print(
         f"{figures['steps']} steps in {figures['train_seconds']:.0f} s, {figures['samples_per_second']} samples/s; "
-        f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {outcome.folder}, with {REPORT} to look at",
+        f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {result.folder}, with {REPORT}",
         highlight=False,
     )
     if as_json:
-        print(to_json({"folder": str(outcome.folder), "scores": scores_to_dict(outcome.scores), "figures": figures}))
+        print(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))

@@ -9,14 +9,14 @@ from lora_mm.cli.options import AcceptOption, AdaptersArgument, JsonOption, MaxN
 
 def generate(
     adapters: AdaptersArgument,
-    prompt: Annotated[str, typer.Option(help="What is asked.")],
+    prompt: Annotated[str, typer.Option(help="The question or instruction.")],
     images: Annotated[
         list[str],
         typer.Option("--image", help="Picture to show, a file or a URL. May be repeated.", metavar="FILE|URL"),
     ] = [],
     adapter_names: Annotated[
         list[str],
-        typer.Option("--adapter-name", help="Of several adapters, the one to ask; all by default. May be repeated."),
+        typer.Option("--adapter-name", help="Adapter to ask, of several; all by default. May be repeated."),
     ] = [],
     base_only: Annotated[bool, typer.Option("--base-only", help="Ask the frozen base, without the adapter.")] = False,
     max_new_tokens: MaxNewTokensOption = 256,
@@ -24,22 +24,22 @@ def generate(
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Ask adapters about pictures: of each, what it writes."""
+    """Ask adapters one question, with or without pictures, and print each one's answer."""
     from lora_mm.data.example import Turn
     from lora_mm.data.fetch import fetch_picture
     from lora_mm.jobs.inference import load_adapted
 
     turn = Turn("user", prompt, tuple(fetch_picture(place) for place in images))
-    speaker = load_adapted(
+    model = load_adapted(
         adapters, overrides, accept=[item.value for item in accept], only=adapter_names, base_only=base_only
     )
     answers: dict[str, str] = {}
-    asked: list[str | None] = [*speaker.names] or [None]
-    for name in asked:
-        speaker.use(name)
-        if len(asked) > 1 and not as_json:
+    names: list[str | None] = [*model.names] or [None]
+    for name in names:
+        model.activate(name)
+        if len(names) > 1 and not as_json:
             print(f"{name}: ", end="")
-        answers[name or "frozen base"] = speaker.reply(
+        answers[name or "frozen base"] = model.reply(
             [turn],
             max_new_tokens=max_new_tokens,
             write=lambda text: None if as_json else print(text, end="", flush=True),

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from lora_mm import distributed
+from lora_mm import __version__, distributed
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
 
@@ -19,6 +19,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lora-mm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _read_global_options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
 app.command(name="finetune")(finetune.finetune)
 app.command(name="plan")(plan.plan)
 app.command(name="evaluate")(evaluate.evaluate)

@@ -9,15 +9,15 @@ import typer
 from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption
 
 
-class Form(StrEnum):
-    """What to write."""
+class Format(StrEnum):
+    """Format of the output."""
 
     model = "model"
     lora = "lora"
 
 
 class Precision(StrEnum):
-    """Of the files."""
+    """Data type of the files."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -28,42 +28,39 @@ def merge(
     adapters: AdaptersArgument,
     output: Annotated[Path, typer.Option(help="Folder to make.")],
     modality: Annotated[
-        str | None,
-        typer.Option(help="What MMA on the language model is merged for: image or text.", metavar="MODALITY"),
+        str | None, typer.Option(help="Modality to merge for, with MMA: image or text.", metavar="MODALITY")
     ] = None,
-    form: Annotated[
-        Form, typer.Option("--as", help="A plain transformers checkpoint, or a stock PEFT LoRA.")
-    ] = Form.model,
+    format: Annotated[
+        Format, typer.Option("--as", help="A plain transformers checkpoint, or a stock PEFT LoRA.")
+    ] = Format.model,
     dtype: Annotated[
-        Precision | None, typer.Option(help="Of the files: by default the base's for a model, float32 for a LoRA.")
+        Precision | None,
+        typer.Option(help="Data type of the files; by default the base's for a model, float32 for a LoRA."),
     ] = None,
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Merge adapters, in this order, into their base or out to a stock LoRA; the result is verified by its logits."""
-    from lora_mm.artifact.hub import find_adapter
-    from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.session import find_adapter_recipe
-    from lora_mm.recipe.load import load_recipe
-
-    folders = [find_adapter(adapter) for adapter in adapters]
-    recipes = [load_recipe(find_adapter_recipe(folder), overrides) for folder in folders]
-
+    """Merge adapters, in this order, into their base or out to a stock LoRA, and verify the result by its logits."""
     from rich.console import Console
 
+    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.merge import merge as run
 
     console = Console(stderr=as_json)
-    merged = run(
-        folders,
-        recipes,
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    result = run(
+        adapters,
         output,
-        form=form.value,
+        overrides=overrides,
+        format=format.value,
         modality=modality,
         dtype=dtype.value if dtype else None,
-        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        say=say,
     )
     if as_json:
-        print(to_json(merged.as_dict()))
+        print(to_json(result.as_dict()))
         return
-    console.print(f"Wrote {merged.output}.", highlight=False, markup=False, soft_wrap=True)
+    say(f"Wrote {result.output}.")

@@ -41,15 +41,15 @@ AdaptersArgument = Annotated[
 ]
 
 
-class Mismatch(StrEnum):
-    """What an adapter may knowingly be used against."""
+class AcceptedMismatch(StrEnum):
+    """A mismatch between an adapter and its base that a user may accept."""
 
     base = "base"
     inputs = "inputs"
 
 
 AcceptOption = Annotated[
-    list[Mismatch],
-    typer.Option("--accept", help="Take another base, or otherwise prepared inputs, knowingly. May be repeated."),
+    list[AcceptedMismatch],
+    typer.Option("--accept", help="Use another base, or differently prepared inputs, knowingly. May be repeated."),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]

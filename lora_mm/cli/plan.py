@@ -1,4 +1,4 @@
-"""``lora-mm plan``: memory and work of a run before it. Holds no logic."""
+"""``lora-mm plan``: memory and work of a run, before it starts. Holds no logic."""
 
 from typing import Annotated
 
@@ -12,14 +12,14 @@ def plan(
     overrides: SetOption = [],
     vram: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GiB of the card; of this machine's by default, or 24 where it has none."),
+        typer.Option(min=0.0, help="GiB of the GPU; by default this machine's, or 24 where it has none."),
     ] = None,
-    tflops: Annotated[float, typer.Option(min=0.1, help="What the card keeps up, in TFLOP/s, for the time.")] = 50.0,
+    tflops: Annotated[float, typer.Option(min=0.1, help="Speed of the GPU in TFLOP/s, to estimate hours.")] = 50.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what memory and time training takes, without the base's weights and without a GPU.
+    """Estimate memory and time of training, without the base's weights and without a GPU.
 
-    Exit code 1 when the recipe as it stands does not fit.
+    Exit code 1 when the recipe does not fit with its own settings.
     """
     from lora_mm.recipe.load import load_recipe
 
@@ -28,19 +28,19 @@ def plan(
     from rich.console import Console
 
     from lora_mm.evaluation.report import to_json
-    from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_needs_table, make_ways_table
+    from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_memory_table, make_options_table
     from lora_mm.jobs.plan import plan_run as run
 
     memory = get_device_memory() if vram is None else vram * GIB
     console = Console(stderr=as_json)
-    with console.status("Taking steps without weights…"):
-        found = run(loaded)
-    fits = found.needed(found.ways[0]) <= memory
-    console.print(f"{found.steps:,} steps on {found.examples:,} examples.", highlight=False)
-    console.print(make_needs_table(found), make_ways_table(found, memory, tflops * 1e12), sep="\n")
-    console.print(f"Hours at {tflops:g} TFLOP/s; scoring is not in them.", highlight=False)
-    console.print(format_verdict(found, memory), highlight=False, soft_wrap=True)
+    with console.status("Measuring steps without weights…"):
+        estimate = run(loaded)
+    fits = estimate.estimate_memory(estimate.options[0]) <= memory
+    console.print(f"{estimate.steps:,} steps on {estimate.examples:,} examples.", highlight=False)
+    console.print(make_memory_table(estimate), make_options_table(estimate, memory, tflops * 1e12), sep="\n")
+    console.print(f"Hours at {tflops:g} TFLOP/s, without scoring.", highlight=False)
+    console.print(format_verdict(estimate, memory), highlight=False, soft_wrap=True)
     if as_json:
-        print(to_json(found.as_dict() | {"memory": memory, "fits": fits}))
+        print(to_json(estimate.as_dict() | {"memory": memory, "fits": fits}))
     if not fits:
         raise typer.Exit(1)

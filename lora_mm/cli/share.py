@@ -16,14 +16,14 @@ def pack(
     output: Annotated[Path | None, typer.Option(help="File to write; ADAPTER.tar here by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put an adapter into one file. The same adapter gives the same bytes."""
+    """Pack an adapter into one file. The same adapter gives the same bytes."""
     from lora_mm.artifact import packing
     from lora_mm.artifact.hub import locate_adapter
     from lora_mm.artifact.summary import format_size
 
-    found = locate_adapter(adapter)
-    file = output or Path(found.name + packing.SUFFIX)
-    size = packing.pack_adapter(found.folder, file)
+    located = locate_adapter(adapter)
+    file = output or Path(located.name + packing.SUFFIX)
+    size = packing.pack_adapter(located.folder, file)
     if as_json:
         _print_json({"file": str(file), "bytes": size})
         return
@@ -32,27 +32,27 @@ def pack(
 
 @app.command()
 def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
-    """What an adapter says of itself: base, placements, parameters by part, scores. Loads no model."""
+    """Show an adapter's base, placements, parameters by part and scores. Loads no model."""
     from lora_mm.artifact.hub import locate_adapter
     from lora_mm.artifact.summary import format_summary, summarize_adapter
 
-    found = locate_adapter(adapter)
-    facts = {**summarize_adapter(found.folder), "name": found.name}
+    located = locate_adapter(adapter)
+    facts = {**summarize_adapter(located.folder), "name": located.name}
     if as_json:
-        _print_json({**facts, "repo": found.repo, "commit": found.commit})
+        _print_json({**facts, "repo": located.repo, "commit": located.commit})
         return
     for line in format_summary(facts):
         print(line)
-    if found.origin:
-        print(f"from        {found.origin}")
+    if located.origin:
+        print(f"from        {located.origin}")
 
 
 @app.command()
 def push(
     adapter: AdapterArgument,
-    repo: Annotated[str, typer.Argument(metavar="REPO-ID", help="OWNER/NAME on the Hub; made if it does not exist.")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; private by default.")] = False,
-    branch: Annotated[str | None, typer.Option(help="Branch to commit to; main by default.")] = None,
+    repo: Annotated[str, typer.Argument(metavar="REPO-ID", help="OWNER/NAME on the Hub; created if missing.")],
+    public: Annotated[bool, typer.Option("--public", help="Create a public repository; private by default.")] = False,
+    branch: Annotated[str | None, typer.Option(help="Branch, created if missing; main by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload an adapter to the Hugging Face Hub, as one commit, with the token in HF_TOKEN."""
@@ -74,18 +74,18 @@ def push(
 @app.command()
 def pull(
     source: Annotated[str, typer.Argument(metavar="REPO-ID|FILE", help="Hub id, or a packed file.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the newest of main by default.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; main by default.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to make; NAME here by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put an adapter from the Hub or from a packed file into a folder."""
+    """Download an adapter from the Hub, or unpack a packed file, into a folder."""
     from lora_mm.artifact.hub import pull_adapter as run
 
-    folder, found = run(source, output, revision=revision)
+    folder, located = run(source, output, revision=revision)
     if as_json:
-        _print_json({"folder": str(folder), "repo": found.repo, "commit": found.commit})
+        _print_json({"folder": str(folder), "repo": located.repo, "commit": located.commit})
         return
-    print(f"Pulled {found.origin or source} into {folder}.")
+    print(f"Pulled {located.origin or source} into {folder}.")
 
 
 def _print_json(value: object) -> None:

@@ -1,6 +1,6 @@
-"""What a recipe's data holds, before a run: faults, tokens, pictures, twins, what is learnt. Loads no model."""
+"""Checks a recipe's data before a run: faults, tokens, pictures, duplicates, supervised tokens. Loads no model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,37 +10,44 @@ import numpy as np
 from lora_mm.data import scienceqa
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
-from lora_mm.data.layouts import LAYOUTS
+from lora_mm.data.location import get_scienceqa_path, is_own_data
 from lora_mm.data.mask import MaskPiece, decode_mask
-from lora_mm.data.source import Examples, Faults, Source, find_repeated, survey_source
-from lora_mm.data.splits import find_source, get_scienceqa_path, is_own_data, load_split
+from lora_mm.data.own_data import find_sources
+from lora_mm.data.source import Examples
+from lora_mm.data.splits import load_split
+from lora_mm.data.survey import Faults, find_repeated, survey_source
 from lora_mm.errors import InputError
-from lora_mm.recipe.columns import COLUMNS, OPTIONAL
 from lora_mm.recipe.load import load_recipe, recipe_names
-from lora_mm.recipe.sections import Recipe, SourceSection
+from lora_mm.recipe.sections import Recipe
 
 PERCENTILES = (50, 90, 99)
 
-Tell = Callable[[str], None]
-"""Told in a few words what is being done."""
+_NAMED = 10
+"""Duplicates, and examples in both splits, that are named; the others are counted."""
+_SEARCHED_FOR_SAMPLES = 200
+_SAMPLES = 3
+
+ShowStatus = Callable[[str], None]
+"""Shows in a few words what is being done."""
 
 
 @dataclass
 class SplitCheck:
-    """What the rows of one split hold.
+    """What a check found in the rows of one split.
 
     Attributes:
-        rows, usable: how many there are, and fit to be used.
-        layouts: of its places.
-        faults: what is wrong, each with its row; of many rows the first thousand.
-        pictures: number of pictures → examples that show so many.
-        turns: the assistant's turns in an example → examples that have so many.
-        tokens: percentile → tokens of an example, placeholders included; 100 is the longest.
-        longest: id of the longest.
-        overlong: examples over ``data.max_length``.
-        equal, equal_count: examples that say and show the same as one before: the first, each with that one, by id,
-            and how many.
-        unread: columns that nothing reads.
+        rows: how many there are.
+        usable: how many can be used.
+        layouts: the layout of each source.
+        faults: what is wrong with the other rows, each fault with its row.
+        pictures: number of pictures → examples with that many.
+        turns: number of the assistant's turns → examples with that many.
+        tokens: percentile → tokens of an example, placeholders included; 100 is the longest example's.
+        longest: id of the longest example.
+        overlong: number of examples over ``data.max_length``.
+        duplicates: the first examples that say and show the same as an earlier one: id and the earlier one's id.
+        duplicate_count: how many such examples there are.
+        unread_columns: columns that the layout does not read.
     """
 
     rows: int = 0
@@ -52,187 +59,205 @@ class SplitCheck:
     tokens: dict[int, int] = field(default_factory=dict)
     longest: str = ""
     overlong: int = 0
-    equal: list[tuple[str, str]] = field(default_factory=list)
-    equal_count: int = 0
-    unread: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    duplicate_count: int = 0
+    unread_columns: list[str] = field(default_factory=list)
 
 
 @dataclass
 class DataReport:
-    """What :func:`check_data` found.
+    """The result of :func:`check_data`.
 
     Attributes:
-        splits: by name.
-        both, both_count: examples that are in both splits, to train on and to be asked: the first ids, and how many.
-        masks: id → what of it is learnt, for three examples.
-        base: whose tokens and template they are.
-        allowed: whether faulty rows are to be left out, by ``data.faulty_rows``, and not to be an error.
+        splits: name → what was found in the split.
+        overlap: ids of the first examples that are in both splits.
+        overlap_count: how many examples are in both splits.
+        masks: id → the text of an example, with what of it is supervised; for up to three examples.
+        base: the base whose tokenizer and chat template were used.
+        drops_faulty_rows: whether ``data.faulty_rows`` drops faulty rows; otherwise they are an error.
     """
 
     splits: dict[str, SplitCheck]
-    both: list[str]
-    both_count: int
+    overlap: list[str]
+    overlap_count: int
     masks: dict[str, list[MaskPiece]]
     base: str
-    allowed: bool
+    drops_faulty_rows: bool
 
     @property
     def sound(self) -> bool:
-        """Whether a run would take this data."""
-        faulty = any(looked.faults.rows for looked in self.splits.values()) and not self.allowed
-        return not faulty and not self.both and all(looked.usable for looked in self.splits.values())
+        """Whether a run accepts this data."""
+        faulty = any(check.faults.rows for check in self.splits.values()) and not self.drops_faulty_rows
+        return not faulty and not self.overlap and all(check.usable for check in self.splits.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The report as JSON values."""
         splits = {
-            name: {**vars(looked), "faulty": looked.faults.rows, "faults": looked.faults.lines}
-            for name, looked in self.splits.items()
+            name: {**vars(check), "faulty": check.faults.rows, "faults": check.faults.lines}
+            for name, check in self.splits.items()
         }
         masks = {
-            id: [{"text": piece.text, "learnt": piece.learnt} for piece in pieces] for id, pieces in self.masks.items()
+            id: [{"text": piece.text, "supervised": piece.supervised} for piece in pieces]
+            for id, pieces in self.masks.items()
         }
         return {
             "sound": self.sound,
             "base": self.base,
             "splits": splits,
-            "in_both": {"count": self.both_count, "such_as": self.both},
+            "in_both": {"count": self.overlap_count, "examples": self.overlap},
             "masks": masks,
         }
 
 
 def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
-    """The recipe called ``name``, or one for the data at that path, read by the pocket base; and its splits to look at.
+    """Load a recipe, or make one for a path.
 
-    A path's rows for evaluation are looked at where it has any.
+    Args:
+        name: a recipe's name or YAML file, or a data set's path or Hub id, which is then read for the pocket base.
+        overrides: ``key=value`` settings of the recipe.
+
+    Returns:
+        The recipe and the names of the splits to check: of a path, the evaluation split only if there is one.
     """
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
     recipe = load_recipe("scienceqa-pocket", [f"data.path={Path(name).as_posix()!r}", *overrides])
     try:
-        for place in recipe.data.places if is_own_data(recipe.data) else ():
-            find_source(recipe.data, place, recipe.data.eval_split)
+        if is_own_data(recipe.data):
+            find_sources(recipe.data, recipe.data.eval_split)
     except InputError:
         return recipe, [recipe.data.train_split]
     return recipe, [recipe.data.train_split, recipe.data.eval_split]
 
 
-def check_data(recipe: Recipe, splits: Sequence[str], collator: Collator, tell: Tell = lambda what: None) -> DataReport:
-    """Read every row, open every picture, count every token.
+def check_data(
+    recipe: Recipe, splits: Sequence[str], collator: Collator, show_status: ShowStatus = lambda what: None
+) -> DataReport:
+    """Read every row, open every picture and count every token.
 
     Memory grows by some 100 bytes a row, whatever a row holds (121 MiB from 10,000 to a million rows).
 
+    Args:
+        recipe: says where the data is and how it is read.
+        splits: names of the splits to check; the first is the training split.
+        collator: of the recipe's base.
+        show_status: called with what is being done.
+
     Raises:
-        InputError: where there are no rows at all.
+        InputError: a source cannot be read at all.
     """
-    found = {name: SplitCheck() for name in splits}
-    marks: list[np.ndarray] = []
+    checks = {name: SplitCheck() for name in splits}
     examples: dict[str, Sequence[Example]] = {}
-    for name, looked in found.items():
-        tell(f"{name}: reading rows, opening pictures")
-        examples[name], content = _read(recipe, name, looked)
-        marks.append(content)
-        tell(f"{name}: counting tokens")
-        _measure(recipe, examples[name], collator, looked)
-    first, *others = marks
-    twice = [number for other in others for number in np.flatnonzero(np.isin(first, other))]
-    both = [examples[splits[0]][int(number)].id for number in twice[:10]]
-    masks = {example.id: decode_mask(collator, example) for example in _three(examples[splits[0]], collator)}
-    return DataReport(found, both, len(twice), masks, recipe.base.model, recipe.data.faulty_rows == "drop")
+    hashes: list[np.ndarray] = []
+    for name, check in checks.items():
+        show_status(f"{name}: reading rows, opening pictures")
+        examples[name], split_hashes = _read_split(recipe, name, check)
+        hashes.append(split_hashes)
+        show_status(f"{name}: counting tokens")
+        _measure(recipe, examples[name], collator, check)
+    first_split = examples[splits[0]]
+    train_hashes, *other_hashes = hashes
+    overlap = [int(number) for other in other_hashes for number in np.flatnonzero(np.isin(train_hashes, other))]
+    return DataReport(
+        splits=checks,
+        overlap=[first_split[number].id for number in overlap[:_NAMED]],
+        overlap_count=len(overlap),
+        masks={example.id: decode_mask(collator, example) for example in _choose_samples(first_split, collator)},
+        base=recipe.base.model,
+        drops_faulty_rows=recipe.data.faulty_rows == "drop",
+    )
 
 
-def iterate_examples(recipe: Recipe, split: str) -> Iterator[tuple[Source, np.ndarray]]:
-    """Where a split's own rows are."""
-    for number, place in enumerate(recipe.data.places):
-        yield find_source(recipe.data, place, split, number)
+def _read_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
+    """Read a split's usable examples and their hashes; writes down in ``check`` what was found."""
+    if is_own_data(recipe.data):
+        return _read_own_split(recipe, split, check)
+    return _read_scienceqa_split(recipe, split, check)
 
 
-def _read(recipe: Recipe, split: str, looked: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
-    if not is_own_data(recipe.data):
-        return _read_scienceqa(recipe, split, looked)
-    sources, index, marks = [], [], []
-    for number, (source, rows) in enumerate(iterate_examples(recipe, split)):
-        found = survey_source(source, rows)
+def _read_own_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Examples, np.ndarray]:
+    sources, index, hashes = [], [], []
+    for number, (source, rows) in enumerate(find_sources(recipe.data, split)):
+        survey = survey_source(source, rows)
         sources.append(source)
-        index.append(np.stack([np.full(len(found.kept), number), found.kept], axis=1).astype(np.int64))
-        marks.append(found.marks)
-        looked.rows += len(rows)
-        looked.layouts.append(source.reader.layout)
-        looked.unread += _unread(source, recipe.data.places[number])
-        looked.faults.add_all(found.faults)
-    examples, content = Examples(sources, np.concatenate(index)), np.concatenate(marks)
-    looked.usable = len(examples)
-    again = find_repeated(content)
-    looked.equal_count = len(again)
-    looked.equal = [(examples[n].id, examples[first].id) for n, first in list(again.items())[:10]]
-    return examples, content
+        index.append(np.stack([np.full(len(survey.kept), number), survey.kept], axis=1).astype(np.int64))
+        hashes.append(survey.hashes)
+        check.rows += len(rows)
+        check.layouts.append(source.reader.layout)
+        check.unread_columns += source.find_unread_columns()
+        check.faults.add_all(survey.faults)
+    examples, all_hashes = Examples(sources, np.concatenate(index)), np.concatenate(hashes)
+    check.usable = len(examples)
+    repeated = find_repeated(all_hashes)
+    check.duplicate_count = len(repeated)
+    check.duplicates = [(examples[n].id, examples[first].id) for n, first in list(repeated.items())[:_NAMED]]
+    return examples, all_hashes
 
 
-def _read_scienceqa(recipe: Recipe, split: str, looked: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
-    looked.layouts.append("scienceqa")
+def _read_scienceqa_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
+    check.layouts.append("scienceqa")
     try:
         loaded = load_split(recipe, split)
     except InputError as error:
         for fault in error.faults:
-            looked.faults.add([fault])
+            check.faults.add_row([fault])
         return [], np.array([], dtype=np.uint64)
-    looked.rows = scienceqa.load_problems(get_scienceqa_path(recipe.data), split, pictures=False).rows
-    looked.usable = len(loaded.examples)
-    return loaded.examples, loaded.marks
+    check.rows = scienceqa.load_problems(get_scienceqa_path(recipe.data), split, pictures=False).rows
+    check.usable = len(loaded.examples)
+    return loaded.examples, loaded.hashes
 
 
-def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, looked: SplitCheck) -> None:
+def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, check: SplitCheck) -> None:
+    """Count tokens, pictures and turns of every example; adds to ``check`` what the base cannot read."""
     totals = np.zeros(len(examples), dtype=np.int32)
     for number in range(len(examples)):
         example = examples[number]
         try:
-            needed, rest = collator.length(example)
+            fixed, cuttable = collator.length(example)
         except InputError as error:
-            looked.faults.add([_named(examples, number, example.id, fault) for fault in error.faults])
-            looked.usable -= 1
+            check.faults.add_row([_name_row(examples, number, example.id, fault) for fault in error.faults])
+            check.usable -= 1
             continue
-        totals[number] = total = needed + rest
+        totals[number] = total = fixed + cuttable
         if total > collator.max_length:
-            looked.overlong += 1
-            if fault := collator.too_long(example.id, needed, total, recipe.data.overlong):
-                looked.faults.add([_named(examples, number, example.id, fault)])
-                looked.usable -= 1
-        shown, spoken = len(example.pictures), sum(turn.role == "assistant" for turn in example.turns)
-        looked.pictures[shown] = looked.pictures.get(shown, 0) + 1
-        looked.turns[spoken] = looked.turns.get(spoken, 0) + 1
+            check.overlong += 1
+            if fault := collator.find_length_fault(example.id, fixed, total, recipe.data.overlong):
+                check.faults.add_row([_name_row(examples, number, example.id, fault)])
+                check.usable -= 1
+        pictures, answers = len(example.pictures), sum(turn.role == "assistant" for turn in example.turns)
+        check.pictures[pictures] = check.pictures.get(pictures, 0) + 1
+        check.turns[answers] = check.turns.get(answers, 0) + 1
     if len(examples):
         known = totals[totals > 0]
-        looked.tokens = {p: int(np.percentile(known, p)) for p in (*PERCENTILES, 100)} if len(known) else {}
-        looked.longest = examples[int(totals.argmax())].id
+        check.tokens = {p: int(np.percentile(known, p)) for p in (*PERCENTILES, 100)} if len(known) else {}
+        check.longest = examples[int(totals.argmax())].id
 
 
-def _named(examples: Sequence[Example], number: int, id: str, fault: str) -> str:
-    """A fault told by an example's id, told by its row where that has a place of its own."""
+def _name_row(examples: Sequence[Example], number: int, id: str, fault: str) -> str:
+    """Name a fault by the example's row, where that is known, instead of by its id."""
     if not isinstance(examples, Examples):
         return fault
     return f"{examples.where(number)}: {fault.removeprefix(f'{id}: ')}"
 
 
-def _unread(source: Source, place: SourceSection) -> list[str]:
-    read = {*LAYOUTS[source.reader.layout].needs, *OPTIONAL}
-    known = {name for what in read for name in ([place.columns[what]] if what in place.columns else COLUMNS[what])}
-    return [name for name in source.columns() if name not in known]
+def _choose_samples(examples: Sequence[Example], collator: Collator) -> list[Example]:
+    """Choose up to three examples that the base can read: with pictures, without, and of several turns, if there are.
 
-
-def _three(examples: Sequence[Example], collator: Collator) -> list[Example]:
-    """Up to three that the base can read: with pictures, without, and of several turns, where there are such."""
-    kinds: dict[tuple[bool, bool], Example] = {}
+    Only the first examples are searched.
+    """
+    first_of_kind: dict[tuple[bool, bool], Example] = {}
     others: list[Example] = []
-    for number in range(min(len(examples), 200)):
+    for number in range(min(len(examples), _SEARCHED_FOR_SAMPLES)):
         example = examples[number]
         try:
-            needed, _ = collator.length(example)
+            fixed, _ = collator.length(example)
         except InputError:
             continue
-        if needed >= collator.max_length:
+        if fixed >= collator.max_length:
             continue
         kind = bool(example.pictures), bool(example.history)
-        if kind in kinds:
+        if kind in first_of_kind:
             others.append(example)
-        kinds.setdefault(kind, example)
-    return [*kinds.values(), *others][:3]
+        first_of_kind.setdefault(kind, example)
+    return [*first_of_kind.values(), *others][:_SAMPLES]

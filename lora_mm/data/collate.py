@@ -1,4 +1,4 @@
-"""Examples to batches: the model's own chat template, tokens, pictures, and labels on the assistant's turns only.
+"""Examples to batches: the base's own chat template, tokens, pictures, and labels on the assistant's turns only.
 
 Knows a transformers processor; knows no data set, no adapter and no training.
 """
@@ -24,7 +24,10 @@ Overlong = Literal["error", "drop", "truncate"]
 _PROBES = ((336, 336), (1000, 250), (90, 700), (640, 320), (320, 480), (32, 32))
 """Sizes of pictures that become equally many tokens where a family always makes as many."""
 
-_OF_TOKENS = frozenset(
+_CONTEXT_TOKENS = 8
+"""Tokens before a turn that are compared too when the turn is looked for in a row."""
+
+_INPUTS_PER_TOKEN = frozenset(
     {
         "input_ids",
         "attention_mask",
@@ -40,14 +43,15 @@ _OF_TOKENS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PreparedExamples:
-    """What :meth:`Collator.prepare` found.
+    """The result of :meth:`Collator.prepare`.
 
     Attributes:
         examples: those to train on, in order.
-        lengths: their tokens, placeholders included.
-        pictured: whether each shows a picture.
-        dropped, truncated: ids of the examples that were left out, or whose end will be cut.
-        faults: what is wrong with those left out because the base cannot read them.
+        lengths: tokens of each, placeholders included.
+        pictured: whether each has a picture.
+        dropped: ids of examples that were dropped as too long.
+        truncated: ids of examples whose end will be cut.
+        faults: what is wrong with examples that were dropped because the base cannot read them.
     """
 
     examples: Sequence[Example]
@@ -59,7 +63,12 @@ class PreparedExamples:
 
 
 class Subset(Sequence[Example]):
-    """Some examples of a sequence, each read when it is asked for."""
+    """Some examples of a sequence, each read when it is asked for.
+
+    Args:
+        examples: the sequence.
+        numbers: of the examples to take, in order.
+    """
 
     def __init__(self, examples: Sequence[Example], numbers: Sequence[int]) -> None:
         self.examples, self.numbers = examples, numbers
@@ -76,16 +85,15 @@ class Subset(Sequence[Example]):
 class Collator(Renderer):
     """Turns lists of examples into model inputs.
 
-    Args:
-        processor: the base's ``AutoProcessor``, with a chat template.
-        max_length: tokens of a whole exchange, placeholders included; a longer one loses its end.
-        slicer: cuts every picture into crops; their placeholders follow each other without a break. None for whole
-            pictures.
-        format: as in ``apply_chat_template``; the picture goes before the text.
-
     Called on examples it gives a training batch, padded on the right: what the processor returns, and ``labels``
     [batch, tokens] that are :data:`IGNORE_INDEX` everywhere but on the assistant's turns, each with the end that the
-    template gives it, and an end-of-sequence token behind the last.
+    template gives it, and an end-of-sequence token after the last.
+
+    Args:
+        processor: the base's ``AutoProcessor``, with a chat template.
+        max_length: maximum number of tokens of an example, placeholders included; a longer one loses its end.
+        slicer: cuts every picture into crops, whose placeholders follow each other without a break. None leaves
+            pictures whole.
     """
 
     def __init__(self, processor: Any, *, max_length: int, slicer: Slicer | None = None) -> None:
@@ -94,56 +102,56 @@ class Collator(Renderer):
         self.slicer = slicer
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._counted: dict[tuple[tuple[int, int], ...], int] = {}
-        self._counts_by_size = len({self._placeholders((size,)) for size in _PROBES}) > 1
+        self._placeholder_counts: dict[tuple[tuple[int, int], ...], int] = {}
+        self._size_matters = len({self._count_placeholders((size,)) for size in _PROBES}) > 1
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        rendered = [self.rendered(example) for example in examples]
-        rows = []
-        for example, text in zip(examples, rendered, strict=True):
-            rows.append(self._row(text.prompt, text.target, self._spoken(example, text), example))
+        rendered = [self.render_supervised(example) for example in examples]
+        rows = [
+            self._make_row(text.prompt, text.target, self._count_suffix(example, text), example)
+            for example, text in zip(examples, rendered, strict=True)
+        ]
         batch = encode_rows(self.processor, rows, "right")
-        labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
-        for row, (example, text) in enumerate(zip(examples, rendered, strict=True)):
-            length = int(batch["attention_mask"][row].sum())
-            needed = length - text.size + text.spans[text.free][0]
-            if length > self.max_length and needed >= self.max_length:
-                raise InputError(_no_room(example.id, needed, self.max_length))
-            for start, end in self._placed(batch["input_ids"][row, :length], example, text):
-                labels[row, start:end] = batch["input_ids"][row, start:end]
-        batch["labels"] = labels
-        if batch["input_ids"].shape[1] > self.max_length:
-            batch = {
-                name: value[:, : self.max_length] if name in _OF_TOKENS else value for name, value in batch.items()
-            }
-        return batch
+        batch["labels"] = self._make_labels(batch, examples, rendered)
+        return self._truncate(batch)
 
     def prompts(self, examples: Sequence[Example], begin: str = "") -> dict[str, Tensor]:
-        """The user's turns up to where the assistant speaks, padded on the left; ``begin`` opens the answer."""
+        """Encode examples up to where the assistant speaks last, padded on the left.
+
+        Args:
+            examples: one for each row.
+            begin: how the answer begins, appended to every row.
+        """
         rows = []
         for example in examples:
-            prompt = self.rendered(example).prompt
-            rows.append(self._row(prompt, begin, self.count(prompt, begin)[1], example))
+            prompt = self.render_supervised(example).prompt
+            rows.append(self._make_row(prompt, begin, self.count_tokens(prompt, begin)[1], example))
         return encode_rows(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
-        """What was said so far, up to where the assistant speaks, as one row; pictures go before their turn's text."""
+        """Encode a conversation up to where the assistant speaks next, as one row.
+
+        Pictures go before their turn's text.
+
+        Raises:
+            InputError: a turn contains a special token of the base.
+        """
         for turn in turns:
-            self._check_plain(f"{turn.role}'s turn", turn.text)
+            self._check_plain_text(f"{turn.role}'s turn", turn.text)
         messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in turns]
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))
-        return encode_rows(self.processor, [self._row(prompt, "", 0, shown)], "left")
+        return encode_rows(self.processor, [self._make_row(prompt, "", 0, shown)], "left")
 
     def length(self, example: Example) -> tuple[int, int]:
-        """Tokens that cannot be cut, and the others.
+        """Count an example's tokens: those that cannot be cut, and the others.
 
         The first are those before the assistant's turn, placeholders included; in a conversation, those before the
-        first of the assistant's turns that stands behind all pictures.
+        first of the assistant's turns that stands after all pictures.
         """
-        text = self.rendered(example)
-        needed = text.spans[text.free][0]
-        return needed + self._longer_by(example.pictures), text.size - needed
+        text = self.render_supervised(example)
+        fixed = text.spans[text.after_pictures][0]
+        return fixed + self._count_expansion(example.pictures), text.size - fixed
 
     def prepare(
         self,
@@ -151,16 +159,18 @@ class Collator(Renderer):
         overlong: Overlong,
         faulty: Literal["error", "drop"] = "error",
     ) -> PreparedExamples:
-        """Measure every example, and deal with those over ``max_length`` as ``overlong`` says.
+        """Measure every example, and handle those over ``max_length``.
 
-        A picture is never cut: an example that has no room for an answer behind its pictures cannot be truncated, and
-        is a fault. Examples are not kept, only their numbers.
+        A picture is never cut: an example without room for an answer after its pictures cannot be truncated, and is
+        faulty. Examples are not kept, only their numbers.
 
         Args:
-            faulty: whether an example that cannot be used is an error, or left out.
+            examples: to measure.
+            overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
+            faulty: whether an example that cannot be used is an error, or dropped.
 
         Raises:
-            InputError: naming the examples that are too long, or that the base cannot read.
+            InputError: names the examples that are too long, or that the base cannot read.
         """
         numbers, lengths, pictured = array("I"), array("I"), array("B")
         dropped: list[str] = []
@@ -169,16 +179,16 @@ class Collator(Renderer):
         for number in range(len(examples)):
             example = examples[number]
             try:
-                needed, rest = self.length(example)
+                fixed, cuttable = self.length(example)
             except InputError as error:
                 faults += error.faults
                 continue
-            total = needed + rest
+            total = fixed + cuttable
             if total > self.max_length:
                 if overlong == "drop":
                     dropped.append(example.id)
                     continue
-                if fault := self.too_long(example.id, needed, total, overlong):
+                if fault := self.find_length_fault(example.id, fixed, total, overlong):
                     faults.append(fault)
                     continue
                 truncated.append(example.id)
@@ -189,12 +199,19 @@ class Collator(Renderer):
             raise InputError(*truncate_faults(faults))
         return PreparedExamples(Subset(examples, numbers), lengths, pictured, dropped, truncated, faults)
 
-    def too_long(self, name: str, needed: int, total: int, overlong: Overlong) -> str | None:
-        """What is wrong with an example of so many tokens, of which so many cannot be cut; None if nothing is."""
+    def find_length_fault(self, name: str, fixed: int, total: int, overlong: Overlong) -> str | None:
+        """Say what is wrong with an example's length; None if nothing is.
+
+        Args:
+            name: what the message calls the example.
+            fixed: its tokens that cannot be cut.
+            total: all its tokens.
+            overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
+        """
         if total <= self.max_length or overlong == "drop":
             return None
-        if needed >= self.max_length:
-            return _no_room(name, needed, self.max_length)
+        if fixed >= self.max_length:
+            return _describe_no_room(name, fixed, self.max_length)
         if overlong == "truncate":
             return None
         return (
@@ -202,37 +219,57 @@ class Collator(Renderer):
             "data.overlong to drop or truncate"
         )
 
-    def _row(self, prompt: str, answer: str, spoken: int, example: Example) -> EncoderRow:
+    # --- labels ------------------------------------------------------------------------------------------------------
+
+    def _make_labels(
+        self, batch: dict[str, Tensor], examples: Sequence[Example], rendered: Sequence[RenderedExample]
+    ) -> Tensor:
+        """The ids where the assistant speaks, :data:`IGNORE_INDEX` elsewhere, ``[batch, tokens]``."""
+        labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
+        for row, (example, text) in enumerate(zip(examples, rendered, strict=True)):
+            length = int(batch["attention_mask"][row].sum())
+            fixed = length - text.size + text.spans[text.after_pictures][0]
+            if length > self.max_length and fixed >= self.max_length:
+                raise InputError(_describe_no_room(example.id, fixed, self.max_length))
+            for start, end in self._locate_spans(batch["input_ids"][row, :length], example, text):
+                labels[row, start:end] = batch["input_ids"][row, start:end]
+        return labels
+
+    def _locate_spans(self, ids: Tensor, example: Example, text: RenderedExample) -> list[tuple[int, int]]:
+        """Find the supervised spans in a row of ids, where each picture's mark has become its placeholders.
+
+        After all pictures, spans keep their distance from the row's end. Before a picture, a span is looked for by its
+        ids, from the end too.
+        """
+        shift = len(ids) - text.size
+        located = [(start + shift, end + shift) for start, end in text.spans[text.after_pictures :]]
+        if not text.after_pictures:
+            return located
+        row, marked = ids.tolist(), self.tokenize(text.prompt + text.target)
+        bound = located[0][0]
+        for start, end in reversed(text.spans[: text.after_pictures]):
+            bound = _find_last(row[:bound], marked, start, end)
+            if bound < 0:
+                raise InputError(f"{example.id}: cannot find one of the assistant's turns among the tokens.")
+            located.insert(0, (bound, bound + end - start))
+        return located
+
+    def _truncate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if batch["input_ids"].shape[1] <= self.max_length:
+            return batch
+        return {
+            name: value[:, : self.max_length] if name in _INPUTS_PER_TOKEN else value for name, value in batch.items()
+        }
+
+    # --- rows and pictures -------------------------------------------------------------------------------------------
+
+    def _make_row(self, prompt: str, answer: str, suffix: int, example: Example) -> EncoderRow:
         pictures = [self._open(example, source) for source in example.pictures]
         if self.slicer:
             mark = get_image_mark(self.processor)
             prompt = prompt.replace(mark, mark * self.slicer.views)
             pictures = [view for picture in pictures for view in self.slicer(picture)]
-        return EncoderRow(prompt, answer, spoken, pictures)
-
-    def _placed(self, ids: Tensor, example: Example, text: RenderedExample) -> list[tuple[int, int]]:
-        """Where the assistant speaks in a row, whose pictures are spelled out.
-
-        Behind all pictures that is counted from the row's end; before one of them it is looked for, from the end too.
-        """
-        shift = len(ids) - text.size
-        placed = [(start + shift, end + shift) for start, end in text.spans[text.free :]]
-        if not text.free:
-            return placed
-        row, plain = ids.tolist(), self.tokens(text.prompt + text.target)
-        bound = placed[0][0]
-        for start, end in reversed(text.spans[: text.free]):
-            bound = _last_run(row[:bound], plain, start, end)
-            if bound < 0:
-                raise InputError(f"{example.id}: one of the assistant's turns is not found again among the tokens.")
-            placed.insert(0, (bound, bound + end - start))
-        return placed
-
-    def _spoken(self, example: Example, text: RenderedExample) -> int:
-        """Tokens of a row from the assistant's first turn on."""
-        first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
-        later = [image for turn in example.turns[first:] for image in turn.images]
-        return text.size - text.spans[0][0] + self._longer_by(later)
+        return EncoderRow(prompt, answer, suffix, pictures)
 
     def _open(self, example: Example, source: ImageSource) -> Image.Image:
         try:
@@ -240,43 +277,58 @@ class Collator(Renderer):
         except InputError as error:
             raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
 
-    def _longer_by(self, sources: Sequence[ImageSource]) -> int:
-        """Tokens that an example's pictures become, less their marks."""
+    def _count_suffix(self, example: Example, text: RenderedExample) -> int:
+        """Count the tokens of a row from the assistant's first turn on."""
+        first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
+        later = [image for turn in example.turns[first:] for image in turn.images]
+        return text.size - text.spans[0][0] + self._count_expansion(later)
+
+    def _count_expansion(self, sources: Sequence[ImageSource]) -> int:
+        """Count the tokens by which a row grows when its pictures' marks become placeholders."""
         if self.slicer:
             views = self.slicer.views * len(sources)
             sizes = [(self.slicer.window, self.slicer.window)] * views
-        elif self._counts_by_size:
+        elif self._size_matters:
             sizes = [open_image(source).size for source in sources]
         else:
             sizes = [_PROBES[0]] * len(sources)
-        return self._placeholders(tuple(sizes)) - len(sources)
+        return self._count_placeholders(tuple(sizes)) - len(sources)
 
-    def _placeholders(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        """Tokens that one row's pictures of these sizes (width, height) become, as the processor itself counts them."""
-        if sizes and sizes not in self._counted:
+    def _count_placeholders(self, sizes: tuple[tuple[int, int], ...]) -> int:
+        """Count the tokens of one row's pictures of these sizes (width, height), by asking the processor."""
+        if sizes and sizes not in self._placeholder_counts:
             content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "a"}]
             prompt = self.processor.apply_chat_template([{"role": "user", "content": content}])
             pictures = [Image.new("RGB", size) for size in sizes]
             expanded = encode_rows(self.processor, [EncoderRow(prompt, "", 0, pictures)], "right")
-            self._counted[sizes] = expanded["input_ids"].shape[1] - len(self.tokens(prompt)) + len(sizes)
-        return self._counted.get(sizes, 0)
+            growth = expanded["input_ids"].shape[1] - len(self.tokenize(prompt))
+            self._placeholder_counts[sizes] = growth + len(sizes)
+        return self._placeholder_counts.get(sizes, 0)
 
 
 def split_into_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
-    """``examples`` in runs of ``size``; the last may be shorter."""
+    """Split examples into batches in order.
+
+    Args:
+        examples: to split.
+        size: examples of a batch; the last batch may be smaller.
+    """
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
 
 
-def _last_run(row: list[int], plain: list[int], start: int, end: int) -> int:
-    """Where ``plain[start:end]`` stands last in ``row``, with what is before it if that agrees; -1 for nowhere."""
-    for before in range(min(8, start), 0, -1):
-        run = plain[start - before : end]
+def _find_last(row: list[int], ids: list[int], start: int, end: int) -> int:
+    """Find where ``ids[start:end]`` stands last in ``row``; -1 if nowhere.
+
+    As many of the tokens before it as possible, at least one, must agree too.
+    """
+    for context in range(min(_CONTEXT_TOKENS, start), 0, -1):
+        run = ids[start - context : end]
         for at in range(len(row) - len(run), -1, -1):
             if row[at : at + len(run)] == run:
-                return at + before
+                return at + context
     return -1
 
 
-def _no_room(name: str, before: int, limit: int) -> str:
+def _describe_no_room(name: str, before: int, limit: int) -> str:
     return f"{name}: {before} tokens before the answer leave no room for it in data.max_length={limit}"

@@ -1,4 +1,4 @@
-"""An example as the model reads it, and what of it is learnt: decoded from the batch itself. Knows no data set."""
+"""Decodes an example's batch into text, and says what of it is supervised. Knows no data set."""
 
 import re
 from dataclasses import dataclass
@@ -7,33 +7,43 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.models.forward import IGNORE_INDEX
 
-_REPEATED = re.compile(r"(<[^<>\s]{1,40}>)\1{3,}")
+_REPEATED_TOKEN = re.compile(r"(<[^<>\s]{1,40}>)\1{3,}")
 
 
 @dataclass(frozen=True, slots=True)
 class MaskPiece:
-    """Part of an example's text; ``learnt`` if the loss falls on it."""
+    """A piece of an example's text.
+
+    Attributes:
+        text: of the piece.
+        supervised: whether the loss falls on it.
+    """
 
     text: str
-    learnt: bool
+    supervised: bool
 
 
 def decode_mask(collator: Collator, example: Example) -> list[MaskPiece]:
-    """The example's tokens as text, in pieces that are learnt or not; a picture's placeholders are counted."""
+    """Decode an example's tokens into pieces of text that are supervised or not.
+
+    Args:
+        collator: of the base.
+        example: to decode. Of a picture's placeholders one is written, with their number.
+    """
     batch = collator([example])
     ids = batch["input_ids"][0].tolist()
-    learnt = (batch["labels"][0] != IGNORE_INDEX).tolist()
+    supervised = (batch["labels"][0] != IGNORE_INDEX).tolist()
     pieces: list[MaskPiece] = []
-    before, begin = "", 0
+    decoded, begin = "", 0
     for end in range(1, len(ids) + 1):
-        if end < len(ids) and learnt[end] == learnt[begin]:
+        if end < len(ids) and supervised[end] == supervised[begin]:
             continue
-        # All from the beginning, as some tokenizers write a text's first word otherwise than the same word inside it.
+        # Decode from the beginning: some tokenizers write a text's first word differently from a word inside it.
         text = collator.tokenizer.decode(ids[:end])
-        pieces.append(MaskPiece(_REPEATED.sub(_counted, text[len(before) :]), learnt[begin]))
-        before, begin = text, end
+        pieces.append(MaskPiece(_REPEATED_TOKEN.sub(_write_count, text[len(decoded) :]), supervised[begin]))
+        decoded, begin = text, end
     return pieces
 
 
-def _counted(found: re.Match[str]) -> str:
-    return f"{found[1]}×{len(found[0]) // len(found[1])}"
+def _write_count(run: re.Match[str]) -> str:
+    return f"{run[1]}×{len(run[0]) // len(run[1])}"

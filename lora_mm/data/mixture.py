@@ -1,4 +1,4 @@
-"""Which examples of which source a run takes, by seed. Knows sizes and weights; reads no example.
+"""Which rows of which source a run takes, by seed. Knows sizes and weights; reads no example.
 
 Sampling follows InstructBLIP (Dai et al. 2023, section 2.3: probabilities go with the square root of a set's size, with
 weights set by hand), the cap Yi-VL (01.AI 2024: 50,000 of a source).
@@ -16,16 +16,17 @@ _EXPONENTS = {"proportional": 1.0, "sqrt": 0.5, "weights": 0.0}
 
 
 @dataclass(frozen=True)
-class SourceShare:
-    """What a mixture takes of one source.
+class SourceCounts:
+    """How many rows of one source a split takes.
 
     Attributes:
-        name, layout: of the source.
+        name: of the source.
+        layout: of its rows.
         rows: that it has for this split.
-        faulty: of them left out as faulty.
-        usable: of them looked at and fit to be used.
-        chosen: left of these by selection and cap.
-        drawn: taken in an epoch; more than ``chosen`` where rows come again.
+        faulty: rows that cannot be used.
+        usable: rows that were read and can be used.
+        chosen: usable rows that selection and cap leave.
+        drawn: taken in an epoch; more than ``chosen`` where rows are repeated.
     """
 
     name: str
@@ -37,36 +38,48 @@ class SourceShare:
     drawn: int
 
 
-def format_shares(shares: Sequence[SourceShare]) -> list[str]:
-    """The shares as a table in plain text, with their sum."""
-    total = sum(share.drawn for share in shares)
-    head = ("source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "of all")
-    cells = [(share.name, share.layout, *_thousands(share), f"{share.drawn / max(1, total):.1%}") for share in shares]
-    sums = [f"{sum(getattr(share, name) for share in shares):,}" for name in head[2:-1]]
-    table = [head, *cells, ("all", "", *sums, "")]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in table
-    ]  # fmt: skip
+def format_counts(counts: Sequence[SourceCounts]) -> list[str]:
+    """Format the counts as a table in plain text, with each source's share of the epoch and a line of totals."""
+    names = ("rows", "faulty", "usable", "chosen", "drawn")
+    drawn = sum(one.drawn for one in counts)
+    table: list[tuple[str, ...]] = [("source", "layout", *names, "share")]
+    for one in counts:
+        numbers = [f"{getattr(one, name):,}" for name in names]
+        table.append((one.name, one.layout, *numbers, f"{one.drawn / max(1, drawn):.1%}"))
+    table.append(("total", "", *(f"{sum(getattr(one, name) for one in counts):,}" for name in names), ""))
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(_align(row, widths)).rstrip() for row in table]
 
 
-def _thousands(share: SourceShare) -> list[str]:
-    return [f"{n:,}" for n in (share.rows, share.faulty, share.usable, share.chosen, share.drawn)]
+def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Pad the cells of a row, the first two on the right and the others, numbers, on the left."""
+    cells = list(zip(row, widths, strict=True))
+    return [cell.ljust(width) for cell, width in cells[:2]] + [cell.rjust(width) for cell, width in cells[2:]]
 
 
 def cap_rows(rows: np.ndarray, cap: int | None, seed: int) -> np.ndarray:
-    """``cap`` of the rows by chance, in their order; all where there are no more."""
+    """Sample rows at random, keeping their order.
+
+    Args:
+        rows: numbers of rows.
+        cap: maximum number of rows; None for all.
+        seed: of the sampling.
+    """
     if cap is None or len(rows) <= cap:
         return rows
     return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:cap])]
 
 
 def allocate_counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling) -> list[int]:
-    """How many to draw of each source: shares go with ``weight · size^a``, a = 1, ½ or 0 by ``sampling``.
+    """Decide how many rows to draw of each source: shares are proportional to ``weight · size^a``.
 
-    All together they are as many as there are examples, so that an epoch keeps its length.
+    Args:
+        sizes: rows of each source.
+        weights: of each source.
+        sampling: a is 1 (``proportional``), ½ (``sqrt``) or 0 (``weights``).
+
+    Returns:
+        A count for each source. Together they are as many as all rows, so that an epoch keeps its length.
     """
     total = sum(sizes)
     drive = np.array(weights) * np.array(sizes, dtype=float) ** _EXPONENTS[sampling] * (np.array(sizes) > 0)
@@ -74,13 +87,19 @@ def allocate_counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sa
         return [0 for _ in sizes]
     exact = drive / drive.sum() * total
     whole = np.floor(exact).astype(int)
-    nearest_above = np.argsort(whole - exact, kind="stable")  # largest remainder first
-    whole[nearest_above[: total - whole.sum()]] += 1
+    by_remainder = np.argsort(whole - exact, kind="stable")  # largest remainder first
+    whole[by_remainder[: total - whole.sum()]] += 1
     return [int(count) for count in whole]
 
 
 def draw_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` of the rows: each as often as another, give or take one, and that by chance."""
+    """Draw rows, each as often as any other, give or take one.
+
+    Args:
+        rows: numbers of rows.
+        count: how many to draw; more than there are repeats them.
+        seed: decides which rows are drawn once more.
+    """
     if not len(rows):
         return rows
     times, rest = divmod(count, len(rows))
@@ -88,16 +107,23 @@ def draw_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate([*[rows] * times, rows[extra]])
 
 
-def hold_out_rows(marks: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the rows to train on, and of those held out for evaluation: at least one.
+def hold_out_rows(hashes: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into those to train on and those held out for evaluation.
 
-    Rows of one mark are the same example, and never part; those of mark 0 cannot be read, and are left to training.
+    Args:
+        hashes: of each row's example; 0 for a row that cannot be read, which stays with the training rows. Rows with
+            equal hashes are the same example and stay together.
+        share: of all rows to hold out; at least one is held out.
+        seed: of the sampling.
+
+    Returns:
+        Numbers of the training rows and of the held out rows.
     """
-    unique, back = np.unique(marks, return_inverse=True)
+    unique, back = np.unique(hashes, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(unique))
     sizes = np.bincount(back)[order] * (unique[order] != 0)
-    enough = int(np.searchsorted(np.cumsum(sizes), max(1, round(len(marks) * share)))) + 1
-    held = np.zeros(len(unique), dtype=bool)
-    held[order[:enough]] = True
-    held[unique == 0] = False
-    return np.flatnonzero(~held[back]), np.flatnonzero(held[back])
+    enough = int(np.searchsorted(np.cumsum(sizes), max(1, round(len(hashes) * share)))) + 1
+    held_out = np.zeros(len(unique), dtype=bool)
+    held_out[order[:enough]] = True
+    held_out[unique == 0] = False
+    return np.flatnonzero(~held_out[back]), np.flatnonzero(held_out[back])

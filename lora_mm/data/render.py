@@ -1,5 +1,16 @@
-"""Conversations as a base's own chat template writes them, and which tokens the assistant speaks. Opens no picture."""
+"""Writes conversations by a base's own chat template, and finds which tokens of them are supervised.
 
+Supervised is what the assistant says: the text of each of its turns, with what the template writes to end a turn. A
+template is a program that may trim, number or drop texts, so nothing is known of it in advance. It is asked instead:
+
+- *The last turn* is what follows the prompt, and the prompt is the conversation rendered without that turn.
+- *An earlier turn* is found by rendering the conversation once more with another text in that turn. All that stays the
+  same before and after the difference is the template's; what lies between is the turn.
+
+Opens no picture: here each picture is one mark, and so one token.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,57 +20,61 @@ from lora_mm.data.encode import starts_with_bos
 from lora_mm.data.example import PICTURE, Example
 from lora_mm.errors import InputError
 
-_KEPT = 20_000
-"""Rendered exchanges that a collator keeps: some tens of megabytes of text."""
+_CACHED = 20_000
+"""Rendered examples that a collator keeps: some tens of megabytes of text."""
 
-_OTHER = "\ue000"
-"""A character of private use, put in place of a turn's text to see where it stands."""
+_SUBSTITUTE = "\ue000"
+"""A character of private use, put in place of a turn's text to see where the text stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """An exchange as the chat template writes it.
+    """An example as the chat template writes it.
 
     Attributes:
-        prompt: everything before the assistant's last turn, a mark for each picture.
-        target: that turn, with its end.
-        size: tokens of both, each mark one of them.
-        spans: of these tokens, from where to where the assistant speaks.
-        free: number of the first span behind all pictures.
+        prompt: everything before the assistant's last turn, with a mark for each picture.
+        target: the assistant's last turn, with its end.
+        size: tokens of prompt and target, where each picture's mark is one token.
+        spans: the supervised tokens: begin and end (exclusive) of each of the assistant's turns, counted in ``size``.
+        after_pictures: number of the first span that stands after all pictures.
     """
 
     prompt: str
     target: str
     size: int
     spans: tuple[tuple[int, int], ...]
-    free: int
+    after_pictures: int
 
 
 class Renderer:
     """Writes examples by a processor's chat template.
 
+    Args:
+        processor: the base's ``AutoProcessor``.
+
     Raises:
-        InputError: where the processor has none.
+        InputError: the processor has no chat template.
     """
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if not getattr(processor, "chat_template", None):
-            raise InputError("The base's processor has no chat template; point base.model at one that has.")
-        self._rendered: dict[tuple[tuple[str, str, int], ...], RenderedExample] = {}
+            raise InputError("The base's processor has no chat template; set base.model to a base that has one.")
+        self._cache: dict[tuple[tuple[str, str, int], ...], RenderedExample] = {}
 
     def render(self, example: Example) -> tuple[str, str]:
-        """The exchange as text: what is before the assistant's last turn, and that turn with its end-of-sequence token.
+        """Write an example as text: what is before the assistant's last turn, and that turn with its end token.
 
         Raises:
-            InputError: when the template writes the conversation otherwise once the answer is there.
+            InputError: a text contains a special token, the template refuses the conversation, or it changes the prompt
+                once the answer is there.
         """
-        self._check_plain(example.id, "\n".join(turn.text for turn in example.turns))
+        self._check_plain_text(example.id, "\n".join(turn.text for turn in example.turns))
         for turn in example.turns:
             if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
-                raise InputError(f"{example.id}: {marks} places for {len(turn.images)} pictures in one turn.")
-        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
+                raise InputError(f"{example.id}: {marks} picture marks but {len(turn.images)} pictures in one turn.")
+        messages = _to_messages(example)
         try:
             prompt = self.processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
             whole = self.processor.apply_chat_template(messages)
@@ -67,98 +82,120 @@ class Renderer:
             raise InputError(f"{example.id}: the base's chat template refuses the conversation: {error}") from error
         if not whole.startswith(prompt):
             raise InputError(
-                f"{example.id}: with the answer, the base's chat template no longer begins as it does without; "
-                "the answer cannot be told from the prompt."
+                f"{example.id}: the base's chat template changes the prompt once the answer is there, so the answer "
+                "cannot be separated from the prompt."
             )
-        return prompt, _ended(whole[len(prompt) :], self.tokenizer.eos_token)
+        return prompt, _end_turn(whole[len(prompt) :], self.tokenizer.eos_token)
 
-    def _check_plain(self, name: str, text: str) -> None:
-        """Raise InputError for text that the tokenizer would read as something else."""
-        for token in self.tokenizer.all_special_tokens:
-            if token in text:
-                raise InputError(f"{name}: the text holds {token!r}, which the base does not read as text; reword it.")
+    def render_supervised(self, example: Example) -> RenderedExample:
+        """Write an example as text, and find its supervised tokens. Kept, as every epoch asks for it again.
 
-    def tokens(self, text: str) -> list[int]:
-        """Ids of a rendered exchange, each picture's mark one of them."""
+        Raises:
+            InputError: see :meth:`render`; or one of the assistant's turns cannot be found in the text.
+        """
+        key = tuple((turn.role, turn.text, len(turn.images)) for turn in example.turns)
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        prompt, target = self.render(example)
+        size, answer = self.count_tokens(prompt, target)
+        spans = (*self._find_earlier_spans(example, prompt, target), (size - answer, size))
+        last_shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
+        after_pictures = sum(turn.role == "assistant" for turn in example.turns[:last_shown])
+        rendered = RenderedExample(prompt, target, size, spans, after_pictures)
+        if len(self._cache) < _CACHED:
+            self._cache[key] = rendered
+        return rendered
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokenize a rendered text; each picture's mark is one token."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_with_bos(self.processor, text))["input_ids"]
         return ids
 
-    def rendered(self, example: Example) -> RenderedExample:
-        """:meth:`render`, and which tokens the assistant speaks: kept, as every epoch asks for them again."""
-        key = tuple((turn.role, turn.text, len(turn.images)) for turn in example.turns)
-        found = self._rendered.get(key)
-        if found is None:
-            prompt, target = self.render(example)
-            size, spoken = self.count(prompt, target)
-            last = (size - spoken, size)
-            shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
-            free = sum(turn.role == "assistant" for turn in example.turns[:shown])
-            found = RenderedExample(prompt, target, size, (*self._earlier(example, prompt, target), last), free)
-            if len(self._rendered) < _KEPT:
-                self._rendered[key] = found
-        return found
+    def count_tokens(self, prompt: str, target: str) -> tuple[int, int]:
+        """Count the tokens of prompt and target together, and those of the target alone.
 
-    def _earlier(self, example: Example, prompt: str, target: str) -> list[tuple[int, int]]:
-        """Tokens of what the assistant said before its last turn, each turn with what the template ends turns with.
+        Both are tokenized as one text, as the model would write it. A token that spans the border is the target's.
 
-        Where a turn's text stands is found by rendering the conversation with another text in its place: what stays
-        the same around it is the template's. So it is found whatever the template does to texts.
+        Args:
+            prompt: rendered text before the assistant's last turn.
+            target: the assistant's last turn.
         """
-        spoke = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
-        if len(spoke) == 1:
+        before, whole = self.tokenize(prompt), self.tokenize(prompt + target)
+        return len(whole), len(whole) - _count_shared(before, whole)
+
+    def _check_plain_text(self, name: str, text: str) -> None:
+        """Raise InputError for text that the tokenizer would read as one of its special tokens."""
+        for token in self.tokenizer.all_special_tokens:
+            if token in text:
+                raise InputError(f"{name}: the text contains {token!r}, a special token of the base; reword it.")
+
+    def _find_earlier_spans(self, example: Example, prompt: str, target: str) -> list[tuple[int, int]]:
+        """Find the tokens of the assistant's turns before its last, each with the template's end of a turn."""
+        answers = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
+        if len(answers) == 1:
             return []
-        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
+        messages = _to_messages(example)
         whole = self.processor.apply_chat_template(messages)
-        *places, (start, end) = [self._place(example.id, messages, number, whole) for number in spoke]
-        lead, close = whole[len(prompt) : start], whole[end:]
-        offsets = self._offsets(prompt + target)
+        *earlier, last = [self._find_text(example.id, messages, number, whole) for number in answers]
+        lead, ending = whole[len(prompt) : last[0]], whole[last[1] :]
+        offsets = self._get_offsets(prompt + target)
         spans = []
-        for start, end in places:
-            if lead and whole[:start].endswith(lead):
-                start -= len(lead)
-            ending = _shared(close, whole[end:]).rstrip()
-            eos = self.tokenizer.eos_token
-            end += ending.index(eos) + len(eos) if eos and eos in ending else len(ending)
-            inside = [number for number, (a, b) in enumerate(offsets) if b > start and a < end]
-            if not inside:
-                raise InputError(f"{example.id}: the base's chat template leaves one of the assistant's turns out.")
-            spans.append((inside[0], inside[-1] + 1))
+        for text in earlier:
+            begin, end = self._widen_to_turn(whole, text, lead, ending)
+            tokens = [number for number, (first, past) in enumerate(offsets) if past > begin and first < end]
+            if not tokens:
+                raise InputError(f"{example.id}: the base's chat template leaves out one of the assistant's turns.")
+            spans.append((tokens[0], tokens[-1] + 1))
         return spans
 
-    def _place(self, name: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
-        """From where to where in ``whole`` the text of one message stands."""
-        other = [*messages[:number], to_message(messages[number]["role"], _OTHER), *messages[number + 1 :]]
-        before, found, behind = self.processor.apply_chat_template(other).partition(_OTHER)
-        end = len(whole) - len(behind)
-        if not found or end < len(before) or not (whole.startswith(before) and whole.endswith(behind)):
+    def _find_text(self, id: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
+        """Find begin and end, in characters of ``whole``, of the text of one message."""
+        substitute = to_message(messages[number]["role"], _SUBSTITUTE)
+        changed = [*messages[:number], substitute, *messages[number + 1 :]]
+        before, separator, after = self.processor.apply_chat_template(changed).partition(_SUBSTITUTE)
+        begin, end = len(before), len(whole) - len(after)
+        if not separator or end < begin or not (whole.startswith(before) and whole.endswith(after)):
             raise InputError(
-                f"{name}: the base's chat template writes the conversation otherwise when turn {number} is another; "
-                "that turn cannot be told from what is around it."
+                f"{id}: the base's chat template changes other text when turn {number} changes, so that turn cannot be "
+                "found in the text."
             )
-        return len(before), end
+        return begin, end
 
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        """The characters that each token of a rendered exchange stands for."""
-        made = self.tokenizer(
+    def _widen_to_turn(self, whole: str, text: tuple[int, int], lead: str, ending: str) -> tuple[int, int]:
+        """Widen an earlier turn's text to what is supervised of the last turn: its lead, its text and its end.
+
+        Args:
+            whole: the rendered conversation.
+            text: begin and end of the turn's text in ``whole``.
+            lead: what stands between the prompt and the last turn's text, such as a space.
+            ending: what stands after the last turn's text.
+        """
+        begin, end = text
+        if lead and whole[:begin].endswith(lead):
+            begin -= len(lead)
+        turn_end = ending[: _count_shared(ending, whole[end:])].rstrip()
+        eos = self.tokenizer.eos_token
+        end += turn_end.index(eos) + len(eos) if eos and eos in turn_end else len(turn_end)
+        return begin, end
+
+    def _get_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Get begin and end, in characters, of each token of a rendered text."""
+        encoded = self.tokenizer(
             text, add_special_tokens=not starts_with_bos(self.processor, text), return_offsets_mapping=True
         )
-        offsets: list[tuple[int, int]] = made["offset_mapping"]
+        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
         return offsets
-
-    def count(self, prompt: str, target: str) -> tuple[int, int]:
-        """Tokens of the exchange, and of the assistant's turn: those after the longest run that both texts share.
-
-        The exchange is tokenised whole, as the model would write it; a token that spans the border is the answer's.
-        """
-        before, whole = self.tokens(prompt), self.tokens(prompt + target)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
-        )
-        return len(whole), len(whole) - shared
 
 
 def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
-    """One turn as ``apply_chat_template`` takes it: pictures where the text has their marks, or before it."""
+    """Write one turn as ``apply_chat_template`` takes it.
+
+    Args:
+        role: who speaks.
+        text: with a ``PICTURE`` where each picture stands, or none: then the pictures go before the text.
+        pictures: number of the turn's pictures.
+    """
     if PICTURE not in text:
         text = PICTURE * pictures + text
     first, *others = text.split(PICTURE)
@@ -170,15 +207,18 @@ def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def _shared(one: str, other: str) -> str:
-    """What both begin with."""
-    return one[
-        : next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other))))
-    ]
+def _to_messages(example: Example) -> list[dict[str, Any]]:
+    return [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
 
 
-def _ended(target: str, end: str | None) -> str:
-    """The assistant's turn up to its end-of-sequence token, which is added where the template writes none."""
-    if end is None:
+def _count_shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """Length of what both begin with."""
+    differences = (number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differences, min(len(one), len(other)))
+
+
+def _end_turn(target: str, eos: str | None) -> str:
+    """Cut the assistant's turn after its end-of-sequence token, which is added where the template writes none."""
+    if eos is None:
         return target.rstrip()
-    return target[: target.index(end)] + end if end in target else target.rstrip() + end
+    return target[: target.index(eos)] + eos if eos in target else target.rstrip() + eos

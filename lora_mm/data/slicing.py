@@ -1,4 +1,4 @@
-"""Cuts a picture into a grid of windows, for towers that see one small square. Knows pictures; knows no model.
+"""Cuts a picture into a grid of crops, for vision towers that take one small square. Knows pictures; knows no model.
 
 Li et al., "Monkey", section 3.1: the picture is stretched to the grid's size and cut row by row; a view of the whole
 comes last.
@@ -11,10 +11,12 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Slicer:
-    """Cuts every picture into ``rows`` × ``columns`` windows.
+    """Cuts every picture into ``rows`` × ``columns`` crops.
 
     Attributes:
-        window: side of a window and of the whole view, in pixels.
+        rows: crops below each other.
+        columns: crops beside each other.
+        window: side of a crop and of the whole view, in pixels.
     """
 
     rows: int
@@ -23,11 +25,11 @@ class Slicer:
 
     @property
     def views(self) -> int:
-        """Pictures that one picture becomes: its crops and the whole."""
+        """Number of pictures that one picture becomes: its crops and the whole."""
         return self.rows * self.columns + 1
 
     def __call__(self, picture: Image.Image) -> list[Image.Image]:
-        """The crops in reading order, then the whole picture, each ``window`` pixels square; aspect is ignored."""
+        """Cut a picture: the crops in reading order, then the whole, each ``window`` pixels square; aspect is lost."""
         side = self.window
         whole = picture.resize((side * self.columns, side * self.rows), Image.Resampling.BICUBIC)
         corners = [(column * side, row * side) for row in range(self.rows) for column in range(self.columns)]

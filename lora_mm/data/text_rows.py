@@ -1,7 +1,7 @@
-"""Rows of JSON, JSON lines and CSV, read where they lie by an index of where each begins. Knows no layouts.
+"""Reads rows of JSON, JSON lines and CSV one at a time, by an index of where each begins. Knows no layouts.
 
-``datasets`` would want one schema for a whole file (it makes the id ``"2"`` a number beside others), turn a CSV's
-``None`` and ``NA`` into nothing, and not say which row is broken. The index takes one pass and 12 bytes a row.
+``datasets`` wants one schema for a whole file (it makes the id ``"2"`` a number beside others), turns a CSV's ``None``
+and ``NA`` into null, and does not say which row is broken. The index takes one pass and 12 bytes a row.
 """
 
 import codecs
@@ -18,20 +18,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lora_mm.errors import InputError
+from lora_mm.json_text import find_repeated_keys
 
 _CHUNK = 1 << 20
-"""Bytes of a JSON list that are looked at together."""
+"""Bytes of a JSON list that are scanned together."""
 
 
 @dataclass(frozen=True, eq=False)
 class FileRows:
-    """Rows of one text file: where each begins, and how one is read."""
+    """Rows of one text file.
+
+    Attributes:
+        path: of the file.
+        starts: the byte at which each row begins, then the file's end: one more than there are rows.
+        lines: the line on which each row begins, from 1.
+        parse: makes column → value of a row's text.
+    """
 
     path: Path
     starts: array
-    """Byte at which each row begins, and the file's end: one more than there are rows."""
     lines: array
-    """Line on which each row begins, from 1."""
     parse: Callable[[str], Mapping[str, Any]]
 
     @property
@@ -42,7 +48,7 @@ class FileRows:
         return len(self.lines)
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
-        with self.path.open("rb") as stream:  # for each row: workers share no place in a file
+        with self.path.open("rb") as stream:  # for each row: workers would share an open file's position
             stream.seek(self.starts[row])
             encoded = stream.read(self.starts[row + 1] - self.starts[row])
         try:
@@ -51,11 +57,17 @@ class FileRows:
             raise InputError(f"not UTF-8 text (byte {error.start} of the row)") from error
 
     def where(self, row: int) -> str:
+        """Name a row for messages: ``file:line``."""
         return f"{self.name}:{self.lines[row]}"
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
-    """One JSON object; a key that is there twice is a fault, since a plain parser keeps the last in silence."""
+    """Parse one JSON object.
+
+    Raises:
+        InputError: the text is no JSON object, or the object has a key twice, of which a plain parser keeps the last in
+            silence.
+    """
     text = text.strip()
     try:
         value, end = _DECODER.raw_decode(text)
@@ -64,148 +76,155 @@ def parse_json_object(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise InputError("not JSON that can be read: nested too deeply") from error
     if not isinstance(value, dict):
-        raise InputError(f"not an object with named fields, but {type(value).__name__}")
-    if text[end:].strip() not in ("", ","):  # of a list's item the comma is part
-        raise InputError(f"not JSON: something follows the object, {text[end:].strip()[:20]!r}")
+        raise InputError(f"a JSON {type(value).__name__}, not an object")
+    if text[end:].strip() not in ("", ","):  # an item of a list may bring its comma
+        raise InputError(f"not JSON: text after the object: {text[end:].strip()[:20]!r}")
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise InputError(f"the key '{twice[0]}' is there twice")
-    return value
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if repeated := find_repeated_keys(pairs):
+        raise InputError(f"duplicate key '{repeated[0]}'")
+    return dict(pairs)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_keys)
 
 
-def _json_lines(path: Path) -> FileRows:
+def _index_json_lines(path: Path) -> FileRows:
     starts, lines = array("Q"), array("I")
-    place = 0
+    position = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if content.strip():
-                starts.append(place + len(line) - len(content))
+                starts.append(position + len(line) - len(content))
                 lines.append(number)
-            place += len(line)
-    starts.append(place)
+            position += len(line)
+    starts.append(position)
     return FileRows(path, starts, lines, parse_json_object)
 
 
-def _json_file(path: Path) -> FileRows:
-    """A list of objects; or lines of objects, which many call ``.json`` too."""
+def _index_json_file(path: Path) -> FileRows:
+    """Index a list of objects, or lines of objects, which many call ``.json`` too."""
     with path.open("rb") as stream:
         begin = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
     if begin.startswith(b"["):
-        return _json_list(path)
+        return _index_json_list(path)
     if begin.startswith(b"{"):
         with contextlib.suppress(InputError, UnicodeDecodeError):
             parse_json_object(begin.splitlines()[0].decode("utf-8"))
-            return _json_lines(path)
-        raise InputError(f"{path}: one JSON object, not a list of rows; write [{{…}}, {{…}}], or an object a line.")
-    raise InputError(f"{path}: neither a JSON list of rows nor an object a line.")
+            return _index_json_lines(path)
+        raise InputError(f"{path}: one JSON object, not a list of rows; write [{{…}}, {{…}}], or one object a line.")
+    raise InputError(f"{path}: neither a JSON list of rows nor one object a line.")
 
 
 class _Scanner:
-    """A text file passed over in pieces. ``place`` and ``line`` are the byte and the line of ``text[at]``."""
+    """Scans a text file in pieces.
+
+    ``text`` is the piece in memory and ``at`` the character that the scanner has reached; ``position`` and ``line`` are
+    the byte and the line of that character in the file.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.text, self.at, self.line = stream, "", 0, 1
-        self.place = len(codecs.BOM_UTF8) if stream.read(3) == codecs.BOM_UTF8 else 0
-        stream.seek(self.place)
+        self.position = len(codecs.BOM_UTF8) if stream.read(3) == codecs.BOM_UTF8 else 0
+        stream.seek(self.position)
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
-    def more(self) -> bool:
-        """Forget what was passed over and read on, as much again as is left; False at the file's end."""
+    def read_on(self) -> bool:
+        """Drop what was passed over and read more, at least as much as is left; False at the file's end."""
         chunk = self.stream.read(max(_CHUNK, len(self.text) - self.at))
         self.text, self.at = self.text[self.at :] + self._decode(chunk, final=not chunk), 0
         return bool(chunk)
 
-    def to(self, end: int) -> None:
+    def advance(self, end: int) -> None:
         """Pass over ``text`` up to ``end``."""
         passed = self.text[self.at : end]
-        self.place += len(passed) if passed.isascii() else len(passed.encode())
+        self.position += len(passed) if passed.isascii() else len(passed.encode())
         self.line += passed.count("\n")
         self.at = end
 
-    def next(self) -> str:
-        """The next character that is no space, not passed over; empty at the file's end."""
+    def peek(self) -> str:
+        """Pass over spaces and give the next character without passing over it; empty at the file's end."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end] in " \t\r\n":
                 end += 1
-            self.to(end)
+            self.advance(end)
             if end < len(self.text):
                 return self.text[end]
-            if not self.more():
+            if not self.read_on():
                 return ""
 
 
-def _json_list(path: Path) -> FileRows:
-    """Places of the list's items, found without keeping them: LLaVA's 665,000 conversations are a file of 1 GB."""
+def _index_json_list(path: Path) -> FileRows:
+    """Index a list's items without keeping them: LLaVA's 665,000 conversations are a file of 1 GB."""
     starts, lines = array("Q"), array("I")
-    cut = "not JSON: the file ends in the middle, it was cut off"
+    cut_off = "not JSON: the file is cut off"
     with path.open("rb") as stream:
         scan = _Scanner(stream)
         try:
-            scan.next()
-            scan.to(scan.at + 1)  # the bracket
-            while scan.next() not in ("]", ""):
-                starts.append(scan.place)
+            scan.peek()
+            scan.advance(scan.at + 1)  # the bracket
+            while scan.peek() not in ("]", ""):
+                starts.append(scan.position)
                 lines.append(scan.line)
-                scan.to(_item_end(scan, path))
-                if scan.next() == ",":
-                    scan.to(scan.at + 1)
-                elif scan.next() != "]":
-                    raise InputError(f"{path.name}:{scan.line}: {'not JSON: no comma here' if scan.next() else cut}")
-            if not scan.next():
-                raise InputError(f"{path.name}:{scan.line}: {cut}")
+                scan.advance(_find_item_end(scan, path))
+                if scan.peek() == ",":
+                    scan.advance(scan.at + 1)
+                elif scan.peek() != "]":
+                    raise InputError(
+                        f"{path.name}:{scan.line}: {'not JSON: missing comma' if scan.peek() else cut_off}"
+                    )
+            if not scan.peek():
+                raise InputError(f"{path.name}:{scan.line}: {cut_off}")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path.name}:{scan.line}: not UTF-8 text in the lines behind this") from error
-        starts.append(scan.place)
+            raise InputError(f"{path.name}:{scan.line}: not UTF-8 text after this line") from error
+        starts.append(scan.position)
     return FileRows(path, starts, lines, parse_json_object)
 
 
-def _item_end(scan: _Scanner, path: Path) -> int:
-    """Where the JSON value at the scanner ends in its text."""
+def _find_item_end(scan: _Scanner, path: Path) -> int:
+    """Find where the JSON value at the scanner ends in its text."""
     while True:
         try:
             return json.JSONDecoder().raw_decode(scan.text, scan.at)[1]
         except json.JSONDecodeError as error:
-            # Cut by the piece's end rather than wrong: what is read then goes on, if the file does.
-            cut = error.msg.startswith("Unterminated string") or error.pos >= len(scan.text) - 12
-            if not (cut and scan.more()):
+            # If the piece's end cuts the value, read on while there is more of the file; anything else is a fault.
+            cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(scan.text) - 12
+            if not (cut_off and scan.read_on()):
                 line = scan.line + scan.text.count("\n", scan.at, error.pos)
-                ended = "; the file ends in the middle, it was cut off" if cut else ""
-                raise InputError(f"{path.name}:{line}: not JSON: {error.msg}{ended}") from error
+                ending = "; the file is cut off" if cut_off else ""
+                raise InputError(f"{path.name}:{line}: not JSON: {error.msg}{ending}") from error
 
 
-def _csv_file(path: Path) -> FileRows:
-    """A header and rows of as many cells; every cell is text. The header's most frequent of , ; and tab divides."""
+def _index_csv_file(path: Path) -> FileRows:
+    """Index a header and rows of as many cells; every cell is text.
+
+    The delimiter is the most frequent of comma, semicolon and tab in the header.
+    """
     starts, lines = array("Q"), array("I")
-    place = number = 0
+    position = number = 0
 
     with path.open("rb") as stream:
 
-        def decoded() -> Iterator[str]:
-            nonlocal place, number
+        def decode_lines() -> Iterator[str]:
+            nonlocal position, number
             for line in stream:
-                place += len(line)
+                position += len(line)
                 number += 1
-                # A faulty row must not end the pass: it is named when it is read.
+                # A faulty row must not end this pass: it is named when it is read.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
 
         first = stream.readline().decode("utf-8-sig", errors="replace")
         stream.seek(0)
-        divider = max(",;\t", key=first.count)
-        reader = csv.reader(decoded(), delimiter=divider, strict=True)
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(decode_lines(), delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             while True:
-                begin, line = place, number + 1
+                begin, line = position, number + 1
                 cells = next(reader, None)
                 if cells is None:
                     break
@@ -213,29 +232,27 @@ def _csv_file(path: Path) -> FileRows:
                     starts.append(begin)
                     lines.append(line)
         except csv.Error as error:
-            raise InputError(
-                f"{path.name}:{number}: not CSV: {error} (a quotation mark that is not closed?)"
-            ) from error
-    starts.append(place)
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if not header or twice:
-        what = f"two columns are called '{twice[0]}'" if twice else "no header line"
-        raise InputError(f"{path.name}:1: {what}; the first line names the columns.")
-    return FileRows(path, starts, lines, partial(_parse_cells, header, divider))
+            raise InputError(f"{path.name}:{number}: not CSV: {error} (an unclosed quotation mark?)") from error
+    starts.append(position)
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if not header or repeated:
+        fault = f"duplicate column '{repeated[0]}'" if repeated else "no header line"
+        raise InputError(f"{path.name}:1: {fault}; the first line names the columns.")
+    return FileRows(path, starts, lines, partial(_parse_cells, header, delimiter))
 
 
-def _parse_cells(header: list[str], divider: str, text: str) -> dict[str, str]:
-    cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=divider, strict=True))
+def _parse_cells(header: list[str], delimiter: str, text: str) -> dict[str, str]:
+    cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     if len(cells) != len(header):
         raise InputError(f"{len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}")
     return dict(zip(header, cells, strict=True))
 
 
 FILE_READERS: Mapping[str, Callable[[Path], FileRows]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json_file,
-    ".csv": _csv_file,
-    ".tsv": _csv_file,
+    ".jsonl": _index_json_lines,
+    ".ndjson": _index_json_lines,
+    ".json": _index_json_file,
+    ".csv": _index_csv_file,
+    ".tsv": _index_csv_file,
 }
-"""How a file of each ending becomes rows."""
+"""File suffix → what indexes the rows of such a file."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_mm.atomic import write_atomically
-from lora_mm.data.scienceqa import LETTERS, Problem
-from lora_mm.data.scienceqa_layouts import read_json_file
+from lora_mm.data.example import LETTERS
+from lora_mm.data.scienceqa import Problem
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.score import Score, Tally
+from lora_mm.json_text import read_json_file
 
 _LOW_GRADES = frozenset(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = frozenset(f"grade{n}" for n in range(7, 13))

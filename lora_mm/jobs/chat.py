@@ -1,7 +1,7 @@
-"""A conversation in a terminal, or through a pipe: lines in, answers out. Knows commands; loads no model.
+"""A conversation in a terminal or through a pipe. Knows the commands; loads no model.
 
-In a terminal, Ctrl-C ends the answer that is being written; twice in a row, or Ctrl-D, ends the program. Through a pipe
-every line is a turn and every answer is one line, its line breaks written as ``\\n``; the first fault ends it.
+In a terminal, Ctrl-C ends the answer that is being written; twice in a row, or Ctrl-D, it ends the program. Through a
+pipe each line is a turn and each answer is one line, with line breaks written as ``\\n``; the first error ends it.
 """
 
 import contextlib
@@ -18,127 +18,141 @@ from lora_mm.jobs.inference import AdaptedModel
 
 @dataclass
 class Chat:
-    """A conversation and what was said in it.
+    """A conversation: who answers, and what was said so far.
 
     Attributes:
-        speaker: who answers.
-        max_new_tokens: of an answer.
-        write: gets an answer piece by piece.
-        tell: gets what is no answer, a line at a time.
-        turns: what was said so far, and is read again with every turn.
-        pictures: those to be shown with the next turn.
+        model: the base with its adapters; the active one answers.
+        max_new_tokens: the maximum number of tokens of an answer.
+        write: called with each piece of an answer.
+        notify: called with each line that is not part of an answer.
+        turns: what was said so far; the model reads all of it with every turn.
+        pictures: shown with the next turn.
+        ended: whether the user has left.
     """
 
-    speaker: AdaptedModel
+    model: AdaptedModel
     max_new_tokens: int
     write: Callable[[str], None]
-    tell: Callable[[str], None]
+    notify: Callable[[str], None]
     turns: list[Turn] = field(default_factory=list)
     pictures: list[ImageSource] = field(default_factory=list)
-    over: bool = False
+    ended: bool = False
 
-    def take(self, line: str, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Do what ``line`` says: a command, or a turn to answer.
+    def handle(self, line: str, stop: Callable[[], bool] = lambda: False) -> str | None:
+        """Run a command, or answer a turn.
+
+        Args:
+            line: what the user typed; a command begins with ``/``.
+            stop: called after each token; True ends the answer there.
 
         Returns:
             The answer; None for a command.
 
         Raises:
-            InputError: for what cannot be done; the conversation is then as it was.
+            InputError: the line cannot be used; the conversation is then unchanged.
         """
         if line.startswith("/"):
-            self._command(line)
+            self._run_command(line)
             return None
-        asked = Turn("user", line, tuple(self.pictures))
-        answer = self.speaker.reply(
-            [*self.turns, asked], max_new_tokens=self.max_new_tokens, write=self.write, stop=stop
+        question = Turn("user", line, tuple(self.pictures))
+        answer = self.model.reply(
+            [*self.turns, question], max_new_tokens=self.max_new_tokens, write=self.write, stop=stop
         )
         if answer or not stop():
-            self.turns += [asked, Turn("assistant", answer)]
+            self.turns += [question, Turn("assistant", answer)]
             self.pictures = []
         return answer
 
-    def _command(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
+    def format_status(self) -> str:
+        """Who answers, and which adapters there are, in one line."""
+        return f"{self._format_speaker()} Adapters: {', '.join(self.model.names) or 'none'}."
+
+    def _format_speaker(self) -> str:
+        return "The frozen base answers." if self.model.active is None else f"Adapter {self.model.active} answers."
+
+    def _run_command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
         if name not in _COMMANDS:
-            raise InputError(f"No command '{name}'; /help lists them.{suggest_name(name, list(_COMMANDS))}")
-        _COMMANDS[name][2](self, rest.strip())
+            raise InputError(f"Unknown command '{name}'; /help lists all.{suggest_name(name, list(_COMMANDS))}")
+        _COMMANDS[name].run(self, argument.strip())
 
-    def _adapter(self, name: str) -> None:
+    def _switch_adapter(self, name: str) -> None:
         if name:
-            self.speaker.use(name)
-        self.tell(f"{self.who()} answers; adapters: {', '.join(self.speaker.names) or 'none'}.")
+            self.model.activate(name)
+        self.notify(self.format_status())
 
-    def _base(self, _: str) -> None:
-        self.speaker.use(None)
-        self.tell(f"{self.who()} answers.")
+    def _switch_to_base(self, _: str) -> None:
+        self.model.activate(None)
+        self.notify(self._format_speaker())
 
-    def _image(self, place: str) -> None:
+    def _add_picture(self, place: str) -> None:
         if not place:
-            raise InputError("/image PATH-OR-URL")
+            raise InputError("/image needs a file or a URL: /image PATH-OR-URL")
         self.pictures.append(fetch_picture(place))
         count = len(self.pictures)
-        self.tell(f"{count} picture{'' if count == 1 else 's'} will be shown with the next turn.")
+        self.notify(f"The next turn has {count} picture{'' if count == 1 else 's'}.")
 
     def _reset(self, _: str) -> None:
         self.turns, self.pictures = [], []
-        self.tell("The conversation begins anew.")
+        self.notify("New conversation.")
 
-    def _help(self, _: str) -> None:
-        for name, (argument, what, _act) in _COMMANDS.items():
-            self.tell(f"{name + argument:20} {what}")
+    def _show_help(self, _: str) -> None:
+        for name, command in _COMMANDS.items():
+            self.notify(f"{name + command.argument:20} {command.help}")
 
-    def _exit(self, _: str) -> None:
-        self.over = True
-
-    def who(self) -> str:
-        """Who answers, in words."""
-        return "the frozen base" if self.speaker.active is None else self.speaker.active
+    def _leave(self, _: str) -> None:
+        self.ended = True
 
 
-_COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
-    "/adapter": (" NAME", "have another adapter answer; without a name, tell which there are", Chat._adapter),
-    "/base": ("", "have the frozen base answer", Chat._base),
-    "/image": (" PATH-OR-URL", "show a picture with the next turn; may be repeated", Chat._image),
-    "/reset": ("", "forget what was said and shown", Chat._reset),
-    "/help": ("", "this list", Chat._help),
-    "/exit": ("", "leave; so does Ctrl-D, and Ctrl-C twice", Chat._exit),
+@dataclass(frozen=True)
+class _Command:
+    argument: str
+    help: str
+    run: Callable[[Chat, str], None]
+
+
+_COMMANDS = {
+    "/adapter": _Command(" NAME", "let another adapter answer; without a name, list them", Chat._switch_adapter),
+    "/base": _Command("", "let the frozen base answer", Chat._switch_to_base),
+    "/image": _Command(" PATH-OR-URL", "show a picture with the next turn; may be repeated", Chat._add_picture),
+    "/reset": _Command("", "forget all turns and pictures", Chat._reset),
+    "/help": _Command("", "show this list", Chat._show_help),
+    "/exit": _Command("", "leave; Ctrl-D, or Ctrl-C twice, leaves as well", Chat._leave),
 }
-"""Command → its argument, what it does, how."""
 
 
-def talk(chat: Chat) -> None:
-    """Hold the conversation in this terminal until its user leaves."""
-    with contextlib.suppress(ImportError):  # gives lines to edit and to go back to, where there is one
+def chat_in_terminal(chat: Chat) -> None:
+    """Hold the conversation in this terminal until the user leaves."""
+    with contextlib.suppress(ImportError):  # line editing and history, where the platform has readline
         import readline  # noqa: F401
-    interrupt, pressed = Interrupt(), False
-    while not chat.over:
+    interrupt, pressed_before = Interrupt(), False
+    while not chat.ended:
         try:
             line = input("> ").strip()
-            pressed = False
+            pressed_before = False
             with interrupt.listening():
-                if line and chat.take(line, lambda: interrupt.asked) is not None:
+                if line and chat.handle(line, lambda: interrupt.asked) is not None:
                     chat.write("\n")
-            pressed = interrupt.asked
+            pressed_before = interrupt.asked
         except EOFError:
             break
         except KeyboardInterrupt:
-            if pressed or interrupt.asked:
+            if pressed_before or interrupt.asked:
                 break
-            pressed = True
-            chat.tell("\nCtrl-C again, Ctrl-D or /exit leaves.")
+            pressed_before = True
+            chat.notify("\nPress Ctrl-C again, Ctrl-D, or type /exit to leave.")
         except InputError as error:
             for fault in error.faults:
-                chat.tell(fault)
+                chat.notify(fault)
     chat.write("\n")
 
 
-def pipe(chat: Chat) -> None:
-    """Answer the lines of standard input, a line each, until they end; raises InputError at the first fault."""
-    chat.write = lambda piece: None  # a line is written when it is whole
+def chat_through_pipe(chat: Chat) -> None:
+    """Answer each line of standard input with one line; raises InputError at the first one that cannot be used."""
+    chat.write = lambda piece: None  # a line is printed when it is complete
     for line in sys.stdin:
-        answer = chat.take(line.strip()) if line.strip() else None
+        answer = chat.handle(line.strip()) if line.strip() else None
         if answer is not None:
             print(answer.replace("\\", "\\\\").replace("\n", "\\n"), flush=True)
-        if chat.over:
+        if chat.ended:
             break

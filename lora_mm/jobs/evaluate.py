@@ -1,22 +1,27 @@
-"""The verb ``evaluate``: one adapter or its frozen base scored, or two on the same questions with a paired test.
+"""Scores one adapter or its frozen base, or two models on the same questions with a paired test.
 
-Knows the order of things; each thing is done elsewhere.
+Knows the order of the steps; each step is done elsewhere.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+import peft
+from rich.console import Console
 from torch import nn
 
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.files import SCORES
-from lora_mm.artifact.folder import Mismatch, load_adapter
+from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
+from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
+from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
-from lora_mm.data.splits import DataSplit, load_split
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import list_references
 from lora_mm.evaluation.compare import Comparison, compare_answers
@@ -25,51 +30,34 @@ from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
     ScoredAnswers,
-    Watch,
     choose_scoring,
     format_title,
     sample_routing,
     score_by_chance,
     score_model,
 )
+from lora_mm.jobs.run_folder import ADAPTER_ROW, BASE_ROW
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
-from lora_mm.models.loading import check_quantization, format_memory
+from lora_mm.models.memory import format_memory
+from lora_mm.models.precision import check_quantization
+from lora_mm.progress import Display
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
-FROZEN_BASE = "base"
-"""What the frozen base is called where an adapter folder could stand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What ``evaluate`` found.
-
-    Attributes:
-        title: of the table of scores.
-        scores: its rows.
-        scored: the answers of each model, by the name of its row; the first is the one that was asked for.
-        comparison: the first against the second, where there are two.
-        account: one line: what of the split was asked.
-        examples: the questions.
-        routing: where the first model's samples are routed; empty unless asked for.
-    """
-
-    title: str
-    scores: dict[str, Score]
-    scored: dict[str, ScoredAnswers]
-    comparison: Comparison | None
-    account: str
-    examples: Sequence[Example]
-    routing: list[RoutingMap]
+COMPARE_BASE = "base"
+"""Stands for the frozen base where another adapter to compare with could stand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model to ask: an adapter with its recipe, or with None the frozen base of that recipe.
+    """A model to score: an adapter, or the frozen base of a recipe.
 
     Attributes:
-        origin, commit: where on the Hub the adapter is from.
+        name: its row in the score table.
+        recipe: says which questions, in which form.
+        adapter: the adapter's folder; None for the frozen base.
+        origin: the Hub repository of the adapter; None for a local one.
+        commit: the commit of ``origin``.
     """
 
     name: str
@@ -79,186 +67,257 @@ class Contender:
     commit: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of ``evaluate``.
+
+    Attributes:
+        title: of the score table.
+        scores: its rows, by name.
+        scored: the answers of each contender, by the name of its row.
+        comparison: the first contender against the second, where there are two.
+        account: one line: which rows of the split were used.
+        examples: the questions.
+        routing: where the first contender's tokens are routed; empty unless a report was written.
+        contenders: the models that were scored, in the order of ``scored``; the first is the one asked for.
+    """
+
+    title: str
+    scores: dict[str, Score]
+    scored: dict[str, ScoredAnswers]
+    comparison: Comparison | None
+    account: str
+    examples: Sequence[Example]
+    routing: list[RoutingMap]
+    contenders: tuple[Contender, ...]
+
+
 def evaluate(
-    contenders: Sequence[Contender],
+    adapter: str | Path,
     *,
-    split: str | None,
-    limit: int | None,
-    watch: Watch,
-    routing: bool = False,
+    overrides: Iterable[str] = (),
+    base_only: bool = False,
+    compare: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
     predictions: Path | None = None,
+    report: Path | None = None,
     accept: Collection[Mismatch] = (),
-    say: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> Evaluation:
-    """Score one model; or two on the same questions, with a paired test.
+    """Score an adapter on its recipe's data; or two models on the same questions, with a paired test.
+
+    Each model is asked its own recipe's questions in its own recipe's form.
 
     Args:
-        contenders: one or two. Each is asked its own recipe's questions in its own recipe's form.
-        split: what to ask; the recipe's ``data.eval_split`` by default.
-        limit: ask the first so many questions only; the recipe's ``data.eval_limit`` by default.
-        routing: whether to look at the first model's routing too.
-        predictions: where to write the first model's answers: as JSON lines; with a name that ends in ``.json`` in
-            ScienceQA's official format.
-        accept: mismatches of base or inputs that are warned of, not refused.
-        say: told what was loaded.
+        adapter: a folder, packed file or Hub id (see :func:`~lora_mm.artifact.hub.locate_adapter`).
+        overrides: ``key=value`` for the recipes, as ``--set`` takes them.
+        base_only: score the adapter's frozen base instead of the adapter.
+        compare: another adapter to score as well; ``base`` for the frozen base.
+        split: the split to score on; the recipe's ``data.eval_split`` by default.
+        limit: the number of questions, from the first; the recipe's ``data.eval_limit`` by default.
+        predictions: the file to write the first model's answers to: JSON lines, or ScienceQA's official format for a
+            name that ends in ``.json``.
+        report: the file to write an HTML report to.
+        accept: mismatches of base or inputs to warn about instead of refusing.
+        console: where progress goes; by default a new one on standard output.
+
+    Returns:
+        Scores and answers.
 
     Raises:
-        InputError: two that are asked other questions, or scored by other metrics; told before any model is loaded.
+        InputError: an adapter, recipe or data cannot be used, or two models have different questions or metrics; raised
+            before any model is loaded.
+        LoraMMError: a file cannot be written, or the GPU is out of memory.
     """
+    contenders = _find_contenders(str(adapter), list(overrides), base_only, None if compare is None else str(compare))
+    console = Console() if console is None else console
     for contender in contenders:
         check_quantization(contender.recipe.base.quantization)
-    asked = [
+    splits = [
         load_split(one.recipe, split or one.recipe.data.eval_split, limit or one.recipe.data.eval_limit)
         for one in contenders
     ]
-    metric = _metric_of_all(contenders, asked)
+    metric = _choose_metric(contenders, splits)
     if predictions and predictions.suffix == ".json" and metric != "scienceqa":
         raise InputError(
-            f"--predictions {predictions}: .json is ScienceQA's official format, and these answers are none of its; "
-            f"name it {predictions.stem}.jsonl."
+            f"--predictions {predictions}: .json is ScienceQA's official format, and these are not its questions; "
+            f"name the file {predictions.stem}.jsonl."
         )
-    scored: dict[str, ScoredAnswers] = {}
-    maps: list[RoutingMap] = []
-    for contender, own, (model, collator) in zip(contenders, asked, _models(contenders, accept, say), strict=True):
-        advance = watch(contender.name, len(own.examples))
-        scored[contender.name] = score_model(
-            model, collator, contender.recipe, own.examples, advance, problems=own.problems
-        )
-        if routing and contender is contenders[0] and contender.adapter is not None:
-            maps = sample_routing(model, collator, own.examples)
-        del model, collator  # before the next is loaded: two bases may not fit
+    scored, routing = _score(contenders, splits, accept, console, with_routing=report is not None)
     if predictions:
         scored[contenders[0].name].write(predictions)
     comparison = None
     if len(scored) > 1:
-        (one, first), (other, second) = scored.items()
-        comparison = compare_answers((one, other), first.answers, second.answers)
-    loaded = asked[0]
-    scores = score_by_chance(metric, loaded.examples, loaded.problems)
-    scores |= {name: found.score for name, found in scored.items()}
-    title = format_title(metric, loaded.name)
-    return Evaluation(title, scores, scored, comparison, loaded.account(), loaded.examples, maps)
+        (first_name, first), (second_name, second) = scored.items()
+        comparison = compare_answers((first_name, second_name), first.answers, second.answers)
+    asked = splits[0]
+    evaluation = Evaluation(
+        title=format_title(metric, asked.name),
+        scores=score_by_chance(metric, asked.examples, asked.problems)
+        | {name: answers.score for name, answers in scored.items()},
+        scored=scored,
+        comparison=comparison,
+        account=asked.account(),
+        examples=asked.examples,
+        routing=routing,
+        contenders=tuple(contenders),
+    )
+    if report:
+        make_page(evaluation).write(report)
+    return evaluation
 
 
-def _models(
-    contenders: Sequence[Contender], accept: Collection[Mismatch], say: Callable[[str], None]
-) -> Iterator[tuple[nn.Module, Collator]]:
-    """Each contender's model and collator, one after the other; a base that is loaded already is not loaded anew."""
-    base = collator = model = None
-    for contender in contenders:
-        if model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe:
-            assert collator is not None
-            with model.disable_adapter():
-                yield model, collator
-            continue
-        base = collator = model = None
-        base = load_recipe_base(contender.recipe)
-        collator = make_base_collator(contender.recipe, base)
-        model = base.model if contender.adapter is None else load_adapter(base, contender.adapter, accept=accept)
-        if contender.origin:
-            say(f"Adapter {contender.origin}.")
-        say(f"Base {base.name}: {format_memory(model)}.")
-        yield model, collator
-
-
-def _metric_of_all(contenders: Sequence[Contender], asked: Sequence[DataSplit]) -> str:
-    """The metric; raises InputError for questions it does not fit, and unless a paired test of two says something."""
-    metrics = [
-        choose_scoring(one.recipe, own.examples, scienceqa=own.problems is not None)[0]
-        for one, own in zip(contenders, asked, strict=True)
-    ]
-    if len(contenders) > 1:
-        _check_comparable(contenders, asked, metrics)
-    return metrics[0]
-
-
-def _check_comparable(contenders: Sequence[Contender], asked: Sequence[DataSplit], metrics: Sequence[str]) -> None:
-    """Raise InputError unless the two are asked the same and scored alike."""
-    (one, other), (mine, theirs) = contenders, (split.examples for split in asked)
-    unlike = {_asks(item) for item in mine} ^ {_asks(item) for item in theirs}
-    if unlike:
-        count, first = len({id for id, _ in unlike}), min(id for id, _ in unlike)
-        raise InputError(
-            f"{one.name} and {other.name} have other questions in their recipes' data: {count:,} of {len(mine):,} and "
-            f"{len(theirs):,} differ, such as {first}. Give both the same, such as "
-            f"--set data.path={one.recipe.data.path}."
-        )
-    if metrics[0] != metrics[1]:
-        raise InputError(
-            f"{one.name} is scored by {metrics[0]} and {other.name} by {metrics[1]}; "
-            f"--set evaluation.metric={metrics[0]} scores both alike."
-        )
-
-
-def _asks(example: Example) -> tuple[str, object]:
-    """What makes a question the same for two models, in whatever form each is asked."""
-    return example.id, list_references(example) if example.answer is None else example.answer
-
-
-def load_contenders(
-    adapter: str, overrides: Sequence[str], *, base_only: bool = False, other: str | None = None
-) -> list[Contender]:
-    """Who is asked: the adapter or its frozen base, and another adapter or with ``base`` the frozen base.
-
-    Args:
-        adapter, other: as for :func:`~lora_mm.artifact.hub.locate_adapter`.
-
-    Raises:
-        InputError: for what is no adapter, recipes that do not fit, or one model twice.
-    """
-    first = _contender(adapter, overrides)
-    frozen = Contender("frozen base", first.recipe, None)
-    if other == FROZEN_BASE and base_only:
-        raise InputError("--base-only --compare base: is one model twice; leave one of them out.")
-    if other is None or other == FROZEN_BASE:
-        asked = frozen if base_only else replace(first, name="adapter")
-        return [asked] if other is None else [asked, frozen]
-    second = _contender(other, overrides)
-    if base_only:
-        return [frozen, second]
-    assert first.adapter is not None
-    assert second.adapter is not None
-    if first.adapter.resolve() == second.adapter.resolve():
-        raise InputError(f"--compare {other}: is the same adapter twice.")
-    if first.name == second.name:
-        return [replace(first, name=adapter), replace(second, name=other)]
-    return [first, second]
-
-
-def _contender(text: str, overrides: Sequence[str]) -> Contender:
-    found = locate_adapter(text)
-    recipe = load_recipe(find_adapter_recipe(found.folder), overrides)
-    return Contender(found.name, recipe, found.folder, found.origin, found.commit)
-
-
-def make_page(found: Evaluation, contenders: Sequence[Contender]) -> Page:
-    """The evaluation as a page; with the history of training, where the adapter's run left one."""
-    asked, adapter = contenders[0], contenders[0].adapter
-    names = list(found.scored)
+def make_page(evaluation: Evaluation) -> Page:
+    """The evaluation as an HTML report; with the training history, where the adapter's run left one."""
+    first = evaluation.contenders[0]
+    names = [contender.name for contender in evaluation.contenders]
+    answers = [NamedAnswers(name, evaluation.scored[name].answers) for name in names]
+    adapters = {one.name: one.adapter for one in evaluation.contenders if one.adapter}
     return Page(
-        title=asked.recipe.name,
-        summary=asked.recipe.summary,
+        title=first.recipe.name,
+        summary=first.recipe.summary,
         facts={
-            "Base": asked.recipe.base.model,
-            **{one.name[0].upper() + one.name[1:]: one.adapter.resolve().name for one in contenders if one.adapter},
-            "Asked": found.account,
+            "Base": first.recipe.base.model,
+            **{name[0].upper() + name[1:]: folder.resolve().name for name, folder in adapters.items()},
+            "Scored on": evaluation.account,
         },
-        table=found.title,
-        scores=found.scores,
-        examples=found.examples,
-        answers=NamedAnswers(names[0], found.scored[names[0]].answers),
-        baseline=NamedAnswers(names[1], found.scored[names[1]].answers) if len(names) > 1 else None,
-        comparison=found.comparison,
-        history=_history(adapter) if adapter else [],
-        routing=found.routing,
-        recipe=asked.recipe.to_yaml(),
+        table=evaluation.title,
+        scores=evaluation.scores,
+        examples=evaluation.examples,
+        answers=answers[0],
+        baseline=answers[1] if len(answers) > 1 else None,
+        comparison=evaluation.comparison,
+        history=_load_history(first.adapter) if first.adapter else [],
+        routing=evaluation.routing,
+        recipe=first.recipe.to_yaml(),
     )
 
 
-def _history(adapter: Path) -> list[dict[str, float]]:
-    """What training logged; nothing of an adapter that came without its run's figures."""
+def _load_history(adapter: Path) -> list[dict[str, float]]:
+    """What training logged; empty for an adapter that came without its run's figures."""
     try:
         history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+
+
+# --- what is scored --------------------------------------------------------------------------------------------------
+
+
+def _find_contenders(adapter: str, overrides: Sequence[str], base_only: bool, compare: str | None) -> list[Contender]:
+    """The adapter or its frozen base; then another adapter or, for ``base``, the frozen base.
+
+    Raises:
+        InputError: not an adapter, recipes that cannot be used, or one model twice.
+    """
+    first = _find_contender(adapter, overrides)
+    frozen = Contender(BASE_ROW, first.recipe, None)
+    if compare == COMPARE_BASE and base_only:
+        raise InputError("--base-only --compare base: compares the frozen base with itself; leave out one of them.")
+    if compare is None or compare == COMPARE_BASE:
+        main = frozen if base_only else replace(first, name=ADAPTER_ROW)
+        return [main] if compare is None else [main, frozen]
+    second = _find_contender(compare, overrides)
+    if base_only:
+        return [frozen, second]
+    assert first.adapter is not None
+    assert second.adapter is not None
+    if first.adapter.resolve() == second.adapter.resolve():
+        raise InputError(f"--compare {compare}: is the same adapter; name another, or `base` for the frozen base.")
+    if first.name == second.name:
+        return [replace(first, name=adapter), replace(second, name=compare)]
+    return [first, second]
+
+
+def _find_contender(adapter: str, overrides: Sequence[str]) -> Contender:
+    located = locate_adapter(adapter)
+    recipe = load_recipe(find_adapter_recipe(located.folder), overrides)
+    return Contender(located.name, recipe, located.folder, located.origin, located.commit)
+
+
+def _choose_metric(contenders: Sequence[Contender], splits: Sequence[DataSplit]) -> str:
+    """The metric; raises InputError where it does not fit the questions, or where two models cannot be compared."""
+    metrics = [
+        choose_scoring(one.recipe, split.examples, scienceqa=split.problems is not None)[0]
+        for one, split in zip(contenders, splits, strict=True)
+    ]
+    if len(contenders) > 1:
+        _check_comparable(contenders, splits, metrics)
+    return metrics[0]
+
+
+def _check_comparable(contenders: Sequence[Contender], splits: Sequence[DataSplit], metrics: Sequence[str]) -> None:
+    """Raise InputError unless two contenders have the same questions and the same metric."""
+    (first, second), (ours, theirs) = contenders, (split.examples for split in splits)
+    differing = {_identify_question(item) for item in ours} ^ {_identify_question(item) for item in theirs}
+    if differing:
+        count, example = len({id for id, _ in differing}), min(id for id, _ in differing)
+        raise InputError(
+            f"The recipes of {first.name} and {second.name} have different questions: {count:,} of {len(ours):,} and "
+            f"{len(theirs):,} differ, such as {example}. Give both the same data, such as "
+            f"--set data.path={first.recipe.data.path}."
+        )
+    if metrics[0] != metrics[1]:
+        raise InputError(
+            f"The metric of {first.name} is {metrics[0]}, that of {second.name} is {metrics[1]}; "
+            f"use one for both with --set evaluation.metric={metrics[0]}."
+        )
+
+
+def _identify_question(example: Example) -> tuple[str, object]:
+    """What makes a question the same for two models, whatever form each is asked in."""
+    return example.id, list_references(example) if example.answer is None else example.answer
+
+
+# --- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def _score(
+    contenders: Sequence[Contender],
+    splits: Sequence[DataSplit],
+    accept: Collection[Mismatch],
+    console: Console,
+    *,
+    with_routing: bool,
+) -> tuple[dict[str, ScoredAnswers], list[RoutingMap]]:
+    """Each contender's answers by its name, and the first one's routing if asked for."""
+    scored: dict[str, ScoredAnswers] = {}
+    routing: list[RoutingMap] = []
+    display = Display(console)
+    models = _load_models(contenders, accept, console)
+    for contender, split, (model, collator) in zip(contenders, splits, models, strict=True):
+        advance = display.watch(contender.name, len(split.examples))
+        scored[contender.name] = score_model(
+            model, collator, contender.recipe, split.examples, advance, problems=split.problems
+        )
+        if with_routing and contender is contenders[0] and contender.adapter is not None:
+            routing = sample_routing(model, collator, split.examples)
+        del model, collator  # two bases may not fit: free this one before the next is loaded
+    return scored, routing
+
+
+def _load_models(
+    contenders: Sequence[Contender], accept: Collection[Mismatch], console: Console
+) -> Iterator[tuple[nn.Module, Collator]]:
+    """Each contender's model and collator, one after the other; one loaded base serves an adapter and itself."""
+    base = collator = model = None
+    for contender in contenders:
+        if model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe:
+            assert collator is not None
+            with cast(peft.PeftModel, model).disable_adapter():
+                yield model, collator
+            continue
+        base = collator = model = None
+        base = load_recipe_base(contender.recipe)
+        collator = make_base_collator(contender.recipe, base)
+        if contender.adapter is None:
+            model = base.model
+        else:
+            model = load_adapter(base, contender.adapter, accept=accept, kernels=contender.recipe.base.kernels)
+        origin = f"Adapter {contender.origin}.\n" if contender.origin else ""
+        console.print(
+            f"{origin}Base {base.name}: {format_memory(model)}.", highlight=False, markup=False, soft_wrap=True
+        )
+        yield model, collator

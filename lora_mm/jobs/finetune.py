@@ -1,8 +1,8 @@
-"""One fine-tuning run, from recipe to adapter folder. Knows the order of things; each thing is done elsewhere."""
+"""One fine-tuning run, from recipe to adapter folder. Knows the order of the steps; each step is done elsewhere."""
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,20 @@ import peft
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
-from transformers.integrations import get_available_reporting_integrations
+from transformers import set_seed
 
 from lora_mm import distributed
-from lora_mm.adapters.attach import attach, find_idle_experts, train_whole_in_fp32
-from lora_mm.artifact.files import RECIPE, WEIGHTS
+from lora_mm.adapters.attach import attach, find_idle_experts
+from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.data.collate import Collator, PreparedExamples
-from lora_mm.data.example import Example
-from lora_mm.data.splits import load_train_and_test
-from lora_mm.errors import InputError, LoraMMError, truncate_faults
+from lora_mm.data.splits import DataSplit, load_train_and_test
+from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import compare_answers
 from lora_mm.evaluation.report import scores_to_table
+from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
     ScoredAnswers,
     choose_scoring,
@@ -35,146 +33,108 @@ from lora_mm.evaluation.scoring import (
     score_by_chance,
     score_model,
 )
-from lora_mm.interrupt import Interrupt
 from lora_mm.jobs.plan import format_estimate
-from lora_mm.jobs.run_folder import ADAPTER, BASE, RunResult, write_run_folder
+from lora_mm.jobs.run_folder import (
+    ADAPTER_PREDICTIONS,
+    ADAPTER_ROW,
+    BASE_PREDICTIONS,
+    BASE_ROW,
+    CHECKPOINTS,
+    RunResult,
+    check_run_folder,
+    explain_write_errors,
+    find_last_checkpoint,
+    prepare_run_folder,
+    write_run_folder,
+)
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
-from lora_mm.models.loading import measure_memory
-from lora_mm.out_of_memory import explain_out_of_memory
-from lora_mm.progress import Display, TrainingProgress
+from lora_mm.models.loading import Base
+from lora_mm.models.memory import measure_memory
+from lora_mm.progress import Display
+from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from lora_mm.training.gradients import broadcast_weights
-from lora_mm.training.trainer import AdapterTrainer
-
-CHECKPOINTS = "checkpoints"
-BASE_ANSWERS, ADAPTER_ANSWERS = "predictions-base.jsonl", "predictions-adapter.jsonl"
-
-
-class Interrupted(LoraMMError):
-    """Ctrl-C during training, after everything was saved."""
-
-    exit_code = 130
+from lora_mm.training.run import check_logger, train
 
 
 def finetune(
-    recipe: Recipe,
-    output: Path,
-    console: Console,
+    recipe: Recipe | str | Path,
+    output: Path | str | None = None,
+    console: Console | None = None,
     *,
+    overrides: Iterable[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> RunResult | None:
-    """Fine-tune as ``recipe`` says, score base and adapter, and write the adapter folder.
+    """Fine-tune as a recipe says, score the frozen base and the adapter, and write the adapter folder.
 
-    Of several processes all train, and the first does the rest.
+    When launched as several processes, all of them train; rank 0 does everything else.
 
     Args:
-        output: the adapter folder; checkpoints go into ``checkpoints/`` inside it.
-        console: where progress and tables go.
-        resume: go on from the last checkpoint in ``output``.
-        overwrite: throw away what is in ``output`` first.
+        recipe: a recipe, or the name or YAML file of one.
+        output: the adapter folder; ``runs/NAME`` by default. Checkpoints go into ``checkpoints/`` inside it.
+        console: where progress and tables go; by default a new one on standard output.
+        overrides: ``key=value`` on top of a recipe given by name or file, as ``--set`` takes them.
+        resume: continue from the last checkpoint in ``output``.
+        overwrite: delete what is in ``output`` first.
         dry_run: do everything up to the first step, and write nothing.
 
     Returns:
-        What came of it; None after a dry run, and in all processes but the first.
+        The result of the run; None after a dry run, and on all ranks but 0.
 
     Raises:
-        InputError: for anything in recipe, data or folders that cannot be used.
-        LoraMMError: when the run itself fails.
-        Interrupted: after Ctrl-C, with a checkpoint written.
+        InputError: recipe, data or folder cannot be used.
+        LoraMMError: the run fails.
+        Interrupted: after Ctrl-C, with a checkpoint saved.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
+    recipe = _load(recipe, overrides)
+    output = Path("runs") / recipe.name if output is None else Path(output)
+    display = Display(Console() if console is None else console)
     distributed.init_process_group()
-    _check_output(output, recipe, resume=resume, overwrite=overwrite)
-    _check_logger(recipe.training.report_to)
-    distributed.barrier()  # all have looked at the folder, before the first writes to it
-    display = Display(console)
-    check_sources(recipe)
-    train, test = load_train_and_test(recipe)
-    console.print(f"{train.account()}\n{test.account()}", highlight=False)
-    questions = test.examples
-    metric, _ = choose_scoring(recipe, questions, scienceqa=test.problems is not None)
-    base = load_recipe_base(recipe)
-    collator = make_base_collator(recipe, base)
-    prepared = collator.prepare(train.examples, recipe.data.overlong, recipe.data.faulty_rows)
-    if not len(prepared.examples):
-        raise InputError(
-            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
-            *truncate_faults(prepared.faults),
-        )
-    console.print(_tokens_line(prepared), highlight=False)
-
-    set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
-    model = attach(base.model, recipe.adapters, train=recipe.train)
-    train_whole_in_fp32(model)
-    broadcast_weights(model)
-    console.print(make_parts_table(model))
-    console.print(format_estimate(recipe, collator, prepared), highlight=False)
+    check_run_folder(output, recipe, resume=resume, overwrite=overwrite)
+    check_logger(recipe.training.report_to)
+    distributed.barrier()  # all ranks check the folder before rank 0 writes to it
+    job = _prepare_job(recipe, display)
     if dry_run:
         distributed.destroy_process_group()
-        console.print("Dry run: everything fits together; nothing was written.")
+        display.console.print("Dry run: the recipe can run as it is. Nothing was written.")
         return None
 
-    def score(name: str) -> ScoredAnswers:
-        watch = display.watch(name, len(questions))
-        return score_model(model, collator, recipe, questions, watch, problems=test.problems)
-
-    scores = score_by_chance(metric, questions, test.problems)
-    answers: dict[str, Sequence[Answer]] = {}
-    first = not distributed.rank()
-    if first:
-        _prepare_output(output, recipe, overwrite=overwrite)
-        if recipe.evaluation.base:
-            answers[BASE] = _base_answers(output / BASE_ANSWERS, model, questions, score)
-            scores[BASE] = score_answers(metric, questions, answers[BASE], test.problems)
-    distributed.barrier()  # for the first
-    figures = _train(model, collator, prepared, recipe, output, display, resume=resume)
+    baselines = None
+    if not distributed.rank():
+        prepare_run_folder(output, recipe, overwrite=overwrite)
+        baselines = _score_baselines(job, output)
+    distributed.barrier()  # the other ranks wait while rank 0 scores
+    checkpoint = find_last_checkpoint(output) if resume else None
+    figures = train(
+        job.model,
+        job.collator,
+        job.prepared,
+        recipe.training,
+        output / CHECKPOINTS,
+        display,
+        run_name=output.name,
+        resume_from=checkpoint,
+    )
     distributed.destroy_process_group()
-    if not first:
+    if baselines is None:
         return None
     distributed.become_single_process()
-    for method, experts in find_idle_experts(model).items():
-        console.print(
-            f"{method}: nothing in the training data was for its experts {', '.join(map(str, experts))} (counted from "
-            "0); they do nothing. Fewer would do (adapters.N.experts).",
-            highlight=False,
-        )
-
-    dtype = getattr(torch, recipe.save_dtype)
-    round_adapter_weights(model, dtype)
-    _save(lambda: save_adapter(model, output, base=base, recipe=recipe.to_yaml(), dtype=dtype), output)
-    scored = score(ADAPTER)
-    _write_answers(scored, output / ADAPTER_ANSWERS)
-    scores[ADAPTER], answers[ADAPTER] = scored.score, scored.answers
-    comparison = None
-    if BASE in answers:
-        comparison = compare_answers((ADAPTER, BASE), answers[ADAPTER], answers[BASE])
-    figures |= {
-        "adapter_bytes": (output / WEIGHTS).stat().st_size,
-        "total_seconds": round(time.monotonic() - begun, 1),
-        "train_rows": len(prepared.examples),
-        "test_rows": len(questions),
-    }
-    outcome = RunResult(
-        folder=output,
-        title=format_title(metric, recipe.data.eval_split),
-        metric=metric,
-        scores=scores,
-        figures=figures,
-        comparison=comparison,
-        answers=answers,
-        written=scored.written,
-    )
-    write_run_folder(outcome, recipe, model, base, questions, sample_routing(model, collator, questions))
-    console.print(scores_to_table(scores, title=outcome.title))
-    return outcome
+    _warn_about_idle_experts(job.model, display.console)
+    _save(job, output)
+    result = _score_adapter(job, output, baselines, figures, started)
+    routing = sample_routing(job.model, job.collator, job.test.examples)
+    write_run_folder(result, recipe, job.model, job.base, job.test.examples, routing)
+    display.console.print(scores_to_table(result.scores, title=result.title))
+    return result
 
 
 def make_parts_table(model: nn.Module) -> Table:
-    """What the model is made of and what of it trains, by part."""
+    """The parts of a model: parameters, how many of them train, and MiB."""
     table = Table(title="What trains", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("part", "parameters", "trained", "of it", "MiB"):
+    for column in ("part", "parameters", "trained", "share", "MiB"):
         table.add_column(column, justify="left" if column == "part" else "right")
     rows = measure_memory(model)
     rows["all"] = tuple(sum(column) for column in zip(*rows.values(), strict=True))
@@ -183,69 +143,71 @@ def make_parts_table(model: nn.Module) -> Table:
     return table
 
 
-def _check_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file, not a folder.")
-    used = output.is_dir() and any(output.iterdir())
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: go on with the run, or throw it away.")
-    if resume:
-        last = find_last_checkpoint(output)
-        if last is None:
-            raise InputError(f"--resume: no checkpoint in {output / CHECKPOINTS}; start without --resume.")
-        saved = output / RECIPE
-        had = max(1, len(list(last.glob("rng_state_*.pth"))))
-        if had != distributed.world_size():
-            now = distributed.world_size()
-            raise InputError(f"--resume: {last} is of {had} processes, not of {now}; start as many.")
-        if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
-            raise InputError(
-                f"--resume: {saved} is another recipe than this one; go on with `--recipe {saved} --resume`, "
-                "or start anew with another --output."
-            )
-    elif used and overwrite and not (output / RECIPE).is_file():
-        raise InputError(f"--overwrite: {output} is no folder of a run (no {RECIPE} in it); remove it yourself.")
-    elif used and not overwrite:
+@dataclass(frozen=True)
+class _Job:
+    """All that a run needs, loaded and checked.
+
+    Attributes:
+        test: the questions to score on.
+        metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
+        prepared: the examples to train on.
+        model: the base with its adapters.
+    """
+
+    recipe: Recipe
+    display: Display
+    test: DataSplit
+    metric: str
+    base: Base
+    collator: Collator
+    prepared: PreparedExamples
+    model: peft.PeftModel
+
+    def score_model(self, label: str) -> ScoredAnswers:
+        """Ask the model as it is now, behind a progress bar with ``label``."""
+        questions = self.test.examples
+        advance = self.display.watch(label, len(questions))
+        return score_model(self.model, self.collator, self.recipe, questions, advance, problems=self.test.problems)
+
+
+def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(str(recipe), overrides)
+    if list(overrides):
+        raise ValueError("overrides apply to a recipe given by name or file, not to a Recipe.")
+    return recipe
+
+
+def _prepare_job(recipe: Recipe, display: Display) -> _Job:
+    """Load data and base, attach the adapters, and print what will train."""
+    console = display.console
+    check_sources(recipe)
+    train_split, test = load_train_and_test(recipe)
+    console.print(f"{train_split.account()}\n{test.account()}", highlight=False)
+    metric, _ = choose_scoring(recipe, test.examples, scienceqa=test.problems is not None)
+    base = load_recipe_base(recipe)
+    collator = make_base_collator(recipe, base)
+    prepared = collator.prepare(train_split.examples, recipe.data.overlong, recipe.data.faulty_rows)
+    if not len(prepared.examples):
         raise InputError(
-            f"--output {output}: exists and is not empty. Continue it with --resume, throw it away with --overwrite, "
-            "or name another folder with --output."
+            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
+            *truncate_faults(prepared.faults),
         )
+    console.print(_format_lengths(prepared), highlight=False)
+
+    set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
+    model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
+    broadcast_weights(model)
+    console.print(make_parts_table(model))
+    console.print(format_estimate(recipe, collator, prepared), highlight=False)
+    return _Job(recipe, display, test, metric, base, collator, prepared, model)
 
 
-def _check_logger(name: str) -> None:
-    if name not in ("none", *get_available_reporting_integrations()):
-        raise InputError(f"training.report_to: {name} is not installed; `pip install {name}`, or set it to none.")
-
-
-def find_last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint of the run in ``output``; the Trainer writes ``trainer_state.json`` last."""
-    whole = [file.parent for file in output.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-
-
-def _prepare_output(output: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    def prepare() -> None:
-        if overwrite and output.is_dir():
-            shutil.rmtree(output)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-
-    _save(prepare, output)
-
-
-def _save(write: Any, output: Path) -> None:
-    """Run ``write``, and tell a full disk or a folder that cannot be written as the failures they are."""
-    try:
-        write()
-    except (OSError, SafetensorError) as error:
-        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-
-
-def _tokens_line(prepared: PreparedExamples) -> str:
+def _format_lengths(prepared: PreparedExamples) -> str:
     lengths = sorted(prepared.lengths)
     pictured = sum(prepared.pictured)
     line = f"{pictured:,} examples with pictures, {len(lengths) - pictured:,} without; "
-    line += f"tokens an example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
+    line += f"tokens per example: median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
     if prepared.dropped:
         line += f"; {len(prepared.dropped):,} dropped as too long"
     if prepared.truncated:
@@ -255,103 +217,86 @@ def _tokens_line(prepared: PreparedExamples) -> str:
     return line
 
 
-def _base_answers(
-    file: Path, model: peft.PeftModel, questions: Sequence[Example], score: Callable[[str], ScoredAnswers]
-) -> Sequence[Answer]:
-    """The frozen base's answers, taken before training, so that a fault of scoring shows at once; kept for a resume."""
+@dataclass(frozen=True)
+class _Baselines:
+    """Rows of the score table that need no training, and the frozen base's answers where it is scored."""
+
+    scores: dict[str, Score]
+    answers: Sequence[Answer] | None
+
+
+def _score_baselines(job: _Job, output: Path) -> _Baselines:
+    """Score chance and the frozen base before training, so that faults of scoring show at once."""
+    questions, problems = job.test.examples, job.test.problems
+    scores = score_by_chance(job.metric, questions, problems)
+    if not job.recipe.evaluation.base:
+        return _Baselines(scores, None)
+    answers = _answer_with_base(job, output / BASE_PREDICTIONS)
+    scores[BASE_ROW] = score_answers(job.metric, questions, answers, problems)
+    return _Baselines(scores, answers)
+
+
+def _answer_with_base(job: _Job, file: Path) -> Sequence[Answer]:
+    """The frozen base's answers; a resumed run reads them from ``file``."""
     if file.is_file():
         kept = load_answers(file)
-        if [answer.id for answer in kept] == [question.id for question in questions]:
+        if [answer.id for answer in kept] == [question.id for question in job.test.examples]:
             return kept
-    with model.disable_adapter():
-        scored = score(BASE)
-    _write_answers(scored, file)
+    with job.model.disable_adapter():
+        scored = job.score_model(BASE_ROW)
+    _write_predictions(scored, file)
     return scored.answers
 
 
-def _write_answers(scored: ScoredAnswers, file: Path) -> None:
-    """As JSON lines, and ScienceQA's in its official results format too."""
+def _write_predictions(scored: ScoredAnswers, file: Path) -> None:
+    """Write answers as JSON lines; those to ScienceQA in its official results format too."""
     if scored.metric == "scienceqa":
         scored.write(file.with_suffix(".json"))
     scored.write(file)
 
 
-def _train(
-    model: peft.PeftModel,
-    collator: Collator,
-    prepared: PreparedExamples,
-    recipe: Recipe,
-    output: Path,
-    display: Display,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
-    settings = recipe.training.model_dump()
-    report_to = settings.pop("report_to")
-    apart = settings["train_sampling_strategy"] == "group_by_modality"
-    if apart:  # a grouping by length of ours, which the Trainer does not know
-        settings["train_sampling_strategy"] = "group_by_length"
-    checkpoint = find_last_checkpoint(output) if resume else None
-    arguments = TrainingArguments(
-        output_dir=str(output / CHECKPOINTS),
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        save_strategy="steps",
-        eval_strategy="no",
-        data_seed=recipe.training.seed,
-        report_to=[] if report_to == "none" else [report_to],
-        run_name=output.name,
-        optim="adamw_torch",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=distributed.world_size() > 1
-        and not torch.cuda.is_available(),  # else accelerate sees one process on a CPU
-        **settings,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # of a process; the Trainer would split batches over all it sees
-    progress, interrupt = TrainingProgress(display), _Interrupt()
-    trainer = AdapterTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=prepared.examples,
-        lengths=prepared.lengths,
-        pictured=prepared.pictured if apart else None,
-        callbacks=[progress, interrupt],
-    )
-    trainer.remove_callback(PrinterCallback)
-    if distributed.rank():  # the first's dropout is that of a run alone, and no two processes have the same
-        set_seed(recipe.training.seed + distributed.rank())
-    progress.loss_of = lambda: trainer.last_loss
-    begun = time.monotonic()
-    try:
-        if checkpoint is None or not trainer.take_up(checkpoint):
-            with interrupt.listening(), explain_out_of_memory():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        progress.close()
-    if distributed.any_rank(interrupt.asked):  # all have saved, before any ends
-        distributed.destroy_process_group()
-        raise Interrupted(
-            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; all is saved in {output}. "
-            "The same command with --resume goes on from there."
+def _warn_about_idle_experts(model: peft.PeftModel, console: Console) -> None:
+    for method, experts in find_idle_experts(model).items():
+        console.print(
+            f"{method}: no training data reached experts {', '.join(map(str, experts))} (counted from 0), so they do "
+            "nothing. Set fewer experts (adapters.N.experts).",
+            highlight=False,
         )
-    seconds = time.monotonic() - begun
-    logged = trainer.state.log_history[-1]  # of the whole run, where it ended
-    return {
-        "steps": trainer.state.global_step,
-        "train_seconds": round(seconds, 1),
-        "samples_per_second": round(logged.get("train_samples_per_second", logged.get("samples_per_second", 0.0)), 2),
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-    }
 
 
-class _Interrupt(Interrupt, TrainerCallback):
-    """The first Ctrl-C ends training after the step that runs, with a checkpoint; the second ends it at once."""
+def _save(job: _Job, output: Path) -> None:
+    """Save the adapter, and round the weights in memory to what is saved: those are scored."""
+    dtype = getattr(torch, job.recipe.save_dtype)
+    round_adapter_weights(job.model, dtype)
+    with explain_write_errors(output):
+        save_adapter(job.model, output, base=job.base, recipe=job.recipe.to_yaml(), dtype=dtype)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if distributed.any_rank(self.asked):
-            control.should_save = True
-            control.should_training_stop = True
+
+def _score_adapter(
+    job: _Job, output: Path, baselines: _Baselines, figures: dict[str, Any], started: float
+) -> RunResult:
+    """Score the trained adapter, compare it with the frozen base, and collect what the run measured."""
+    questions = job.test.examples
+    scored = job.score_model(ADAPTER_ROW)
+    _write_predictions(scored, output / ADAPTER_PREDICTIONS)
+    answers: dict[str, Sequence[Answer]] = {ADAPTER_ROW: scored.answers}
+    comparison = None
+    if baselines.answers is not None:
+        answers[BASE_ROW] = baselines.answers
+        comparison = compare_answers((ADAPTER_ROW, BASE_ROW), scored.answers, baselines.answers)
+    return RunResult(
+        folder=output,
+        title=format_title(job.metric, job.recipe.data.eval_split),
+        metric=job.metric,
+        scores=baselines.scores | {ADAPTER_ROW: scored.score},
+        figures=figures
+        | {
+            "adapter_bytes": (output / WEIGHTS).stat().st_size,
+            "total_seconds": round(time.monotonic() - started, 1),
+            "train_rows": len(job.prepared.examples),
+            "test_rows": len(questions),
+        },
+        comparison=comparison,
+        answers=answers,
+        written=scored.written,
+    )

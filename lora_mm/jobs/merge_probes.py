@@ -1,4 +1,4 @@
-"""A few exchanges of each modality to compare two models on: from a recipe's data where it is at hand, else made up."""
+"""Makes probes to compare two models on, from a recipe's data if available, else random. Knows no adapters."""
 
 import io
 import random
@@ -19,20 +19,20 @@ from lora_mm.pocket.world import WORLDS
 from lora_mm.recipe.sections import Recipe
 
 PROBES_PER_MODALITY = 4
-"""Probes of a modality."""
+"""Number of probes for each modality."""
 
-_LOOKED_AT = 200  # rows of the split, to find probes among
-_TOKENS = 32  # of each answer: logits of a long one over 150,000 words would fill the memory
+_MAX_ROWS = 200  # rows of the split to search for probes
+_MAX_TOKENS = 32  # of each answer: logits of long answers over a vocabulary of 150,000 would fill the memory
 _WORDS = ("which", "of", "these", "is", "the", "answer", "to", "a", "question", "nobody", "asked", "red", "blue", "two")
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Batches to ask models.
+    """Batches to ask both models.
 
     Attributes:
         batches: modality → batches with ``labels``.
-        about: where they come from, for people.
+        about: their source, in words.
     """
 
     batches: dict[str, list[dict[str, Tensor]]]
@@ -40,38 +40,44 @@ class Probes:
 
 
 def make_probes(recipe: Recipe, collator: Collator, modalities: Sequence[str]) -> Probes:
-    """:data:`PROBES_PER_MODALITY` exchanges for each of ``modalities``; those beyond ``text`` come with a picture."""
-    found, about = _from_data(recipe)
+    """Make :data:`PROBES_PER_MODALITY` probes for each modality; those other than ``text`` have a picture.
+
+    Args:
+        recipe: its evaluation split is searched.
+        collator: makes the base's inputs.
+        modalities: of the base.
+    """
+    available, about = _load_examples(recipe)
     batches, made_up = {}, []
     for modality in modalities:
         pictured = modality != "text"
-        examples = [example for example in found if bool(example.images) is pictured][:PROBES_PER_MODALITY]
+        examples = [example for example in available if bool(example.images) is pictured][:PROBES_PER_MODALITY]
         if not examples:
             made_up.append(modality)
-            examples = [_made_up(number, pictured) for number in range(PROBES_PER_MODALITY)]
+            examples = [_make_random_example(number, pictured) for number in range(PROBES_PER_MODALITY)]
         batch = collator(examples)
         labels = batch["labels"]
-        labels[(labels != IGNORE_INDEX).cumsum(dim=1) > _TOKENS] = IGNORE_INDEX
+        labels[(labels != IGNORE_INDEX).cumsum(dim=1) > _MAX_TOKENS] = IGNORE_INDEX
         batches[modality] = [batch]
     if made_up:
-        about += f"; {' and '.join(made_up)} made up"
+        about += f"; random probes for {' and '.join(made_up)}"
     return Probes(batches, about)
 
 
-def _from_data(recipe: Recipe) -> tuple[list[Example], str]:
-    """Problems of the recipe's evaluation split, and what they are; none, and why, where the data is not at hand."""
-    if recipe.data.path in (*WORLDS, *PLAIN_KINDS):  # drawing as many as were trained on would take a minute
-        few = recipe.data.pocket.model_copy(update={"size": min(recipe.data.pocket.size, _LOOKED_AT)})
+def _load_examples(recipe: Recipe) -> tuple[list[Example], str]:
+    """Examples of the evaluation split, and their source; none, and the reason, if the data is not available."""
+    if recipe.data.path in (*WORLDS, *PLAIN_KINDS):  # drawing as many as in training would take a minute
+        few = recipe.data.pocket.model_copy(update={"size": min(recipe.data.pocket.size, _MAX_ROWS)})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pocket": few})})
     try:
-        split = load_split(recipe, recipe.data.eval_split, _LOOKED_AT)
+        split = load_split(recipe, recipe.data.eval_split, _MAX_ROWS)
     except LoraMMError as error:
-        return [], f"data.path is not at hand ({str(error).splitlines()[0]})"
+        return [], f"data.path is not available ({str(error).splitlines()[0]})"
     return list(split.examples), f"rows of {recipe.data.where} {split.name}"
 
 
-def _made_up(number: int, pictured: bool) -> Example:
-    """A question of random words, about noise."""
+def _make_random_example(number: int, pictured: bool) -> Example:
+    """A question of random words, with a picture of noise if ``pictured``."""
     rng = random.Random(number)
     prompt, target = (" ".join(rng.choices(_WORDS, k=count)) for count in (12, 6))
     noise = torch.randint(256, (96, 96, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)

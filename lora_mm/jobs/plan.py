@@ -1,6 +1,6 @@
-"""Memory and work of a recipe's training before it runs: without the base's weights, on its own largest examples.
+"""Estimates memory and work of a recipe's training, without the base's weights, on its own largest examples.
 
-Knows recipes, models and data. Knows no card: how fast one is, and what its libraries take, are given or assumed.
+Knows recipes, models and data. Does not know a GPU's speed or what CUDA's libraries use: one is given, one assumed.
 """
 
 import math
@@ -14,27 +14,31 @@ import psutil
 import torch
 from rich.table import Table
 
-from lora_mm.adapters.attach import attach, train_whole_in_fp32
+from lora_mm.adapters.attach import attach
 from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.splits import load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
-from lora_mm.models.loading import Base, measure_memory
+from lora_mm.models.loading import Base
+from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe, TrainingSection
 from lora_mm.training.memory import CannotEstimateError, StepUsage, measure_step
 
 GIB = 2**30
-ASSUMED = 0.8 * GIB
-"""Bytes for CUDA's context, its libraries' workspaces and what its allocator cannot use; not measured on a card yet."""
+CUDA_OVERHEAD = 0.8 * GIB
+"""Bytes assumed for CUDA's context, its libraries' workspaces and fragmentation; not measured on a GPU yet."""
 
 
 @dataclass(frozen=True)
 class BatchOption:
-    """One way to take the recipe's steps, which all learn from equally many examples.
+    """Settings that split an optimiser step into batches; all options of a plan train on equally many examples.
 
     Attributes:
-        step: bytes of the largest batch's activations, gradients and temporary results.
-        flops: of the whole training.
+        per_device_train_batch_size: examples per batch.
+        gradient_accumulation_steps: batches per optimiser step.
+        gradient_checkpointing: whether activations are recomputed in the backward.
+        step: peak bytes of activations, gradients and temporary results, in the largest batch.
+        flops: operations of the whole training.
     """
 
     per_device_train_batch_size: int
@@ -45,21 +49,24 @@ class BatchOption:
 
     @property
     def settings(self) -> str:
-        """As ``--set`` takes them."""
+        """The option as ``--set`` arguments."""
         keys = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
         return " ".join(f"--set training.{key}={str(getattr(self, key)).lower()}" for key in keys)
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What training takes.
+    """What a recipe's training needs.
 
     Attributes:
-        parts: part → bytes of its weights, the adapters' in it included.
-        trained: parameters that train.
+        parts: part → bytes of its weights, with the adapters in it.
+        trained: number of parameters that train.
         optimizer: bytes of AdamW's states.
-        tokens, pictures: of the largest batch: tokens of its longest row, and rows with pictures.
-        ways: the recipe's own first, then others.
+        examples: number of training examples.
+        steps: number of optimiser steps.
+        tokens: of the longest row in the largest batch.
+        pictures: rows with pictures in the largest batch.
+        options: the recipe's own settings first, then alternatives.
     """
 
     parts: dict[str, int]
@@ -69,42 +76,41 @@ class RunPlan:
     steps: int
     tokens: int
     pictures: int
-    ways: tuple[BatchOption, ...]
+    options: tuple[BatchOption, ...]
 
-    def needed(self, way: BatchOption) -> float:
-        """Bytes in all, with what is assumed for CUDA."""
-        return sum(self.parts.values()) + self.optimizer + way.step + ASSUMED
+    def estimate_memory(self, option: BatchOption) -> float:
+        """Bytes that ``option`` needs in all, including :data:`CUDA_OVERHEAD`."""
+        return sum(self.parts.values()) + self.optimizer + option.step + CUDA_OVERHEAD
 
-    def first_within(self, memory: float) -> BatchOption | None:
-        """The recipe's own way, if ``memory`` bytes hold it, or the one with the least work that they hold."""
-        fitting = [way for way in self.ways if self.needed(way) <= memory]
-        return self.ways[0] if self.ways[0] in fitting else min(fitting, key=lambda way: way.flops, default=None)
+    def find_option_within(self, memory: float) -> BatchOption | None:
+        """The recipe's own settings if they fit in ``memory`` bytes, else the least work that fits; None if none do."""
+        fitting = [option for option in self.options if self.estimate_memory(option) <= memory]
+        own = self.options[0]
+        return own if own in fitting else min(fitting, key=lambda option: option.flops, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        ways = [asdict(way) | {"needed": self.needed(way)} for way in self.ways]
-        return asdict(self) | {"ways": ways, "assumed": ASSUMED}
+        """JSON values, for ``--json``."""
+        options = [asdict(option) | {"needed": self.estimate_memory(option)} for option in self.options]
+        return asdict(self) | {"options": options, "assumed": CUDA_OVERHEAD}
 
 
 def get_device_memory() -> float:
-    """Bytes of this machine's GPU; of a card of 24 GB where there is none."""
-    return (
-        torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        if torch.cuda.is_available()
-        else 24.0 * GIB
-    )
+    """Bytes of this machine's GPU; 24 GiB where it has none."""
+    if not torch.cuda.is_available():
+        return 24.0 * GIB
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-def make_needs_table(plan: RunPlan) -> Table:
-    """What the recipe's own way takes, by what takes it."""
-    own = plan.ways[0]
+def make_memory_table(plan: RunPlan) -> Table:
+    """The memory of the recipe's own settings, by what uses it."""
+    own = plan.options[0]
     batch = f"{own.per_device_train_batch_size} examples of {plan.tokens:,} tokens, {plan.pictures} with pictures"
     rows: list[tuple[str, float, str]] = [(f"weights: {part}", size, "") for part, size in plan.parts.items()]
     rows += [
-        ("optimiser", plan.optimizer, f"{plan.trained:,} parameters train"),
-        ("activations, gradients", own.step, f"at most, in a batch of {batch}"),
-        ("CUDA and its libraries", ASSUMED, "assumed"),
-        ("in all", plan.needed(own), ""),
+        ("optimiser", plan.optimizer, f"{plan.trained:,} trained parameters"),
+        ("activations, gradients", own.step, f"peak, in a batch of {batch}"),
+        ("CUDA and its libraries", CUDA_OVERHEAD, "assumed"),
+        ("total", plan.estimate_memory(own), ""),
     ]
     table = Table(title="Memory", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "GiB", ""):
@@ -114,48 +120,60 @@ def make_needs_table(plan: RunPlan) -> Table:
     return table
 
 
-def make_ways_table(plan: RunPlan, memory: float, speed: float) -> Table:
-    """The ways to take the same steps; ``speed`` in operations a second."""
-    table = Table(title="Ways to take the same steps", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("at once", "batches", "checkpointing", "GiB", "PFLOP", "hours", ""):
+def make_options_table(plan: RunPlan, memory: float, speed: float) -> Table:
+    """The options, each with its memory, work and time.
+
+    Args:
+        plan: the plan.
+        memory: bytes of the GPU.
+        speed: operations per second of the GPU.
+    """
+    table = Table(title="Batch options for the same steps", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("batch size", "accumulation", "checkpointing", "GiB", "PFLOP", "hours", ""):
         table.add_column(column, justify="right" if column else "left")
-    for number, way in enumerate(plan.ways):
-        needed = plan.needed(way)
+    for number, option in enumerate(plan.options):
+        needed = plan.estimate_memory(option)
         table.add_row(
-            str(way.per_device_train_batch_size),
-            str(way.gradient_accumulation_steps),
-            "yes" if way.gradient_checkpointing else "no",
+            str(option.per_device_train_batch_size),
+            str(option.gradient_accumulation_steps),
+            "yes" if option.gradient_checkpointing else "no",
             f"{needed / GIB:.1f}",
-            f"{way.flops / 1e15:,.2f}",
-            f"{way.flops / speed / 3600:,.1f}",
+            f"{option.flops / 1e15:,.2f}",
+            f"{option.flops / speed / 3600:,.1f}",
             ("" if needed <= memory else "does not fit") + (" (the recipe)" if not number else ""),
         )
     return table
 
 
 def format_verdict(plan: RunPlan, memory: float) -> str:
-    """Whether it fits and, where not, what does; or what would save work."""
-    best, own = plan.first_within(memory), plan.ways[0]
-    card = f"{memory / GIB:.1f} GiB"
-    if best is own:
-        quicker = min((way for way in plan.ways if plan.needed(way) <= memory), key=lambda way: way.flops)
-        saved = 1 - quicker.flops / own.flops
-        hint = f" With {quicker.settings} it would compute {saved:.0%} less." if saved > 0.05 else ""
-        return f"Fits in {card}.{hint}"
-    if best is not None:
-        return f"Does not fit in {card}. This does: {best.settings}"
-    return (
-        f"Does not fit in {card}, nor do its neighbours. Take base.quantization=nf4, a smaller data.max_length, "
-        "smaller pictures, or a smaller base."
-    )
+    """Whether the recipe fits; if not, which option does; if so, which option computes clearly less.
+
+    Args:
+        plan: the plan.
+        memory: bytes of the GPU.
+    """
+    best, own = plan.find_option_within(memory), plan.options[0]
+    size = f"{memory / GIB:.1f} GiB"
+    if best is None:
+        return (
+            f"Does not fit in {size}, with any of these options. Set base.quantization=nf4 or a smaller "
+            "data.max_length, or use smaller pictures or a smaller base."
+        )
+    if best is not own:
+        return f"Does not fit in {size}. This does: {best.settings}"
+    fitting = (option for option in plan.options if plan.estimate_memory(option) <= memory)
+    cheapest = min(fitting, key=lambda option: option.flops)
+    saved = 1 - cheapest.flops / own.flops
+    hint = f" With {cheapest.settings} it computes {saved:.0%} less." if saved > 0.05 else ""
+    return f"Fits in {size}.{hint}"
 
 
 def plan_run(recipe: Recipe) -> RunPlan:
-    """What ``recipe`` takes to train on a card, by one process, and other ways to take its steps.
+    """Estimate what training ``recipe`` in one process on one GPU needs, with its own and with other batch sizes.
 
     Raises:
-        InputError: for anything in recipe or data that cannot be used.
-        Unforeseen: for a base that cannot run without its weights.
+        InputError: recipe or data cannot be used.
+        CannotEstimateError: the base cannot run without its weights.
     """
     check_sources(recipe)
     train, _ = load_train_and_test(recipe)
@@ -166,80 +184,89 @@ def plan_run(recipe: Recipe) -> RunPlan:
         raise InputError("No example is left to train on.", *truncate_faults(prepared.faults))
     trial = _Trial(recipe, base, collator, prepared)
     settings = recipe.training
-    most, order = trial.largest()
-    usual = trial.use(_usual(prepared, settings), settings.per_device_train_batch_size, trial.checkpointing)
-    steps = _steps(settings, len(prepared.examples))
-    ways: list[BatchOption] = []
-    for size, accumulation, checkpointing in _ways(settings):
-        use = trial.use(order, size, checkpointing) if ways else most  # the first is the recipe's own
-        flops = usual.flops * steps * accumulation * (use.flops / most.flops)
-        ways.append(BatchOption(size, accumulation, checkpointing, use.peak, flops))
-    largest = list(islice(cycle(order), settings.per_device_train_batch_size))
+    largest, order = trial.measure_largest()
+    typical = trial.measure(
+        _choose_typical_batch(prepared, settings), settings.per_device_train_batch_size, trial.checkpointing
+    )
+    steps = _count_steps(settings, len(prepared.examples))
+    options: list[BatchOption] = []
+    for size, accumulation, checkpointing in _list_settings(settings):
+        usage = trial.measure(order, size, checkpointing) if options else largest  # the first is the recipe's own
+        flops = typical.flops * steps * accumulation * (usage.flops / largest.flops)
+        options.append(BatchOption(size, accumulation, checkpointing, usage.peak, flops))
+    batch = list(islice(cycle(order), settings.per_device_train_batch_size))
     return RunPlan(
         parts=trial.parts,
         trained=sum(parameter.numel() for parameter in trial.model.parameters() if parameter.requires_grad),
-        optimizer=most.optimizer,
+        optimizer=largest.optimizer,
         examples=len(prepared.examples),
         steps=steps,
-        tokens=prepared.lengths[largest[0]],
-        pictures=sum(prepared.pictured[number] for number in largest),
-        ways=tuple(ways),
+        tokens=prepared.lengths[batch[0]],
+        pictures=sum(prepared.pictured[number] for number in batch),
+        options=tuple(options),
     )
 
 
 def format_estimate(recipe: Recipe, collator: Collator, prepared: PreparedExamples, memory: float | None = None) -> str:
-    """Whether what is about to train fits ``memory`` bytes, by default this machine's, in a line."""
-    card = torch.cuda.is_available()
+    """One line before training: its estimated memory, and a warning where that does not fit.
+
+    Args:
+        recipe: the recipe about to train.
+        collator: makes its batches.
+        prepared: its training examples.
+        memory: available bytes; None takes this machine's GPU, or its main memory where it has no GPU.
+    """
+    gpu = torch.cuda.is_available()
     if memory is None:
-        memory = get_device_memory() if card else psutil.virtual_memory().total
+        memory = get_device_memory() if gpu else psutil.virtual_memory().total
     trial = _Trial(recipe, load_recipe_base(recipe, weights=False), collator, prepared)
     try:
-        use, _ = trial.largest()
+        usage, _ = trial.measure_largest()
     except CannotEstimateError as error:
-        return f"What training takes is not told: {error}"
-    needed = sum(trial.parts.values()) + use.optimizer + use.peak + (ASSUMED if card else 0)
-    line = f"Training takes some {needed / GIB:.1f} of {memory / GIB:.1f} GiB"
-    return f"{line}." if needed <= memory else f"Warning: {line}. `lora-mm plan` names settings that take less."
+        return f"Cannot estimate memory: {error}"
+    needed = sum(trial.parts.values()) + usage.optimizer + usage.peak + (CUDA_OVERHEAD if gpu else 0)
+    line = f"Training needs about {needed / GIB:.1f} of {memory / GIB:.1f} GiB"
+    return f"{line}." if needed <= memory else f"Warning: {line}. `lora-mm plan` shows settings that need less."
 
 
 class _Trial:
-    """A recipe's model without weights, and steps that it takes.
+    """A recipe's model without weights, and the steps it takes.
 
     Attributes:
+        model: the base with its adapters, on ``meta``.
         parts: part → bytes of its weights.
-        checkpointing: as the recipe has it.
+        checkpointing: the recipe's ``training.gradient_checkpointing``.
     """
 
     def __init__(self, recipe: Recipe, base: Base, collator: Collator, prepared: PreparedExamples) -> None:
         with torch.device("meta"):
             self.model = attach(base.model, recipe.adapters, train=recipe.train)
-        train_whole_in_fp32(self.model)
         self.parts = {part: size for part, (_, _, size) in measure_memory(self.model).items()}
         self.checkpointing = recipe.training.gradient_checkpointing
         self._size = recipe.training.per_device_train_batch_size
         self._collator, self._prepared = collator, prepared
 
-    def use(self, order: Sequence[int], size: int, checkpointing: bool) -> StepUsage:
-        """Of a step on the first ``size`` examples of ``order``, which begins anew where it ends."""
+    def measure(self, order: Sequence[int], size: int, checkpointing: bool) -> StepUsage:
+        """Measure a step on the first ``size`` examples of ``order``, which is repeated if it is shorter."""
         batch = self._collator([self._prepared.examples[number] for number in islice(cycle(order), size)])
         return measure_step(self.model, batch, gradient_checkpointing=checkpointing)
 
-    def largest(self) -> tuple[StepUsage, list[int]]:
-        """Of a step as the recipe takes it on the batch that takes most, and the order that begins with it."""
-        orders = _orders(self._prepared)
-        uses = [(self.use(order, self._size, self.checkpointing), order) for order in orders]
-        return max(uses, key=lambda found: found[0].peak)
+    def measure_largest(self) -> tuple[StepUsage, list[int]]:
+        """Measure a step with the recipe's settings on its largest batch; also the order that starts with that."""
+        orders = _list_orders(self._prepared)
+        usages = [(self.measure(order, self._size, self.checkpointing), order) for order in orders]
+        return max(usages, key=lambda item: item[0].peak)
 
 
-def _steps(settings: TrainingSection, examples: int) -> int:
+def _count_steps(settings: TrainingSection, examples: int) -> int:
     if settings.max_steps > 0:
         return settings.max_steps
     batches = math.ceil(examples / settings.per_device_train_batch_size)
     return math.ceil(math.ceil(batches / settings.gradient_accumulation_steps) * settings.num_train_epochs)
 
 
-def _ways(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
-    """Examples at once, batches a step and checkpointing: the recipe's own, then its neighbours."""
+def _list_settings(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
+    """Batch size, accumulation and checkpointing: the recipe's own, then those with half and double the batch size."""
     size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
     sizes = [(size, accumulation)]
     sizes += [(size // 2, accumulation * 2)] if size % 2 == 0 else []
@@ -249,15 +276,15 @@ def _ways(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
     yield from ((*pair, not own) for pair in sizes)
 
 
-def _orders(prepared: PreparedExamples) -> list[list[int]]:
-    """Numbers of the examples, the longest first; and of those with pictures, if they are others."""
+def _list_orders(prepared: PreparedExamples) -> list[list[int]]:
+    """Orders that may start with the largest batch: longest first, of all examples and of those with pictures."""
     by_length = sorted(range(len(prepared.lengths)), key=lambda number: (-prepared.lengths[number], number))
     pictured = [number for number in by_length if prepared.pictured[number]]
     return [by_length, pictured] if pictured and pictured != by_length else [by_length]
 
 
-def _usual(prepared: PreparedExamples, settings: TrainingSection) -> list[int]:
-    """A batch as most are: of like length near the mean where batches are grouped by length, else of all lengths."""
+def _choose_typical_batch(prepared: PreparedExamples, settings: TrainingSection) -> list[int]:
+    """Examples near the mean length where batches are grouped by length, else examples of all lengths."""
     lengths, size = np.asarray(prepared.lengths), settings.per_device_train_batch_size
     if settings.train_sampling_strategy.startswith("group_by"):
         order = np.argsort(np.abs(lengths - lengths.mean()), kind="stable")[:size]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from lora_mm.atomic import write_atomically
-from lora_mm.data.check import iterate_examples
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
+from lora_mm.data.location import is_own_data
 from lora_mm.data.mask import MaskPiece, decode_mask
-from lora_mm.data.splits import is_own_data, load_split
+from lora_mm.data.own_data import find_sources
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.html.picture import embed_picture
 from lora_mm.html.render import render_template
@@ -89,9 +90,9 @@ def _sample(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Examp
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    sources = list(iterate_examples(recipe, split))
-    for source, rows in sources:
-        for number in _spread(len(rows), max(1, count // len(sources))):
+    found = find_sources(recipe.data, split)
+    for source, rows in found:
+        for number in _spread(len(rows), max(1, count // len(found))):
             row = int(rows[number])
             try:
                 yield source.rows.where(row), source[row], []

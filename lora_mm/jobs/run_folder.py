@@ -1,46 +1,58 @@
-"""What a run leaves beside its adapter's weights: its scores, the model card and the page. Knows no training."""
+"""The folder of a run: its files, whether a run may write or resume there, and its scores, card and report.
+
+Knows what training leaves; trains nothing.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import peft
+from safetensors import SafetensorError
 
+from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
-from lora_mm.artifact.files import CARD, SCORES
+from lora_mm.artifact.files import CARD, RECIPE, SCORES
 from lora_mm.atomic import write_atomically
 from lora_mm.data.example import Example
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
 from lora_mm.evaluation.score import Score
-from lora_mm.models.loading import Base, measure_memory
+from lora_mm.models.loading import Base
+from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe
 
+CHECKPOINTS = "checkpoints"
+BASE_PREDICTIONS, ADAPTER_PREDICTIONS = "predictions-base.jsonl", "predictions-adapter.jsonl"
 REPORT = "report.html"
-BASE, ADAPTER = "frozen base", "adapter"
-"""Names of the two in tables."""
+
+BASE_ROW, ADAPTER_ROW = "frozen base", "adapter"
+"""Rows of the score table, and names of the two models in reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        folder: the adapter's.
-        title: of the table of scores.
+        folder: the adapter folder.
+        title: of the score table.
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
-        scores: the table's rows.
-        figures: of the run itself.
+        scores: the rows of the score table, by name.
+        figures: what the run measured of itself: steps, seconds, sizes, training history.
         comparison: the adapter against the frozen base, where that was scored.
-        answers: of :data:`FROZEN_BASE` and :data:`ADAPTER`.
-        written: whether answers were written; else they were taken by likelihood.
+        answers: by :data:`BASE_ROW` and :data:`ADAPTER_ROW`.
+        written: whether the model wrote its answers; else the likeliest candidates were taken.
     """
 
     folder: Path
@@ -53,52 +65,140 @@ class RunResult:
     written: bool
 
 
+def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Check that a run of ``recipe`` may write to ``folder``. Changes nothing.
+
+    Args:
+        folder: the folder of ``--output``.
+        recipe: the recipe about to run.
+        resume: whether to continue from the last checkpoint in ``folder``.
+        overwrite: whether to delete what is in ``folder`` first.
+
+    Raises:
+        InputError: the folder is a file or not empty, or does not hold what ``resume`` or ``overwrite`` need.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: is a file, not a folder.")
+    if resume and overwrite:
+        raise InputError("--resume continues a run and --overwrite deletes it; give only one of them.")
+    used = folder.is_dir() and any(folder.iterdir())
+    if resume:
+        _check_resumable(folder, recipe)
+    elif used and overwrite and not (folder / RECIPE).is_file():
+        raise InputError(f"--overwrite: {folder} is not the folder of a run (no {RECIPE} in it); delete it yourself.")
+    elif used and not overwrite:
+        raise InputError(
+            f"--output {folder}: the folder is not empty. Continue its run with --resume, delete it with --overwrite, "
+            "or name another folder with --output."
+        )
+
+
+def _check_resumable(folder: Path, recipe: Recipe) -> None:
+    checkpoint = find_last_checkpoint(folder)
+    if checkpoint is None:
+        raise InputError(f"--resume: no checkpoint in {folder / CHECKPOINTS}; start without --resume.")
+    then, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), distributed.world_size()
+    if then != now:
+        raise InputError(f"--resume: {checkpoint} is of {_count(then)}, this run has {now}; start {_count(then)}.")
+    saved = folder / RECIPE
+    if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
+        raise InputError(
+            f"--resume: the recipe differs from {saved}; continue with `--recipe {saved} --resume`, "
+            "or start a new run with another --output."
+        )
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'' if processes == 1 else 'es'}"
+
+
+def find_last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of the run in ``folder``; the Trainer writes ``trainer_state.json`` last."""
+    complete = [file.parent for file in folder.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")]
+    return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+
+
+def prepare_run_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Make the folder of a run, with its recipe in it.
+
+    Args:
+        folder: checked by :func:`check_run_folder`.
+        recipe: the recipe about to run.
+        overwrite: whether to delete what is in ``folder`` first.
+
+    Raises:
+        LoraMMError: the folder cannot be written.
+    """
+    with explain_write_errors(folder):
+        if overwrite and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+@contextmanager
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of writing to ``folder``, such as a full disk, into a LoraMMError that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise LoraMMError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+
+
 def write_run_folder(
-    outcome: RunResult,
+    result: RunResult,
     recipe: Recipe,
     model: peft.PeftModel,
     base: Base,
     questions: Sequence[Example],
     routing: Sequence[RoutingMap],
 ) -> None:
-    """Write scores, card and page into the folder.
+    """Write scores, model card and report into the folder of a finished run.
+
+    Args:
+        result: what to write, and where.
+        recipe: the recipe that ran.
+        model: the trained model, for the sizes of its parts.
+        base: the base it was trained on.
+        questions: the test examples, in the order of the answers.
+        routing: where the adapter sends the tokens of some questions.
 
     Raises:
-        LoraMMError: one of them cannot be written.
+        LoraMMError: a file cannot be written.
     """
     facts = {
         "recipe": recipe.name,
-        "metric": outcome.metric,
-        "scores": scores_to_dict(outcome.scores),
-        "comparison": outcome.comparison.as_dict() if outcome.comparison else None,
-        "figures": outcome.figures,
+        "metric": result.metric,
+        "scores": scores_to_dict(result.scores),
+        "comparison": result.comparison.as_dict() if result.comparison else None,
+        "figures": result.figures,
     }
-    write_atomically(outcome.folder / SCORES, to_json(facts) + "\n")
-    write_atomically(outcome.folder / CARD, _card(outcome, recipe, model, base))
+    write_atomically(result.folder / SCORES, to_json(facts) + "\n")
+    write_atomically(result.folder / CARD, _render_card(result, recipe, model, base))
     page = Page(
         title=recipe.name,
         summary=recipe.summary,
-        facts=_strip(base, outcome.figures),
-        table=outcome.title,
-        scores=outcome.scores,
+        facts=_summarize_run(base, result.figures),
+        table=result.title,
+        scores=result.scores,
         examples=questions,
-        answers=NamedAnswers(ADAPTER, outcome.answers[ADAPTER]),
-        baseline=NamedAnswers(BASE, outcome.answers[BASE]) if BASE in outcome.answers else None,
-        comparison=outcome.comparison,
-        history=outcome.figures["history"],
+        answers=NamedAnswers(ADAPTER_ROW, result.answers[ADAPTER_ROW]),
+        baseline=NamedAnswers(BASE_ROW, result.answers[BASE_ROW]) if BASE_ROW in result.answers else None,
+        comparison=result.comparison,
+        history=result.figures["history"],
         routing=routing,
         recipe=recipe.to_yaml(),
     )
-    page.write(outcome.folder / REPORT)
+    page.write(result.folder / REPORT)
 
 
-def _strip(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The strip of figures on top of the page."""
+def _summarize_run(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
+    """The figures at the top of the report."""
     peak = figures["peak_gpu_bytes"]
     return {
         "Base": base.name,
         "Trained on": f"{figures['train_rows']:,} examples",
-        "Asked": f"{figures['test_rows']:,} questions",
+        "Scored on": f"{figures['test_rows']:,} questions",
         "Steps": f"{figures['steps']:,}",
         "Training time": f"{figures['train_seconds']:,.0f} s",
         "Speed": f"{figures['samples_per_second']:,.1f} samples/s",
@@ -108,15 +208,15 @@ def _strip(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _card(outcome: RunResult, recipe: Recipe, model: peft.PeftModel, base: Base) -> str:
-    figures = outcome.figures
-    described = (
-        f"{outcome.title}, {figures['test_rows']:,} problems, answers by "
-        f"{'generation' if outcome.written else 'option likelihood'}; "
+def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base: Base) -> str:
+    figures, columns = result.figures, result.scores[ADAPTER_ROW].columns
+    description = (
+        f"{result.title}, {figures['test_rows']:,} problems, answers by "
+        f"{'generation' if result.written else 'option likelihood'}; "
         f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
     return render_model_card(
-        name=outcome.folder.name,
+        name=result.folder.name,
         summary=recipe.summary,
         base=base.name,
         revision=base.revision,
@@ -126,14 +226,17 @@ def _card(outcome: RunResult, recipe: Recipe, model: peft.PeftModel, base: Base)
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
         size=f"{figures['adapter_bytes'] / 1000:.0f} KB",
-        scores=f"{described}\n\n{scores_to_markdown(outcome.scores)}",
+        scores=f"{description}\n\n{scores_to_markdown(result.scores)}",
         parts=measure_memory(model),
-        folder=outcome.folder.name,
+        folder=result.folder.name,
         licence=recipe.license,
+        metric=result.metric,
+        split=recipe.data.eval_split,
+        figures={name: figure.value for name, figure in columns.items() if figure.value is not None},
     )
 
 
 def load_scores(folder: Path) -> dict[str, Any]:
-    """What a finished run measured, as saved beside its adapter."""
+    """The scores and figures of a finished run, as saved in its folder."""
     facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     return facts

@@ -1,4 +1,4 @@
-"""A recipe's base, loaded; and whether base and data can be had at all. Knows recipes and models; knows no scores."""
+"""Loads a recipe's base, makes its collator, and checks that base and data exist. Knows no training and no scores."""
 
 from pathlib import Path
 from typing import Any
@@ -10,36 +10,44 @@ from lora_mm.data.slicing import Slicer
 from lora_mm.data.splits import check_data_source
 from lora_mm.errors import InputError
 from lora_mm.hub_access import UnreachableError
-from lora_mm.models.anatomy import Anatomy, find_anatomy, get_anatomy
-from lora_mm.models.families import register_family
+from lora_mm.models.anatomy import find_anatomy, get_anatomy
+from lora_mm.models.families import Anatomy, register_family
 from lora_mm.models.loading import (
     Base,
-    check_quantization,
     get_default_device,
     load_base,
     load_base_config,
     load_base_processor,
 )
-from lora_mm.ops import dispatch as kernels
+from lora_mm.models.precision import check_quantization
 from lora_mm.recipe.sections import Recipe
 
 
 def find_adapter_recipe(adapter: Path) -> str:
-    """The path of the recipe saved in an adapter folder, to be loaded with overrides."""
+    """The path of the recipe saved in an adapter folder, for :func:`~lora_mm.recipe.load.load_recipe`.
+
+    Raises:
+        InputError: ``adapter`` is not an adapter folder.
+    """
     check_adapter_folder(adapter)
     return str(adapter / RECIPE)
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Before anything is loaded: raise where nothing quantises, then one Unreachable for base and data together."""
+    """Check, before anything is loaded, that the base can be quantised and that base and data can be reached.
+
+    Raises:
+        InputError: quantisation does not work on this machine, or base or data cannot be used.
+        UnreachableError: base or data cannot be reached; names both where both are missing.
+    """
     check_quantization(recipe.base.quantization)
     missing: list[str] = []
-    for find in (
+    for check in (
         lambda: load_base_config(recipe.base.model, recipe.base.revision),
         lambda: check_data_source(recipe),
     ):
         try:
-            find()
+            check()
         except UnreachableError as error:
             missing += error.things
     if missing:
@@ -47,12 +55,16 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
-    """The recipe's base, on the GPU if there is one; adapters put on it compute by the recipe's kernels.
+    """Load the recipe's base, on the GPU if there is one.
 
-    ``weights``: see :func:`~lora_mm.models.loading.load_base`.
+    Args:
+        recipe: the recipe; its ``base`` section says what to load and how.
+        weights: False loads the base without data, see :func:`~lora_mm.models.loading.load_base`.
+
+    Raises:
+        InputError: the base cannot be loaded or adapted.
     """
     section = recipe.base
-    kernels.choose(section.kernels)
     base = load_base(
         section.model,
         revision=section.revision,
@@ -69,12 +81,24 @@ def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
 
 
 def make_base_collator(recipe: Recipe, base: Base) -> Collator:
-    """What turns the recipe's examples into batches for its base; see :func:`make_collator`."""
+    """Make the collator for a loaded base.
+
+    Args:
+        recipe: the recipe; its ``data`` section says how long examples may be and how pictures are sliced.
+        base: the base of the recipe.
+
+    Raises:
+        InputError: see :func:`make_collator`.
+    """
     return make_collator(recipe, base.model.config, get_anatomy(base.model), base.processor)
 
 
 def make_collator_without_weights(recipe: Recipe) -> Collator:
-    """The same without the base's weights, to look at data with."""
+    """Make the collator of a recipe whose base is not loaded: it needs only configuration and processor.
+
+    Raises:
+        InputError: the base cannot be used, or as for :func:`make_collator`.
+    """
     section = recipe.base
     config = load_base_config(section.model, section.revision)
     if section.anatomy:
@@ -83,29 +107,34 @@ def make_collator_without_weights(recipe: Recipe) -> Collator:
     return make_collator(recipe, config, find_anatomy(config), processor)
 
 
-def make_collator(recipe: Recipe, config: Any, row: Anatomy, processor: Any) -> Collator:
-    """A collator for the recipe's way with pictures.
+def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any) -> Collator:
+    """Make a collator that slices pictures as the recipe says.
+
+    Args:
+        recipe: the recipe; ``data.slicing`` and the adapters must fit the base.
+        config: the base's configuration.
+        anatomy: the base's anatomy.
+        processor: the base's processor.
 
     Raises:
-        InputError: when pictures are to be cut for a base that cuts them itself, or an adapter for each crop is asked
-            for where pictures stay whole.
+        InputError: the recipe slices pictures for a base that does so itself, or has an adapter per crop while pictures
+            stay whole.
     """
     section, family = recipe.data.slicing, config.model_type
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
-        if for_crops and row.crops == "none" and find_obstacle("crop_lora", row) is None:
+        if for_crops and anatomy.crops == "none" and find_obstacle("crop_lora", anatomy) is None:
             raise InputError(
-                f"{', '.join(for_crops)}: '{family}' bases see every picture in one piece, so no crop would train it; "
+                f"{', '.join(for_crops)}: '{family}' bases do not slice pictures, so there are no crops to train on; "
                 "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
         return Collator(processor, max_length=recipe.data.max_length)
-    if row.crops != "none" or row.packed or not row.visual_tokens:
+    if anatomy.crops != "none" or anatomy.packed or not anatomy.visual_tokens:
         raise InputError(
-            f"data.slicing: '{family}' bases have a way of their own to take pictures apart; leave it out "
-            "(--set data.slicing=null)."
+            f"data.slicing: '{family}' bases slice pictures themselves; leave it out (--set data.slicing=null)."
         )
-    size = processor.image_processor.to_dict()
-    edges = size.get("crop_size") or size["size"]
+    settings = processor.image_processor.to_dict()
+    edges = settings.get("crop_size") or settings["size"]
     window = section.window or edges.get("height") or edges["shortest_edge"]
     slicer = Slicer(section.rows, section.columns, window)
     return Collator(processor, max_length=recipe.data.max_length, slicer=slicer)

@@ -1,4 +1,4 @@
-"""How far the logits of two models are apart on the same probes, and how far they may be. Knows no adapters."""
+"""Compares the logits of two models on the same probes, and sets limits. Knows no adapters and no files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,38 +11,47 @@ from lora_mm.models.forward import IGNORE_INDEX, compute_supervised_logits
 
 Batch = dict[str, Tensor]
 
-EXACT = 5e-5
-"""Of the largest logit: what two orders of the same sums may differ by in fp32 (measured: 1e-6, at worst 3e-5)."""
+FP32_SHARE = 5e-5
+"""Limit of max |Δlogit| in fp32, as a share of the largest logit: two orders of the same sums differ by less
+(measured: 1e-6, at worst 3e-5)."""
 
-SHARE = 0.1
-"""Of the adapter's own effect: what rounding to 16 bits may add to it or take away (measured: 0.02 in bfloat16)."""
+EFFECT_SHARE = 0.1
+"""Limit of the root mean square of Δlogit, as a share of the adapter's effect (measured: 0.02 in bfloat16)."""
 
-ROUNDED = 2**-8
-"""Of the largest logit: the same, on probes where the adapter has no effect at all; half a bfloat16's last digit."""
+ROUNDING_SHARE = 2**-8
+"""The same where the adapter has no effect, as a share of the largest logit: half of bfloat16's last digit."""
 
 
 @torch.no_grad()
 def compute_probe_logits(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
-    """What ``model`` says where a token of the answer is due: for each batch, logits [tokens, vocabulary] in fp32."""
+    """Compute the logits that predict each supervised token.
+
+    Args:
+        model: transformers model, with or without adapters; switched to evaluation.
+        batches: model inputs with ``labels``.
+
+    Returns:
+        For each batch, logits ``[supervised tokens, vocabulary]`` in fp32 on the CPU.
+    """
     model.eval()
-    found = []
+    logits_by_batch = []
     for batch in batches:
         logits, targets = compute_supervised_logits(model, batch)
-        found.append(logits[targets != IGNORE_INDEX].cpu())
-    return found
+        logits_by_batch.append(logits[targets != IGNORE_INDEX].cpu())
+    return logits_by_batch
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Two models' logits compared, on all probes of one modality.
+    """Difference between two models' logits, over all probes of one modality.
 
     Attributes:
         largest: max |Δlogit|.
         typical: root mean square of Δlogit.
-        effect: root mean square of what the adapter changes in the base's logits.
-        logit: the largest logit's magnitude.
-        tokens: how many next tokens were asked for.
-        agreed: of them, those that both models think likeliest.
+        effect: root mean square of the adapter's change of the base's logits.
+        logit: largest |logit|.
+        tokens: number of predicted tokens.
+        agreed: number of them for which both models find the same token likeliest.
     """
 
     largest: float
@@ -53,29 +62,35 @@ class Drift:
     agreed: int
 
     @property
-    def coarse(self) -> float:
-        """What ``typical`` may be, however few the bits: so a merge that left the adapter out never passes."""
-        return SHARE * self.effect if self.effect else ROUNDED * self.logit
+    def typical_limit(self) -> float:
+        """Limit of ``typical``, in any precision: a merge that leaves the adapter out always exceeds it."""
+        return EFFECT_SHARE * self.effect if self.effect else ROUNDING_SHARE * self.logit
 
     @property
-    def fine(self) -> float:
-        """What ``largest`` may be where both models compute in fp32."""
-        return EXACT * max(1.0, self.logit)
+    def largest_limit(self) -> float:
+        """Limit of ``largest``, where both models compute in fp32."""
+        return FP32_SHARE * max(1.0, self.logit)
 
-    def within(self, *, exact: bool) -> bool:
-        """Whether the models are as near as can be asked of them; never where some logit is no number.
+    def is_within_limits(self, *, exact: bool) -> bool:
+        """Whether the models agree; never if some logit is not a number.
 
         Args:
-            exact: whether both compute in fp32.
+            exact: whether both models compute in fp32, so that ``largest`` has a limit too.
         """
-        return self.typical <= self.coarse and (not exact or self.largest <= self.fine)
+        return self.typical <= self.typical_limit and (not exact or self.largest <= self.largest_limit)
 
 
 def measure_drift(before: Sequence[Tensor], after: Sequence[Tensor], base: Sequence[Tensor]) -> Drift:
-    """Compare what :func:`compute_probe_logits` gave of the unmerged and of the merged model, and of the base alone."""
-    changes = [new - old for old, new in zip(before, after, strict=True)]
-    effects = [old - plain for old, plain in zip(before, base, strict=True)]
+    """Compare logits of the same probes, as :func:`compute_probe_logits` returns them.
+
+    Args:
+        before: of the adapted model.
+        after: of the merged model.
+        base: of the base without adapters.
+    """
     pairs = list(zip(before, after, strict=True))
+    changes = [new - old for old, new in pairs]
+    effects = [old - plain for old, plain in zip(before, base, strict=True)]
     return Drift(
         largest=max(change.abs().max().item() for change in changes),
         typical=_root_mean_square(changes),
@@ -92,11 +107,16 @@ def _root_mean_square(tensors: Sequence[Tensor]) -> float:
 
 
 def format_drift(drifts: Mapping[str, Drift], *, exact: bool) -> Iterable[str]:
-    """One line a modality: the figures, and the tolerances that they were held against."""
-    for modality, one in drifts.items():
-        finer = f" ({one.fine:.1e} is accepted)" if exact else ""
+    """Describe each drift in one line: its figures, each with the limit it must stay under.
+
+    Args:
+        drifts: modality → drift.
+        exact: as for :meth:`Drift.is_within_limits`.
+    """
+    for modality, drift in drifts.items():
+        largest = f" (limit {drift.largest_limit:.1e})" if exact else " (no limit in this precision)"
+        share = f"{EFFECT_SHARE:.0%} of the adapter's effect" if drift.effect else "the adapter has no effect here"
         yield (
-            f"{modality}: max |Δlogit| {one.largest:.1e}{finer}; root mean square {one.typical:.1e} ({one.coarse:.1e} "
-            f"is accepted, the adapter itself makes {one.effect:.1e}); {one.agreed} of {one.tokens} likeliest tokens "
-            "equal"
+            f"{modality}: max |Δlogit| {drift.largest:.1e}{largest}; root mean square {drift.typical:.1e} "
+            f"(limit {drift.typical_limit:.1e}: {share}); same likeliest token in {drift.agreed} of {drift.tokens}"
         )

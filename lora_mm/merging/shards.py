@@ -1,4 +1,4 @@
-"""Writing a plain transformers checkpoint tensor by tensor, whatever the model in memory is. Knows no adapters."""
+"""Writes a plain transformers checkpoint shard by shard, whatever the model in memory is. Knows no adapters."""
 
 import copy
 import json
@@ -7,137 +7,131 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from lora_mm.errors import LoraMMError
 from lora_mm.models.anatomy import find_part
 
 MAX_SHARD_BYTES = 500_000_000
-"""Bytes of a file of weights at most, and so of tensors held at once; a larger tensor has a file of its own."""
+"""Maximum bytes of a file of weights, and of the tensors held in memory at once; a larger tensor gets its own file."""
 
 _BIAS_FLAGS = ("attention_bias", "qkv_bias"), ("mlp_bias",)
-"""Names under which configs say that attention's, or the feed-forward's, linear layers have biases."""
+"""Config flags that give biases to the linear layers of attention, and of the feed-forward."""
 
 
 class CheckpointPlan:
-    """What a checkpoint will hold: the model without weights, unquantised, in the dtype that it is saved in.
+    """What a checkpoint will hold: the model without weights, unquantised, in the dtype of the files.
 
     Args:
-        model: as transformers made it; what adapters put into it does not matter.
-        dtype: of the floating-point tensors.
-        biased: paths of linear layers that need a bias, though ``model``'s may have none.
-        own: paths of modules whose weights are their own, though ``model`` may tie them to others.
+        model: transformers model; adapters in it do not matter.
+        dtype: of the floating-point tensors in the files.
+        biased: paths of linear layers that get a bias, although ``model``'s layer may have none.
+        untied: paths of modules whose weights are saved on their own, although ``model`` may tie them to others.
 
     Attributes:
-        skeleton: an empty model of the saved config.
-        tensors: name in ``skeleton`` → its place, shape and dtype (on the meta device).
-        unbiased: of ``biased``, the paths that no config of this family gives a bias.
-        size: bytes in all.
+        skeleton: empty model of the saved config (device ``meta``).
+        tensors: name in ``skeleton`` → its shape and dtype (device ``meta``).
+        lacking_bias: those of ``biased`` that no config of this family can give a bias.
+        total_bytes: size of all files together, headers aside.
+
+    Raises:
+        LoraMMError: checkpoints of this family cannot be written tensor by tensor.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, *, biased: Iterable[str] = (), own: Iterable[str] = ()) -> None:
+    def __init__(
+        self, model: Any, dtype: torch.dtype, *, biased: Iterable[str] = (), untied: Iterable[str] = ()
+    ) -> None:
         config = copy.deepcopy(model.config)
         for name in ("quantization_config", "_pre_quantization_dtype"):
             if hasattr(config, name):
                 delattr(config, name)
-        lacking = [path for path in biased if getattr(model.get_submodule(path), "bias", None) is None]
+        without_bias = [path for path in biased if getattr(model.get_submodule(path), "bias", None) is None]
         tied = set(model.all_tied_weights_keys)
-        untied = {name for name in tied for path in own if name.startswith(f"{path}.")}
-        for section in _sections(config):
+        no_longer_tied = {name for name in tied for path in untied if name.startswith(f"{path}.")}
+        for section in _list_sections(config):
             section.dtype = dtype
-            if untied and getattr(section, "tie_word_embeddings", False):
+            if no_longer_tied and getattr(section, "tie_word_embeddings", False):
                 section.tie_word_embeddings = False
-        for path in lacking:
+        for path in without_bias:
             _allow_bias(config, find_part(model, path), path)
         config.architectures = [type(model).__name__]
         with torch.device("meta"):
             self.skeleton = type(model)(config).to(dtype)
         self.skeleton._weight_conversions = getattr(model, "_weight_conversions", None)
-        self.generation = model.generation_config if model.can_generate() else None
-        left_out = tied - untied | set(model._keys_to_ignore_on_save or ())
-        self.tensors = {name: value for name, value in self.skeleton.state_dict().items() if name not in left_out}
-        self.unbiased = [path for path in lacking if f"{path}.bias" not in self.tensors]
-        self.size = sum(value.numel() * value.element_size() for value in self.tensors.values())
+        self.generation_config = model.generation_config if model.can_generate() else None
+        skipped = (tied - no_longer_tied) | set(model._keys_to_ignore_on_save or ())
+        self.tensors = {name: value for name, value in self.skeleton.state_dict().items() if name not in skipped}
+        self.lacking_bias = [path for path in without_bias if f"{path}.bias" not in self.tensors]
+        self._sources, saved = self._plan_saved_tensors()
+        self._split = split_torch_state_dict_into_shards(saved, max_shard_size=MAX_SHARD_BYTES)
+        self.total_bytes: int = self._split.metadata["total_size"]
 
-    def write(self, folder: Path, tensor: Callable[[str], Tensor | None]) -> None:
-        """Write weights, index and configs into ``folder``.
+    def write(self, folder: Path, get_tensor: Callable[[str], Tensor | None]) -> None:
+        """Write weights, index and configs into ``folder``; memory holds the tensors of one shard at a time.
 
         Args:
-            tensor: the value of the tensor of a name, in any dtype and on any device; None for zeros. Asked once for
-                each, in order; no more of them than a shard holds are kept.
+            folder: exists.
+            get_tensor: name in ``skeleton`` → value in any dtype and on any device; None for zeros. Called once a name.
 
         Raises:
-            LoraMMError: for a family whose checkpoints cannot be written tensor by tensor.
+            LoraMMError: a tensor does not have the shape that the checkpoint needs.
         """
-        names = self._saved_names()
-        files: list[dict[str, None]] = []
-        held: dict[str, Tensor] = {}
-        room = MAX_SHARD_BYTES
-        for name, like in self.tensors.items():
-            size = like.numel() * like.element_size()
-            if held and size > room:
-                _flush(folder, files, held)
-                held, room = {}, MAX_SHARD_BYTES
-            value = tensor(name)
-            value = torch.zeros_like(like, device="cpu") if value is None else value.detach()
-            if value.shape != like.shape:
-                raise LoraMMError(f"{name} is {tuple(value.shape)}, a checkpoint has {tuple(like.shape)} there.")
-            held |= _saved(self.skeleton, name, value.to("cpu", like.dtype))
-            room -= size
-        _flush(folder, files, held)
-        _name_files(folder, files, self.size)
-        if {name for file in files for name in file} != names:
-            raise LoraMMError(f"{type(self.skeleton).__name__}: its checkpoints cannot be written tensor by tensor.")
+        converted: dict[str, Tensor] = {}  # at most one tensor's conversion waits for a later shard
+        for file, names in self._split.filename_to_tensors.items():
+            shard: dict[str, Tensor] = {}
+            for name in names:
+                if name not in converted:
+                    converted |= self._convert(self._sources[name], get_tensor)
+                shard[name] = converted.pop(name)
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        if self._split.is_sharded:
+            index = {"metadata": self._split.metadata, "weight_map": self._split.tensor_to_filename}
+            text = json.dumps(index, indent=2) + "\n"
+            (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
         self.skeleton.config.save_pretrained(folder)
-        if self.generation is not None:
-            self.generation.save_pretrained(folder)
+        if self.generation_config is not None:
+            self.generation_config.save_pretrained(folder)
 
-    def _saved_names(self) -> set[str]:
-        """Names in the files, as transformers itself would write them all at once."""
-        return set(revert_weight_conversion(self.skeleton, dict(self.tensors)))
+    def _plan_saved_tensors(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Name in the files → name in ``skeleton``, and → shape and dtype.
+
+        Hub checkpoints of some families use other names than the model's modules; transformers converts them.
+        """
+        sources: dict[str, str] = {}
+        saved: dict[str, Tensor] = {}
+        for source, value in self.tensors.items():
+            for name, tensor in revert_weight_conversion(self.skeleton, {source: value}).items():
+                sources[name] = source
+                # A view counts with its whole storage, so each gets a storage of its own size.
+                saved[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        if set(saved) != set(revert_weight_conversion(self.skeleton, dict(self.tensors))):
+            raise LoraMMError(f"{type(self.skeleton).__name__}: its checkpoints cannot be written tensor by tensor.")
+        return sources, saved
+
+    def _convert(self, source: str, get_tensor: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """One tensor as the files hold it: name in the files → value on the CPU."""
+        planned = self.tensors[source]
+        value = get_tensor(source)
+        value = torch.zeros_like(planned, device="cpu") if value is None else value.detach()
+        if value.shape != planned.shape:
+            raise LoraMMError(f"{source}: shape {tuple(value.shape)}, but the checkpoint needs {tuple(planned.shape)}.")
+        converted = revert_weight_conversion(self.skeleton, {source: value.to("cpu", planned.dtype)})
+        return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
-def _sections(config: Any) -> list[Any]:
-    """``config`` and the configs inside it."""
-    inside = [getattr(config, name) for name in getattr(config, "sub_configs", {})]
-    return [config, *(section for part in inside if part is not None for section in _sections(part))]
+def _list_sections(config: Any) -> list[Any]:
+    """``config`` and all configs inside it."""
+    inner = [getattr(config, name) for name in getattr(config, "sub_configs", {})]
+    return [config, *(section for part in inner if part is not None for section in _list_sections(part))]
 
 
 def _allow_bias(config: Any, part: str, path: str) -> None:
-    """Set the flag that gives the linear layer at ``path`` a bias, where the family's config has one."""
+    """Set the flag that gives the linear layer at ``path`` a bias, if the family's config has one."""
     section = config.get_text_config() if part == "language" else getattr(config, "vision_config", config)
     attention, feed_forward = _BIAS_FLAGS
     for flag in feed_forward if ".mlp." in path else attention:
         if hasattr(section, flag):
             setattr(section, flag, True)
-
-
-def _saved(skeleton: nn.Module, name: str, value: Tensor) -> dict[str, Tensor]:
-    """What becomes of one tensor in the file: mostly itself under the name that the family's hub checkpoints have."""
-    made = revert_weight_conversion(skeleton, {name: value})
-    return {key: tensor.contiguous() for key, tensor in made.items()}
-
-
-def _flush(folder: Path, files: list[dict[str, None]], held: dict[str, Tensor]) -> None:
-    save_file(held, folder / _part(len(files)), metadata={"format": "pt"})
-    files.append(dict.fromkeys(held))
-
-
-def _part(index: int) -> str:
-    return f"part-{index}.safetensors"
-
-
-def _name_files(folder: Path, files: list[dict[str, None]], size: int) -> None:
-    """Give the files the names that transformers looks for, which tell how many there are, and write the index."""
-    if len(files) == 1:
-        (folder / _part(0)).rename(folder / "model.safetensors")
-        return
-    where: dict[str, str] = {}
-    for index, names in enumerate(files):
-        file = f"model-{index + 1:05}-of-{len(files):05}.safetensors"
-        (folder / _part(index)).rename(folder / file)
-        where |= dict.fromkeys(names, file)
-    table = {"metadata": {"total_size": size}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

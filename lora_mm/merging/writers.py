@@ -1,6 +1,6 @@
-"""What adapters changed, written for those without lora-mm: in the base's weights, or as a stock PEFT LoRA.
+"""Writes an adapted model for readers without lora-mm: as merged base weights, or as a stock PEFT LoRA.
 
-Knows changes and files; knows no adapter's method and verifies nothing.
+Knows changes and files; knows no method of adapters and verifies nothing.
 """
 
 import shutil
@@ -10,105 +10,116 @@ from typing import Any
 
 import peft
 import torch
-from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.constants import DUMMY_TARGET_MODULES, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lora_mm.artifact.files import WEIGHTS
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.merging.changes import LayerChange, find_trained_modules, get_dense_weight, get_unadapted_module
+from lora_mm.merging.changes import LayerChange
+from lora_mm.merging.collect import find_trained_modules, get_dense_weight, get_unadapted_module
 from lora_mm.merging.shards import CheckpointPlan
 from lora_mm.models.loading import Base
 
 
 @torch.no_grad()
 def write_model(
-    model: Any, changed: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
+    model: Any, changes: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
 ) -> None:
-    """Write ``model`` with the changes in its weights as a plain transformers checkpoint, tensor by tensor.
+    """Write ``model`` with the changes merged into its weights, as a plain transformers checkpoint.
 
-    Of a quantised base it is the weights that the adapter was trained on: dequantised, and never quantised again.
+    A quantised base is dequantised to the weights that the adapter was trained on, and never quantised again. Memory
+    holds one shard beside the model.
+
+    Args:
+        model: transformers model with the adapters on it.
+        changes: path of a linear layer → its change, from :func:`~lora_mm.merging.collect.collect_changes`.
+        folder: exists.
+        base: the base of ``model``; its processor is saved too.
+        dtype: of the files.
 
     Raises:
-        InputError: when a layer needs a bias that no config of the family gives it.
-        LoraMMError: when the disk has no room.
+        InputError: a layer needs a bias that no config of the family can give it.
+        LoraMMError: not enough disk space.
     """
-    biased = [path for path, change in changed.items() if change.biased]
-    plan = CheckpointPlan(model, dtype, biased=biased, own=find_trained_modules(model))
-    if plan.unbiased:
+    biased = [path for path, change in changes.items() if change.needs_bias]
+    plan = CheckpointPlan(model, dtype, biased=biased, untied=find_trained_modules(model))
+    if plan.lacking_bias:
         raise InputError(
-            f"The adapter has biases, and {plan.unbiased[0]} ({len(plan.unbiased)} such layers) has none, nor does "
-            f"any config of '{model.config.model_type}' give it one: transformers would drop it.",
-            "Write a stock LoRA, which holds biases (--as lora), or train without (adapters.N.bias=false).",
+            f"The adapter has biases, but {plan.lacking_bias[0]} ({len(plan.lacking_bias)} such layers) has none, and "
+            f"no config of '{model.config.model_type}' gives it one: transformers would drop them.",
+            "Write a stock LoRA, which holds biases (--as lora), or train without biases (adapters.N.bias=false).",
         )
     free = shutil.disk_usage(folder).free
-    if plan.size > free:
-        raise LoraMMError(f"{folder.parent}: {plan.size / 1e9:.1f} GB to write, and {free / 1e9:.1f} GB free.")
-    kept: dict[str, Tensor | None] = {}
+    if plan.total_bytes > free:
+        raise LoraMMError(
+            f"{folder.parent}: needs {plan.total_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free."
+        )
+    merged: dict[str, Tensor | None] = {}
 
-    def tensor(name: str) -> Tensor | None:
+    def get_tensor(name: str) -> Tensor | None:
         path, _, leaf = name.rpartition(".")
         module = get_unadapted_module(model, path)
-        if path in changed and name not in kept:
+        if path in changes and name not in merged:  # weight and bias come together, and each waits until it is taken
             weight = get_dense_weight(module)
-            own = weight.float() if weight.dtype != torch.float32 else weight.clone()
-            made, bias = changed[path].merged(own, getattr(module, "bias", None))
-            kept[f"{path}.weight"], kept[f"{path}.bias"] = made, bias
-        if name in kept:
-            return kept.pop(name)
+            weight = weight.float() if weight.dtype != torch.float32 else weight.clone()
+            merged[f"{path}.weight"], merged[f"{path}.bias"] = changes[path].merge_into(
+                weight, getattr(module, "bias", None)
+            )
+        if name in merged:
+            return merged.pop(name)
         value: Tensor | None = get_dense_weight(module) if leaf == "weight" else getattr(module, leaf)
         return value
 
-    plan.write(folder, tensor)
+    plan.write(folder, get_tensor)
     base.processor.save_pretrained(folder)
 
 
 @torch.no_grad()
 def write_stock_lora(
-    model: nn.Module, changed: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
+    model: nn.Module, changes: Mapping[str, LayerChange], folder: Path, *, base: Base, dtype: torch.dtype
 ) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
+    """Write the changes as a stock PEFT LoRA: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    MMA before a layer W becomes down = A and up = W·B; a LoRA beside the layer goes next to it, and the ranks add up.
-    Alpha is the rank everywhere, so the scale is exactly 1 also for readers that pass over ``alpha_pattern``.
+    MMA before a layer W becomes down = A and up = W·B; a LoRA beside the layer is appended, and the ranks add up.
+    Alpha equals the rank everywhere, so the scale is exactly 1 also for readers that ignore ``alpha_pattern``.
 
     Args:
-        model: the transformers model with the adapters on it.
-        changed: what :func:`~.merging.collect_changes` found.
+        model: transformers model with the adapters on it.
+        changes: path of a linear layer → its change, from :func:`~lora_mm.merging.collect.collect_changes`.
         folder: exists.
-        base: what the LoRA is for.
+        base: the base of ``model``, named in the config.
         dtype: of the file.
     """
     updates = {
-        path: change.update(get_dense_weight(get_unadapted_module(model, path)).float())
-        for path, change in changed.items()
+        path: change.as_update(get_dense_weight(get_unadapted_module(model, path)).float())
+        for path, change in changes.items()
     }
     biased = any(update.bias is not None for update in updates.values())
-    whole = find_trained_modules(model)
+    trained_whole = find_trained_modules(model)
     tensors: dict[str, Tensor] = {}
     for path, update in updates.items():
         tensors[f"{path}.lora_A.weight"] = update.down.contiguous()
         tensors[f"{path}.lora_B.weight"] = update.up.contiguous()
         if biased:
             tensors[f"{path}.lora_B.bias"] = update.up.new_zeros(len(update.up)) if update.bias is None else update.bias
-    for path in whole:
+    for path in trained_whole:
         tensors |= {f"{path}.{name}": value for name, value in get_unadapted_module(model, path).state_dict().items()}
     ranks = {path: len(update.down) for path, update in updates.items()}
     rank = max(ranks.values(), default=1)
-    pattern = {path: own for path, own in ranks.items() if own != rank}
+    rank_pattern = {path: layer_rank for path, layer_rank in ranks.items() if layer_rank != rank}
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
-        rank_pattern=pattern,
-        alpha_pattern=dict(pattern),
+        rank_pattern=rank_pattern,
+        alpha_pattern=dict(rank_pattern),
         target_modules=sorted(ranks) or DUMMY_TARGET_MODULES,
         lora_bias=biased,
-        modules_to_save=whole or None,
+        modules_to_save=trained_whole or None,
         base_model_name_or_path=base.name,
         revision=base.revision,
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    # Copies: q, k and v share one down, and a file of safetensors shares nothing.
-    plain = {f"base_model.model.{name}": value.to("cpu", dtype, copy=True) for name, value in tensors.items()}
-    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    # Copies, as q, k and v share one `down` and tensors in a safetensors file share nothing.
+    copies = {f"base_model.model.{name}": value.to("cpu", dtype, copy=True) for name, value in tensors.items()}
+    save_file(copies, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

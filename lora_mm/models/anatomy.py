@@ -1,4 +1,4 @@
-"""Where the parts of a given model are: the rows of ``families`` put to use. Knows module paths; knows no adapters."""
+"""Finds the parts of a given model, by the rows of ``families``. Knows module paths; knows no adapters."""
 
 from __future__ import annotations
 
@@ -7,43 +7,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_mm.errors import InputError
-from lora_mm.models.families import FAMILIES, PARTS, Anatomy, Path, Stack, find_family, match_part
+from lora_mm.models.families import Anatomy, find_family, match_part
+from lora_mm.models.layer_roles import Path
 
 if TYPE_CHECKING:
     from torch import nn
-
-__all__ = [
-    "FAMILIES",
-    "PARTS",
-    "Anatomy",
-    "Stack",
-    "find_anatomy",
-    "find_layers",
-    "find_part",
-    "find_part_modules",
-    "find_role_modules",
-    "get_anatomy",
-    "get_placeholder_ids",
-    "list_modalities",
-]
+    from transformers import PretrainedConfig
 
 
-def find_anatomy(config: Any) -> Anatomy:
+def find_anatomy(config: PretrainedConfig) -> Anatomy:
     """The row for a transformers config, with the language stack of its own language model.
 
     Raises:
-        InputError: when the family, or its language model, is not described; says what is.
+        InputError: when the family, or its language model, is not described; names those that are.
     """
     row = find_family(config.model_type)
     if not row.languages:
         return row
-    inner = config.text_config.model_type
-    if inner not in row.languages:
+    language = config.text_config.model_type
+    if language not in row.languages:
         raise InputError(
-            f"{config.model_type} with a '{inner}' language model is not described; with {' or '.join(row.languages)} "
-            "it is. Take a checkpoint with one of those."
+            f"{config.model_type} with a '{language}' language model is not described; take a checkpoint with "
+            f"{' or '.join(row.languages)}."
         )
-    return replace(row, language=row.languages[inner])
+    return replace(row, language=row.languages[language])
 
 
 def get_anatomy(model: nn.Module) -> Anatomy:
@@ -51,11 +38,25 @@ def get_anatomy(model: nn.Module) -> Anatomy:
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) is None:
         return find_family(type(model).__name__)
-    return find_anatomy(config)
+    return find_anatomy(_get_config(model))
+
+
+def get_model_type(model: nn.Module) -> str:
+    """The name of the family of ``model``, as its config says it."""
+    return str(_get_config(model).model_type)
+
+
+def _get_config(model: nn.Module) -> PretrainedConfig:
+    config: PretrainedConfig = getattr(model, "config")  # noqa: B009  torch types an attribute of a module as a tensor
+    return config
 
 
 def find_layers(model: nn.Module, part: str) -> list[str]:
     """Paths of the layers of ``part``, in order, as far as the model reads them.
+
+    Args:
+        model: a transformers model.
+        part: ``language`` or ``vision``.
 
     Raises:
         InputError: for a part without layers, or a model whose layers are not where its family has them.
@@ -63,40 +64,45 @@ def find_layers(model: nn.Module, part: str) -> list[str]:
     stack = get_anatomy(model).stack(part)
     paths = []
     for path in stack.layers:
-        layers: Any = _submodule(model, path)
+        layers: Any = _find_submodule(model, path)
         if layers is None:
             raise InputError(
-                f"This {model.config.model_type} model has no '{path}': its {part} layers are of a kind that the "
-                "anatomy does not describe."
+                f"This {get_model_type(model)} model has no '{path}': its {part} layers are not of the kind that its "
+                "family describes."
             )
         paths += [f"{path}.{index}" for index in range(len(layers))]
-    return paths[: stack.depth(model.config)] if stack.depth else paths
+    return paths[: stack.depth(_get_config(model))] if stack.depth else paths
 
 
 def find_role_modules(model: nn.Module, part: str, role: str) -> list[str]:
     """Paths of the modules that play ``role`` in the layers of ``part``, one a layer, as far as the model reads them.
 
+    Args:
+        model: a transformers model.
+        part: ``language`` or ``vision``.
+        role: a key of ``Stack.roles``, such as ``attn_norm`` or ``q``.
+
     Raises:
-        InputError: for a part without layers, a role that its layers do not have, or a layer of another build.
+        InputError: for a part without layers, a role that its layers do not have, or a layer of another kind.
     """
     roles = get_anatomy(model).stack(part).roles
     if role not in roles:
         raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(roles)}.")
-    return [_within(model, layer, roles[role]) for layer in find_layers(model, part)]
+    return [_find_in_layer(model, layer, roles[role]) for layer in find_layers(model, part)]
 
 
-def _within(model: nn.Module, layer: str, path: Path) -> str:
+def _find_in_layer(model: nn.Module, layer: str, path: Path) -> str:
     options = (path,) if isinstance(path, str) else path
     for option in options:
-        if _submodule(model, f"{layer}.{option}") is not None:
+        if _find_submodule(model, f"{layer}.{option}") is not None:
             return f"{layer}.{option}"
     raise InputError(
-        f"'{layer}' of this {model.config.model_type} model has no {' or '.join(options)}: its layers are of a kind "
-        "that the anatomy does not describe."
+        f"'{layer}' of this {get_model_type(model)} model has no {' or '.join(options)}: its layers are not of the "
+        "kind that its family describes."
     )
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+def _find_submodule(model: nn.Module, path: str) -> nn.Module | None:
     try:
         return model.get_submodule(path)
     except AttributeError:
@@ -104,14 +110,24 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def find_part(model: nn.Module, name: str) -> str:
-    """The part that the module or parameter called ``name`` belongs to; ``other`` when it is in none."""
+    """The part that a module or parameter belongs to; ``other`` when it is in none.
+
+    Args:
+        model: a transformers model.
+        name: path of the module or parameter in it.
+    """
     return match_part(get_anatomy(model).parts, name)
 
 
 def find_part_modules(model: nn.Module, part: str) -> list[str]:
-    """Paths of the modules that make up ``part`` of this model; bare parameters and what it lacks are passed over.
+    """Paths of the modules that make up ``part`` of this model.
 
-    A list of modules goes by its items, as it is never called itself.
+    Bare parameters and modules that this model lacks are left out. A ``ModuleList`` is given as its items, because it
+    is never called itself.
+
+    Args:
+        model: a transformers model.
+        part: one of the family's parts, such as ``connector``.
 
     Raises:
         InputError: for a part that the family does not have.
@@ -121,7 +137,7 @@ def find_part_modules(model: nn.Module, part: str) -> list[str]:
         raise InputError(f"Unknown part '{part}'; the model has: {', '.join(parts)}.")
     paths = []
     for path in parts[part]:
-        module: Any = _submodule(model, path)
+        module: Any = _find_submodule(model, path)
         if type(module).__name__ == "ModuleList":
             paths += [f"{path}.{name}" for name, _ in module.named_children()]
         elif module is not None:
@@ -130,13 +146,13 @@ def find_part_modules(model: nn.Module, part: str) -> list[str]:
 
 
 def get_placeholder_ids(model: nn.Module) -> dict[str, int]:
-    """Modality → id of its placeholder token, for the modalities whose token the model's config tells."""
-    config = model.config
-    found: dict[str, int | None] = {
+    """Modality → id of its placeholder token, for the modalities whose token the model's config gives."""
+    config = _get_config(model)
+    ids: dict[str, int | None] = {
         name: getattr(config, where, None) if isinstance(where, str) else where(config)
         for name, where in get_anatomy(model).placeholders.items()
     }
-    return {name: token_id for name, token_id in found.items() if token_id is not None}
+    return {name: token_id for name, token_id in ids.items() if token_id is not None}
 
 
 def list_modalities(model: nn.Module) -> tuple[str, ...]:

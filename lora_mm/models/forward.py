@@ -1,15 +1,20 @@
-"""Batches through a model: where they go, and logits for supervised tokens only. Knows no adapters."""
+"""Runs batches through a model: moves them to its device, computes logits of supervised tokens. Knows no adapters."""
 
 from typing import Any
 
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""Label of a token that carries no loss, as everywhere in transformers."""
+"""Label of a token without loss, as in transformers."""
 
 
 def move_batch(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``batch`` on the device of ``model``, its pictures in the model's dtype."""
+    """Move a batch to the device of a model, and its floating-point tensors to the model's dtype.
+
+    Args:
+        model: a transformers model, with or without adapters.
+        batch: model inputs.
+    """
     weight = next(model.parameters())
     dtype = getattr(model, "dtype", weight.dtype)
     return {
@@ -18,9 +23,9 @@ def move_batch(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def compute_supervised_logits(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits and targets where some row of ``batch`` has a supervised token to predict.
+    """Compute logits and targets at the positions where some row of ``batch`` has a supervised token to predict.
 
-    Only those positions go through the output head: for a prompt of 700 tokens and an answer of 8, 1 % of them.
+    Only these positions go through the output head: 1 % of a prompt of 700 tokens with an answer of 8.
 
     Args:
         model: a transformers model whose forward takes ``logits_to_keep``.
@@ -31,6 +36,6 @@ def compute_supervised_logits(model: Any, batch: dict[str, Tensor]) -> tuple[Ten
     """
     inputs = move_batch(model, batch)
     targets = inputs.pop("labels")[:, 1:]
-    positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # of the tokens that predict
+    positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # of the tokens before the supervised ones
     logits: Tensor = model(**inputs, logits_to_keep=positions, use_cache=False).logits
     return logits.float(), targets[:, positions]

@@ -1,4 +1,4 @@
-"""Loading what prepares a base's inputs, as far as pictures and text need it. Knows no model and no data."""
+"""Loads the processor that prepares a base's inputs, for pictures and text. Knows no model and no data."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from lora_mm.models.families import FAMILIES
 
 
 def load_processor(source: str, config: PretrainedConfig, revision: str | None = None) -> Any:
-    """The processor of a base; with its family's own chat template where the checkpoint ships none.
+    """Load the processor of a base, with its family's chat template where the checkpoint has none.
 
     Args:
         source: Hub id or folder.
         config: of the base.
         revision: branch, tag or commit on the Hub.
     """
-    kind = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
         kind = drop_video_processor(kind)
     else:
@@ -29,16 +29,19 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
 
 
 def drop_video_processor(kind: Any) -> Any:
-    """A processor class without its half for videos, which nothing here reads and which loads with torchvision only."""
+    """Make a processor class without its video half, which nothing here reads and which needs torchvision."""
 
-    class Still(kind):
+    class WithoutVideos(kind):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in kind.get_attributes() if name != "video_processor"]
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            return [*super()._get_arguments_from_pretrained(*args, **kwargs), None]  # in the third place, for videos
+            return [
+                *super()._get_arguments_from_pretrained(*args, **kwargs),
+                None,
+            ]  # the third is for videos
 
-    Still.__name__ = kind.__name__
-    return Still
+    WithoutVideos.__name__ = kind.__name__
+    return WithoutVideos

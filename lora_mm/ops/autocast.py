@@ -1,4 +1,4 @@
-"""Autocast asked about and left, on any device: operands of our operations come in the dtypes that are meant."""
+"""Autocast, asked about and switched off on any device, so that our operations keep the dtypes of their operands."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 
-def autocast_on(x: Tensor) -> bool:
-    """Whether autocast casts on the device of ``x``; never on one that has none, such as ``meta``."""
+def is_autocast_on(x: Tensor) -> bool:
+    """Whether autocast casts on the device of ``x``; never on one that has no autocast, such as ``meta``."""
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which nothing is cast on the device of ``x``."""
-    return torch.autocast(x.device.type, enabled=False) if autocast_on(x) else nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if is_autocast_on(x) else nullcontext()

@@ -2,10 +2,10 @@
 
     y_i = x W_iᵀ + b_i + z_i B̄_iᵀ, z_i = s_i · w_i ⊙ (x Ā_iᵀ + ā_i)
 
-Written out by hand, updates and gradients are added where the large products left theirs, instead of each making a
-tensor of its own to be added later: for q, k and v, dx is written once. Of an NF4 weight an update that all tokens
-share is merged in the dequantisation where that pays (see :mod:`.nf4`). Kept for the backward: x, and h [tokens, K] of
-updates that are not merged.
+Written by hand, updates and gradients are added where the large products left theirs, instead of each making a tensor
+of its own to be added later: for q, k and v, dx is written once. A uniform update of an NF4 weight is merged in the
+dequantisation where that pays (see :mod:`.nf4`). Kept for the backward: x, and h [tokens, K] of updates that are not
+merged. Knows no modules.
 """
 
 from collections.abc import Sequence
@@ -18,103 +18,111 @@ from torch import Tensor
 
 from lora_mm.ops import products
 from lora_mm.ops.autocast import without_autocast
-from lora_mm.ops.lowrank import Update
-from lora_mm.ops.nf4 import Packed, merged, merges
-from lora_mm.ops.primitive import route_bwd
+from lora_mm.ops.nf4 import dequantize, dequantize_and_merge, merging_pays
+from lora_mm.ops.nf4_weight import NF4Weight
+from lora_mm.ops.update import Update
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenLinear:
     """A frozen linear layer: W [Dout, Din] or its NF4 form, and b [Dout]."""
 
-    weight: Tensor | Packed
+    weight: Tensor | NF4Weight
     bias: Tensor | None
 
 
-def adapted_linears(x: Tensor, layers: Sequence[tuple[Frozen, Update]]) -> tuple[Tensor, ...]:
-    """What each of ``layers`` with its update makes of ``x`` [..., Din]: ``[..., Dout_i]``, in the dtype of ``x``.
+def adapted_linears(x: Tensor, layers: Sequence[tuple[FrozenLinear, Update]]) -> tuple[Tensor, ...]:
+    """Apply each of ``layers`` with its update to ``x``.
 
     Updates are cast to the dtype of ``x`` (masters stay fp32) and get gradients in their own; W and b get none.
+
+    Args:
+        x: ``[..., Din]``.
+        layers: frozen layers and their updates.
+
+    Returns:
+        ``[..., Dout_i]`` of each layer, in the dtype of ``x``.
     """
-    tensors = [tensor for _, update in layers for tensor in _tensors(update)]
+    tensors = [tensor for _, update in layers for tensor in update.tensors]
     with without_autocast(x):
-        outputs: tuple[Tensor, ...] = _Adapted.apply(x, tuple(layers), *tensors)
+        outputs: tuple[Tensor, ...] = _AdaptedLinears.apply(x, tuple(layers), *tensors)
     return outputs
 
 
-def _tensors(update: Update) -> tuple[Tensor | None, ...]:
-    """In the order in which an update is made of them."""
-    return (update.down, update.columns, update.down_bias, update.weights, update.keep, update.index)
-
-
-def _weight(weight: Tensor | Packed, update: Update, x: Tensor) -> tuple[Tensor, bool]:
-    """What ``x`` is multiplied by, and whether the update is in it."""
-    if not isinstance(weight, Packed):
+def _get_weight(weight: Tensor | NF4Weight, update: Update, x: Tensor) -> tuple[Tensor, bool]:
+    """What ``x`` is multiplied by, and whether the update is merged in it."""
+    if not isinstance(weight, NF4Weight):
         return weight, False
-    if update.uniform and merges(x):
-        return merged(weight, update.columns, update.down, update.scale, x.dtype), True
-    return merged(weight, None, None, 1.0, x.dtype), False
+    if update.is_uniform and merging_pays(x, update.kernels):
+        return dequantize_and_merge(weight, update, x.dtype), True
+    return dequantize(weight, x.dtype), False
 
 
-def _hidden(x: Tensor, update: Update) -> Tensor:
+def _compute_hidden(x: Tensor, update: Update) -> Tensor:
     """h [..., K]."""
-    h = products.shrink(x, update.down.to(x.dtype), update.index)
+    h = products.shrink(x, update.down.to(x.dtype), update.index, update.kernels)
     return h if update.down_bias is None else h + update.down_bias
 
 
-class _Adapted(torch.autograd.Function):
+_TENSORS = 6
+"""Tensors of an update."""
+
+
+class _AdaptedLinears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layers: tuple[tuple[Frozen, Update], ...], *tensors: Tensor | None
+        ctx: Any, x: Tensor, layers: tuple[tuple[FrozenLinear, Update], ...], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        outputs, kept = [], []
+        outputs, hidden = [], []
         for frozen, update in layers:
-            weight, whole = _weight(frozen.weight, update, x)
+            weight, is_merged = _get_weight(frozen.weight, update, x)
             y, h = F.linear(products.flat(x), weight, frozen.bias).view(*x.shape[:-1], -1), None
-            if not whole:
-                h = _hidden(x, update)
-                y = products.expand(y, update.route(h), update.columns.to(x.dtype), update.index, into=True)
+            if not is_merged:
+                h = _compute_hidden(x, update)
+                columns = update.columns.to(x.dtype)
+                y = products.expand(y, update.route(h), columns, update.index, update.kernels, in_place=True)
             outputs.append(y)
-            kept.append(h)
-        ctx.save_for_backward(x, *kept, *tensors)
-        ctx.layers = [(frozen.weight, (update.scale, update.experts, update.rank)) for frozen, update in layers]
+            hidden.append(h)
+        ctx.save_for_backward(x, *hidden, *tensors)
+        ctx.layers = [(frozen.weight, update.settings) for frozen, update in layers]
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, *saved = ctx.saved_tensors  # once: checkpointing computes them again for each asking
+        x, *saved = ctx.saved_tensors  # read once: under checkpointing each access computes them again
         with without_autocast(x):
-            return _Adapted._backward(ctx, grads, x, saved)
+            return _AdaptedLinears._backward(ctx, grads, x, saved)
 
     @staticmethod
     def _backward(ctx: Any, grads: tuple[Tensor | None, ...], x: Tensor, saved: list[Any]) -> tuple[Any, ...]:
-        kept, tensors = saved[: len(grads)], iter(saved[len(grads) :])
+        hidden, tensors = saved[: len(grads)], iter(saved[len(grads) :])
         dx: Tensor | None = None
         results: list[Tensor | None] = []
-        for (frozen, numbers), h, dy in zip(ctx.layers, kept, grads, strict=True):
-            update = Update(*(next(tensors) for _ in range(6)), *numbers)
+        for (frozen, settings), h, dy in zip(ctx.layers, hidden, grads, strict=True):
+            update = Update(*(next(tensors) for _ in range(_TENSORS)), *settings)
             if dy is None:
-                results += [None] * 6
+                results += [None] * _TENSORS
                 continue
             dh, gradients = _update_bwd(x, dy, h, update)
             results += gradients
             if ctx.needs_input_grad[0]:
-                weight, whole = _weight(frozen, update, x)
+                weight, is_merged = _get_weight(frozen, update, x)
                 rows = products.flat(dy)
                 dx = rows @ weight if dx is None else dx.addmm_(rows, weight)
-                if not whole:
+                if not is_merged:
                     down = update.down.to(x.dtype).transpose(-1, -2)
-                    products.expand(dx.view(x.shape), dh, down, update.index, into=True)
+                    products.expand(dx.view(x.shape), dh, down, update.index, update.kernels, in_place=True)
         return (None if dx is None else dx.view(x.shape), None, *results)
 
 
 def _update_bwd(x: Tensor, dy: Tensor, h: Tensor | None, update: Update) -> tuple[Tensor, list[Tensor | None]]:
     """dh [..., K], and the gradients of the update's tensors; ``h`` is computed again where it was not kept."""
-    h, columns, index = _hidden(x, update) if h is None else h, update.columns.to(x.dtype), update.index
-    dz = products.shrink(dy, columns.transpose(-1, -2), index)
-    dcolumns = products.outer(dy, update.route(h), index, len(columns)).transpose(-1, -2)
-    dh, dweights = route_bwd(dz, h, update.weights, update.keep, update.scale, update.experts, update.rank)
-    ddown = products.outer(x, dh, index, len(columns))
+    h, columns = _compute_hidden(x, update) if h is None else h, update.columns.to(x.dtype)
+    index, kernels = update.index, update.kernels
+    dz = products.shrink(dy, columns.transpose(-1, -2), index, kernels)
+    dcolumns = products.outer(dy, update.route(h), index, len(columns), kernels).transpose(-1, -2)
+    dh, dweights = update.route_bwd(dz, h)
+    ddown = products.outer(x, dh, index, len(columns), kernels)
     dbias = None if update.down_bias is None else dh.sum_to_size(update.down_bias.shape)
     return dh, [ddown.to(update.down.dtype), dcolumns.to(update.columns.dtype), dbias, dweights, None, None]

@@ -2,23 +2,25 @@
 
     y[n] = base[n] + s · Σ_e w[n, e] · ( B_e (A_e x[n] + a_e) + b_e )
 
-is computed as two thin products, with everything that depends on the routing between them, in rank space:
+is computed as two thin products. All that depends on the routing stands between them, in rank space:
 
-    h = x · Āᵀ + ā          shrink      Ā [K, Din]: one shared A (K = r) or the experts' stacked (K = E·r)
-    z = s · w ⊙ h           route       [..., E·r]
-    y = base + z · B̄ᵀ       expand      B̄ [Dout, E·r]: groups are zero blocks, expert biases are extra columns
+    h = x · Āᵀ + ā          project_down    Ā [K, Din]: one shared A (K = r) or the experts' stacked (K = E·r)
+    z = s · w ⊙ h           route           [..., E·r]
+    y = base + z · B̄ᵀ       project_up      B̄ [Dout, E·r]: groups are zero blocks, expert biases are extra columns
 
-A loop over experts would pass E times over the activations; here they are read once by each product.
+A loop over experts would pass E times over the activations; here each product reads them once.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_mm.ops.primitive import expand_add, residual, route, shrink
+from lora_mm.ops.kernel_choice import Kernels
+from lora_mm.ops.projections import project_down, project_up
+from lora_mm.ops.residual import update_residual
+from lora_mm.ops.update import Norm, Update
 
 
 def stack_up(up: Tensor, groups: int = 1) -> Tensor:
@@ -40,50 +42,19 @@ def stack_up(up: Tensor, groups: int = 1) -> Tensor:
     return torch.diag_embed(runs, dim1=0, dim2=3).reshape(d_out, -1)
 
 
-@dataclass(frozen=True)
-class Update:
-    """A routed low-rank update, as its two products and what weighs rank space between them.
+def make_uniform_update(down: Tensor, up: Tensor, scale: float, kernels: Kernels = "auto") -> Update:
+    """The update s · up · down of every token.
 
-    Attributes:
-        down: Ā [K, Din], K = r or E·r; by row [E, r, Din].
-        columns: B̄ [Dout, E·r (+ E)]; by row [E, Dout, r (+ 1)].
-        down_bias: ā, broadcastable to h [..., K].
-        weights: w, broadcastable to [..., E]; by row to [..., 1].
-        keep: [..., K], what rank dropout multiplies h by: 0, or 1 / (1 - dropout).
-        index: [rows], each row's expert, where an update goes by row.
+    Args:
+        down: ``[r, Din]``.
+        up: ``[Dout, r]``.
         scale: s.
-        experts: E; by row 1, as no more stand in a row's rank space.
-        rank: r.
+        kernels: the form in which its operations run.
     """
-
-    down: Tensor
-    columns: Tensor
-    down_bias: Tensor | None
-    weights: Tensor | None
-    keep: Tensor | None
-    index: Tensor | None
-    scale: float
-    experts: int
-    rank: int
-
-    @property
-    def uniform(self) -> bool:
-        """Whether it is one and the same s·B·A for all tokens."""
-        routed = (self.down_bias, self.weights, self.keep, self.index)
-        return self.columns.shape[-1] == self.rank and all(tensor is None for tensor in routed)
-
-    def route(self, h: Tensor) -> Tensor:
-        """z [..., C] of h [..., K]; see :func:`~.primitive.route`."""
-        biased = self.columns.shape[-1] > self.experts * self.rank
-        return route(h, self.weights, self.keep, self.scale, self.experts, self.rank, biased)
+    return Update(down, up, None, None, None, None, scale, experts=1, rank=len(down), kernels=kernels)
 
 
-def uniform(down: Tensor, up: Tensor, scale: float) -> Update:
-    """The update s · up · down of every token; ``down`` [r, Din], ``up`` [Dout, r]."""
-    return Update(down, up, None, None, None, None, scale, experts=1, rank=len(down))
-
-
-def update_of(
+def make_update(
     x: Tensor,
     down: Tensor,
     up: Tensor,
@@ -95,66 +66,69 @@ def update_of(
     groups: int = 1,
     scale: float = 1.0,
     dropout: float = 0.0,
+    kernels: Kernels = "auto",
 ) -> Update:
-    """The update of ``x`` [..., Din] by an adapter's parameters, cast to its dtype (masters stay fp32).
+    """The update of ``x`` by an adapter's parameters, cast to its dtype (masters stay fp32).
 
-    An update that all tokens share stays uncast, as an NF4 weight takes it before it is rounded.
+    A uniform update stays uncast, because an NF4 weight takes it before it is rounded.
 
     Args:
+        x: ``[..., Din]``; with ``index`` ``[rows, tokens, Din]``.
         down: Ā, ``[r, Din]`` (shared by the experts) or ``[E·r, Din]``.
         up: ``[E, Dout, r / groups]``.
         down_bias: ā, ``[r]`` or ``[E·r]``.
         up_bias: ``[E, Dout]``.
         weights: w, broadcastable to ``[..., E]``; None weighs every expert with 1. With ``index``, ``[E]``.
-        index: ``[rows]``, for x ``[rows, tokens, Din]``: the one expert of each row, which has its own A; rows of a
-            negative index get no update.
+        index: ``[rows]``, the one expert of each row, which has its own A; rows of a negative index get no update.
         groups: see :func:`stack_up`.
         scale: s.
         dropout: probability with which a hidden unit is dropped; 0 outside training.
+        kernels: the form in which its operations run.
     """
     experts, d_out, r_group = up.shape
     rank, dtype = r_group * groups, x.dtype
-    routed = any(tensor is not None for tensor in (down_bias, up_bias, weights, index))
-    if experts == groups == 1 and not (routed or dropout):
-        return uniform(down, up[0], scale)
+    is_routed = any(tensor is not None for tensor in (down_bias, up_bias, weights, index))
+    if experts == groups == 1 and not (is_routed or dropout):
+        return make_uniform_update(down, up[0], scale, kernels)
     down, columns = down.to(dtype), stack_up(up.to(dtype), groups)
     down_bias, up_bias, weights = (None if t is None else t.to(dtype) for t in (down_bias, up_bias, weights))
     if index is None:
         columns = columns if up_bias is None else torch.cat([columns, up_bias.t()], dim=-1)
     else:
-        own = index.clamp(min=0)
+        expert = index.clamp(min=0)
         down = down.view(experts, rank, -1)
         columns = columns.view(d_out, experts, rank).transpose(0, 1)
         columns = columns if up_bias is None else torch.cat([columns, up_bias.unsqueeze(-1)], dim=-1)
-        down_bias = None if down_bias is None else down_bias.view(experts, 1, rank)[own]
-        weights = None if weights is None else weights[own][:, None, None]
+        down_bias = None if down_bias is None else down_bias.view(experts, 1, rank)[expert]
+        weights = None if weights is None else weights[expert][:, None, None]
         experts = 1
     keep = F.dropout(x.new_ones(*x.shape[:-1], down.shape[-2]), dropout) if dropout else None
-    return Update(down, columns, down_bias, weights, keep, index, scale, experts, rank)
+    return Update(down, columns, down_bias, weights, keep, index, scale, experts, rank, kernels)
 
 
 def routed_update(
-    base: Tensor, x: Tensor, down: Tensor, up: Tensor, *, norm: Tensor | None = None, eps: float = 0.0, **options: Any
+    base: Tensor, x: Tensor, down: Tensor, up: Tensor, *, norm: Norm | None = None, **options: Any
 ) -> Tensor:
     """Add the routed low-rank update of ``x`` to ``base``.
 
     Args:
         base: ``[..., Dout]``; ``x`` itself where an input is adapted before it is read, which takes one pass less.
-        x: ``[..., Din]``, the same leading shape as ``base``.
-        down, up, options: see :func:`update_of`.
-        norm, eps: γ [Din] and ε of an RMSNorm: ``base`` (which is ``x``) then is that norm's input, and what is
-            updated and returned is its output. γ gets no gradient.
+        x: ``[..., Din]``, with the leading dimensions of ``base``.
+        down: see :func:`make_update`.
+        up: see :func:`make_update`.
+        norm: an RMSNorm whose input ``base`` is (and ``x``): what is updated and returned is its output. Its weight
+            gets no gradient.
+        options: see :func:`make_update`.
 
     Returns:
         ``[..., Dout]`` in the dtype of ``base``.
     """
-    u = update_of(x, down, up, **options)
-    down, columns = u.down.to(x.dtype), u.columns.to(base.dtype)
-    if base is x and u.index is None:
-        y: Tensor = residual(x, norm, eps, down, u.down_bias, columns, u.weights, u.keep, u.scale, u.experts, u.rank)[0]
-        return y
+    update = make_update(x, down, up, **options)
+    down, columns = update.down.to(x.dtype), update.columns.to(base.dtype)
+    if base is x and update.index is None:
+        return update_residual(x, Update(down, columns, *update.tensors[2:], *update.settings), norm)
     assert norm is None
-    h = shrink(x, down, u.index)
-    h = h if u.down_bias is None else h + u.down_bias
-    updated: Tensor = expand_add(base, u.route(h).to(base.dtype), columns, u.index)
+    h = project_down(x, down, update.index, update.kernels)
+    h = h if update.down_bias is None else h + update.down_bias
+    updated: Tensor = project_up(base, update.route(h).to(base.dtype), columns, update.index, update.kernels)
     return updated

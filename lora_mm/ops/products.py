@@ -5,7 +5,7 @@
     outer    Σ over tokens of z ⊗ x  [C, D]
 
 With ``index`` [rows], x is [rows, tokens, D] and each row has the matrix of its own expert: A [E, C, D], B [E, D, C],
-a sum [C, D] for each of E. A row of a negative index has none: its h is zero, its y is base, and it is in no sum.
+a sum [C, D] for each of E. A row of a negative index has no expert: its h is zero, its y is base, and it is in no sum.
 """
 
 from itertools import groupby
@@ -14,59 +14,99 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_mm.ops.dispatch import launches, use_triton
+from lora_mm.ops.dispatch import import_launchers, use_triton
+from lora_mm.ops.kernel_choice import Kernels
 
 
-def shrink(x: Tensor, down: Tensor, index: Tensor | None) -> Tensor:
-    """h ``[..., C]``."""
+def shrink(x: Tensor, down: Tensor, index: Tensor | None, kernels: Kernels) -> Tensor:
+    """Project ``x`` into rank space.
+
+    Args:
+        x: ``[..., D]``; by row ``[rows, tokens, D]``.
+        down: A ``[C, D]``; by row ``[E, C, D]``.
+        index: ``[rows]``, each row's expert; None for one matrix.
+        kernels: the form in which operations run.
+
+    Returns:
+        h ``[..., C]``.
+    """
     if index is None:
         return F.linear(x, down)  # cuBLAS reads x once: there is nothing to gain
-    if use_triton("grouped", x, down.shape[1]):
-        return launches().shrink(x, down, index)
+    if use_triton(kernels, "grouped", x, down.shape[1]):
+        projected: Tensor = import_launchers().launch_shrink(x, down, index)
+        return projected
     h, size = x.new_zeros(*x.shape[:-1], down.shape[1]), x.shape[1] * x.shape[2]
-    for run in _runs(index, size):
-        torch.bmm(x[run], _own(down, index[run]).transpose(1, 2), out=h[run])
-    return _masked(h, index, size)
+    for run in _find_runs(index, size):
+        torch.bmm(x[run], _gather(down, index[run]).transpose(1, 2), out=h[run])
+    return _zero_rows_without_expert(h, index, size)
 
 
-def expand(base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None, *, into: bool = False) -> Tensor:
-    """y ``[..., D]``, of base ``[..., D]`` or, for None, of zeros; ``into`` says that base may become it."""
-    if use_triton("expand" if index is None else "grouped", z if base is None else base, z.shape[-1]):
-        return launches().expand(base, z, columns, index, into=into)
+def expand(
+    base: Tensor | None, z: Tensor, columns: Tensor, index: Tensor | None, kernels: Kernels, *, in_place: bool = False
+) -> Tensor:
+    """Project ``z`` out of rank space and add it to ``base``.
+
+    Args:
+        base: ``[..., D]``; None for zeros.
+        z: ``[..., C]``; by row ``[rows, tokens, C]``.
+        columns: B ``[D, C]``; by row ``[E, D, C]``.
+        index: ``[rows]``, each row's expert; None for one matrix.
+        kernels: the form in which operations run.
+        in_place: whether ``base`` may become the result.
+
+    Returns:
+        y ``[..., D]``.
+    """
+    if use_triton(kernels, "expand" if index is None else "grouped", z if base is None else base, z.shape[-1]):
+        launched: Tensor = import_launchers().launch_expand(base, z, columns, index, in_place=in_place)
+        return launched
     if index is None:
-        return _expanded(base, z, columns, into=into)
+        return _expand_by_one_matrix(base, z, columns, in_place=in_place)
     if base is None:
-        base, into = z.new_zeros(*z.shape[:-1], columns.shape[1]), True
+        base, in_place = z.new_zeros(*z.shape[:-1], columns.shape[1]), True
     size = base.shape[1] * base.shape[2]
-    y, z = base if into else base.clone(memory_format=torch.contiguous_format), _masked(z, index, size)
-    for run in _runs(index, size):
-        y[run].baddbmm_(z[run], _own(columns, index[run]).transpose(1, 2))
+    y = base if in_place else base.clone(memory_format=torch.contiguous_format)
+    z = _zero_rows_without_expert(z, index, size)
+    for run in _find_runs(index, size):
+        y[run].baddbmm_(z[run], _gather(columns, index[run]).transpose(1, 2))
     return y
 
 
-def _expanded(base: Tensor | None, z: Tensor, columns: Tensor, *, into: bool) -> Tensor:
+def _expand_by_one_matrix(base: Tensor | None, z: Tensor, columns: Tensor, *, in_place: bool) -> Tensor:
     if base is None:
         return F.linear(z, columns)
-    if into:
+    if in_place:
         base.view(-1, base.shape[-1]).addmm_(flat(z), columns.t())
         return base
     return torch.addmm(flat(base), flat(z), columns.t()).view(base.shape)
 
 
-def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int) -> Tensor:
-    """Σ z ⊗ x, ``[C, D]`` or, by row, ``[experts, C, D]``; in one order, so that two runs agree to the bit."""
-    if use_triton("expand" if index is None else "grouped", x, z.shape[-1]):
-        return launches().outer(x, z, index, experts)
+def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int, kernels: Kernels) -> Tensor:
+    """Sum z ⊗ x over tokens, in one order, so that two runs agree to the bit.
+
+    Args:
+        x: ``[..., D]``; by row ``[rows, tokens, D]``.
+        z: ``[..., C]``; by row ``[rows, tokens, C]``.
+        index: ``[rows]``, each row's expert; None for one sum.
+        experts: E, the number of sums by row.
+        kernels: the form in which operations run.
+
+    Returns:
+        ``[C, D]``; by row ``[E, C, D]``.
+    """
+    if use_triton(kernels, "expand" if index is None else "grouped", x, z.shape[-1]):
+        summed: Tensor = import_launchers().launch_outer(x, z, index, experts)
+        return summed
     if index is None:
         return flat(z).t() @ flat(x)
     size = x.shape[1] * x.shape[2]
-    runs, z = _runs(index, size), _masked(z, index, size)
+    runs, z = _find_runs(index, size), _zero_rows_without_expert(z, index, size)
     if not runs:
         return x.new_zeros(experts, z.shape[-1], x.shape[-1])
-    parts = torch.cat([torch.bmm(z[run].transpose(1, 2), x[run]) for run in runs])
+    by_row = torch.cat([torch.bmm(z[run].transpose(1, 2), x[run]) for run in runs])
     # as a product: index_add is not deterministic on a GPU, and one addition after the other rounds each time
-    own = torch.cat([index[run] for run in runs]) == torch.arange(experts, device=index.device)[:, None]
-    return (own.to(parts.dtype) @ parts.flatten(1)).view(experts, *parts.shape[1:])
+    is_expert = torch.cat([index[run] for run in runs]) == torch.arange(experts, device=index.device)[:, None]
+    return (is_expert.to(by_row.dtype) @ by_row.flatten(1)).view(experts, *by_row.shape[1:])
 
 
 def flat(x: Tensor) -> Tensor:
@@ -74,34 +114,35 @@ def flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _own(matrices: Tensor, index: Tensor) -> Tensor:
+def _gather(matrices: Tensor, index: Tensor) -> Tensor:
+    """Each row's matrix; any matrix for a row without an expert."""
     return matrices[index.clamp(min=0)]
 
 
 LARGE = 2**17
-"""Values of a row from which those without an expert are passed over, each run of rows as a product of its own. Beside
-a layer, forward and backward: 15.8 ms passed over and 28.0 weighed with zero for 5 rows of 1024 × 1664 (fp32), 4.4 and
-2.1 ms for 80 rows of 37 × 192 (bf16), by ``benchmarks/crops.py``."""
+"""Values of a row from which rows without an expert are skipped, each run of rows as a product of its own; smaller rows
+are multiplied by zero. Beside a layer, forward and backward: 15.8 ms skipped and 28.0 multiplied by zero for 5 rows of
+1024 × 1664 (fp32), 4.4 and 2.1 ms for 80 rows of 37 × 192 (bf16), by ``benchmarks/crops.py``."""
 
 
-def _passes_over(index: Tensor, size: int) -> bool:
-    """Whether rows of ``size`` values are passed over; never on a GPU, as to look at ``index`` would wait for it."""
+def _skips(index: Tensor, size: int) -> bool:
+    """Whether rows of ``size`` values are skipped; never on a GPU, where reading ``index`` would wait for it."""
     return size >= LARGE and index.device.type == "cpu"
 
 
-def _runs(index: Tensor, size: int) -> list[slice]:
-    """Rows that follow each other and have an expert, or all rows."""
-    if not _passes_over(index, size):
+def _find_runs(index: Tensor, size: int) -> list[slice]:
+    """The runs of rows that have an expert, or all rows where none is skipped."""
+    if not _skips(index, size):
         return [slice(0, len(index))]
     runs, start = [], 0
-    for there, run in groupby(expert >= 0 for expert in index.tolist()):
+    for has_expert, run in groupby(expert >= 0 for expert in index.tolist()):
         end = start + len(list(run))
-        if there:
+        if has_expert:
             runs.append(slice(start, end))
         start = end
     return runs
 
 
-def _masked(t: Tensor, index: Tensor, size: int) -> Tensor:
-    """``t`` with zeros in rows without an expert, where :func:`_runs` has them in."""
-    return t if _passes_over(index, size) else t * (index >= 0).to(t.dtype)[:, None, None]
+def _zero_rows_without_expert(t: Tensor, index: Tensor, size: int) -> Tensor:
+    """``t`` with zeros in rows without an expert, unless :func:`_find_runs` skips them."""
+    return t if _skips(index, size) else t * (index >= 0).to(t.dtype)[:, None, None]

@@ -1,1 +1,1 @@
-"""What a run is to do, as validated data."""
+"""Recipes: what a run does, as validated data. Reads files and runs nothing else."""

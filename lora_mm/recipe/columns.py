@@ -1,4 +1,4 @@
-"""What rows of own data can hold, and by which names it is found. Knows nothing else."""
+"""Names of the columns that rows of your own data can have. Reads no rows."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "answers", "response", "output", "caption", "text"),
     "image": ("image", "images", "picture", "file_name", "image_path"),
 }
-"""What a row can hold, and the names under which each is found when ``data.columns`` does not say."""
+"""Content of a row to the column names that are tried for it, in this order, unless ``data.columns`` names one."""
 
 OPTIONAL = ("id", "image", "context")
-"""What a row of any layout may have."""
+"""Content that a row of any layout can have or lack."""

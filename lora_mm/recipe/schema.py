@@ -1,4 +1,4 @@
-"""The JSON schema of recipe files, for editors that complete and check YAML. Knows the sections; reads no file."""
+"""The JSON schema of recipe files, for editors and for the reference of keys. Reads no recipe."""
 
 import re
 from typing import Any
@@ -8,35 +8,37 @@ from lora_mm.recipe.sections import Recipe
 
 
 def file_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a recipe's file, for editors.
+    """JSON schema (draft 2020-12) of a recipe file.
 
-    It asks less than a resolved recipe: what a file does not say, the recipe that it extends may.
+    It requires less than a complete recipe: a file with ``extends`` can leave any key to the recipe that it extends.
+
+    Returns:
+        The schema. Every key has a ``description``.
     """
     schema = Recipe.model_json_schema()
-    needed = schema.pop("required")
+    required = schema.pop("required")
     name = {"type": "string"}
     schema["properties"]["extends"] = {
-        "description": "Recipes or files below this one; of several, each goes on top of those before it.",
+        "description": "Recipe or file that this one extends, or a list of them; later ones override earlier ones.",
         "anyOf": [name, {"type": "array", "items": name}],
     }
-    schema["anyOf"] = [{"required": ["extends"]}, {"required": needed}]
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
     for section in ("BaseSection", "DataSection"):
         schema["$defs"][section].pop("required", None)
-    method = {"enum": list(METHODS), "description": "short for a placement with the method's usual values"}
+    method = {"enum": list(METHODS), "description": "A placement of this method with its default values."}
     placement = schema["properties"]["adapters"].pop("items")
-    listed = {**schema["properties"]["adapters"], "items": {"anyOf": [method, placement]}}
-    schema["properties"]["adapters"] = {"anyOf": [method, listed, {"type": "null"}]}
+    placements = {**schema["properties"]["adapters"], "items": {"anyOf": [method, placement]}}
+    schema["properties"]["adapters"] = {"anyOf": [method, placements, {"type": "null"}]}
     for section in (schema, *schema["$defs"].values()):
-        _describe(section)
+        _add_descriptions(section)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _describe(section: dict[str, Any]) -> None:
-    """Give every key of a section the description that the section's docstring has for it."""
+def _add_descriptions(section: dict[str, Any]) -> None:
+    """Give each key of a section its description from the ``Attributes:`` of the section's docstring."""
     summary, _, attributes = section.get("description", "").partition("\n\nAttributes:\n")
     section["description"] = summary
     for entry in re.split(r"\n(?=    \w)", f"\n{attributes}"):
-        names, _, told = entry.strip().partition(": ")
-        for name in names.split(", "):
-            if name in section["properties"]:
-                section["properties"][name]["description"] = " ".join(told.split())
+        name, _, description = entry.strip().partition(": ")
+        if name in section["properties"]:
+            section["properties"][name]["description"] = " ".join(description.split())

@@ -1,4 +1,4 @@
-"""The loss: on supervised tokens only. Knows batches; knows no adapters."""
+"""The training loss: cross-entropy on supervised tokens only. Knows batches; knows no adapters."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def compute_answer_loss(model: Any, batch: dict[str, Tensor], items: Tensor | in
     Args:
         model: see :func:`~lora_mm.models.forward.compute_supervised_logits`.
         batch: model inputs and ``labels`` [batch, tokens].
-        items: what to divide the sum by where gradients of several batches are accumulated; by default the own count.
+        items: the divisor of the sum: the supervised tokens of all accumulated batches. None takes those of this batch.
 
     Returns:
-        A scalar, in fp32.
+        A scalar in fp32.
     """
     logits, targets = compute_supervised_logits(model, batch)
     total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")

@@ -1,4 +1,4 @@
-"""What memory a training step takes, and how much it computes, found by taking one without data. Knows no recipes."""
+"""Measures memory and work of a training step by running one without data. Knows no recipes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.errors import LoraMMError
 from lora_mm.models.weightless import count_usage
-from lora_mm.ops import dispatch as kernels
 from lora_mm.training.loss import compute_answer_loss
 
 
 @dataclass(frozen=True)
 class StepUsage:
-    """What one training step uses beside the weights.
+    """What one training step uses, besides the weights.
 
     Attributes:
         optimizer: bytes of AdamW's states.
-        peak: most bytes of everything else at once: activations, gradients, temporary results, the batch.
-        flops: operations of its products, forward and backward.
+        peak: peak bytes of everything else: activations, gradients, temporary results, the batch.
+        flops: operations of its matrix products, forward and backward.
     """
 
     optimizer: int
@@ -29,32 +29,30 @@ class StepUsage:
 
 
 class CannotEstimateError(LoraMMError):
-    """What a step uses cannot be told beforehand."""
+    """The memory of a step cannot be estimated."""
 
 
 def measure_step(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUsage:
-    """What a step of ``model`` on ``batch`` would use, as the Trainer takes it.
+    """Measure one step of ``model`` on ``batch``, taken as the Trainer takes it.
 
     Args:
         model: on ``meta`` (see :func:`~lora_mm.models.loading.load_base`), with its adapters.
-        batch: model inputs and labels, real.
+        batch: model inputs and labels, with data.
+        gradient_checkpointing: whether activations are recomputed in the backward.
 
     Raises:
-        Unforeseen: for a model that asks its activations for data.
+        CannotEstimateError: the model reads values of its activations.
     """
-    chosen = kernels.chosen()
-    kernels.choose("torch")
+    set_kernels(model, "torch")  # no kernel runs without data
     try:
-        return _use(model, batch, gradient_checkpointing)
-    except (RuntimeError, TypeError, ValueError) as error:  # whatever an operation that needs data raises without
+        return _measure(model, batch, gradient_checkpointing)
+    except (RuntimeError, TypeError, ValueError) as error:  # what an operation raises that needs data and has none
         raise CannotEstimateError(
             f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}"
         ) from error
-    finally:
-        kernels.choose(chosen)
 
 
-def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUsage:
+def _measure(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) -> StepUsage:
     model.train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -65,11 +63,11 @@ def _use(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bool) 
         optimizer = torch.optim.AdamW(trained)
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # a first one, which leaves its states
+        optimizer.step()  # the first step makes the states
         optimizer.zero_grad()
         states = usage.now
         loss = compute_answer_loss(model, dict(batch))
-        if loss.requires_grad:  # not of text alone, where only tower or connector train
+        if loss.requires_grad:  # False where only tower or connector train and the batch has no picture
             loss.backward()
         del loss
         optimizer.step()

@@ -38,7 +38,7 @@ def test_file_says_the_type_and_every_number(tmp_path: Path) -> None:
     (item,) = saved["placements"]
     assert item["temperature"] == 10.0
     assert item["groups"] == 2
-    assert "resolved" not in saved
+    assert "targets" not in saved
 
 
 def test_dictionaries_become_placements() -> None:

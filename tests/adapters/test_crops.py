@@ -22,7 +22,8 @@ from lora_mm.adapters.support import find_obstacle
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
-from lora_mm.models.anatomy import FAMILIES, find_role_modules
+from lora_mm.models.anatomy import find_role_modules
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import make_family_base
@@ -189,7 +190,7 @@ def test_experts_that_do_nothing_are_found() -> None:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, RoutedLayer):
-                layer.routed_B["default"][2:] = 0
+                layer.routed_up["default"].weight[2:] = 0
     assert find_idle_experts(model) == {"crop_lora": [2, 3]}
 
 
@@ -211,7 +212,7 @@ def test_an_expert_moves_its_own_crop_in_every_picture_and_nothing_else(
         with torch.no_grad():
             for layer in model.modules():
                 if isinstance(layer, RoutedLayer):
-                    layer.routed_B["default"][expert].mul_(2)
+                    layer.routed_up["default"].weight[expert].mul_(2)
         after = tower(model, batch)
         assert torch.equal((after - before).flatten(1).abs().amax(1) > 0, places == expert), expert
         before = after

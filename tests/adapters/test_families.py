@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.support import find_obstacle
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, find_layers, find_role_modules, get_anatomy
+from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from tests.helpers.families import (
     FAMILY,
@@ -161,7 +161,6 @@ def test_in_bf16_a_connector_that_trains_is_kept_in_fp32(family: str) -> None:
     batch = move_batch(lowered(), family_batch(family))
     expected = logits(lowered(), batch)
     model = lora_mm.attach(lowered(), ["mma"], train=["connector"]).eval()
-    train_whole_in_fp32(model)
     torch.testing.assert_close(logits(model, batch), expected, rtol=0.1, atol=0.1)
     model(**batch, use_cache=False).logits.float().square().mean().backward()
     connector = {path: p.grad for path, p in trained(model).items() if ".modules_to_save." in path}
@@ -303,16 +302,16 @@ def test_all_experts_at_once_are_the_dense_mixture(family: str) -> None:
     routed[roles[0]].register_forward_hook(lambda _, args, out: seen.update(read=args[0]))
     routed["down"].register_forward_hook(lambda _, args, out: seen.update(given=out))
     logits(model, family_batch(family))
-    router = next(one.routed_R["default"] for one in routed.values() if "default" in one.routed_R)
+    router = next(one.routed_router["default"].weight for one in routed.values() if "default" in one.routed_router)
     weights = (seen["read"] @ router.T).softmax(dim=-1)
     expected = torch.zeros_like(seen["given"])
     with torch.no_grad():
         for expert in range(experts):
             twin = copy.deepcopy(base.get_submodule(layer))
             for role, path in paths.items():
-                down = routed[role].routed_A["default"][expert * rank : (expert + 1) * rank]
+                down = routed[role].routed_down["default"].weight[expert * rank : (expert + 1) * rank]
                 twin.get_submodule(path.removeprefix(f"{layer}.")).weight += (
-                    routed[role].routed_B["default"][expert] @ down
+                    routed[role].routed_up["default"].weight[expert] @ down
                 )
             run = twin.mlp if hasattr(twin, "mlp") else lambda x, of=twin: of.fc2(of.activation_fn(of.fc1(x)))
             expected += weights[..., expert, None] * run(seen["read"])

@@ -22,18 +22,18 @@ class Lavin(nn.Module):
 
     def __init__(self, layer: RoutedLayer, *, experts: int = 2, groups: int = 2) -> None:
         super().__init__()
-        down, up = layer.routed_A["default"].detach(), layer.routed_B["default"].detach()
+        down, up = layer.routed_down["default"].weight.detach(), layer.routed_up["default"].weight.detach()
         rank, width = down.shape
         self.down = nn.Conv1d(width, rank, 1)
         self.down.weight.data = down.unsqueeze(-1)
-        self.down.bias.data = layer.routed_a["default"].detach()
+        self.down.bias.data = layer.routed_down["default"].bias.detach()
         self.up = nn.ModuleList(nn.Conv1d(rank, width, 1, groups=groups) for _ in range(experts))
         for expert, convolution in enumerate(self.up):
             convolution.weight.data = up[expert].unsqueeze(-1)
-            convolution.bias.data = layer.routed_b["default"][expert].detach()
+            convolution.bias.data = layer.routed_up["default"].bias[expert].detach()
         self.router = nn.Linear(width, experts)
-        self.router.weight.data = layer.routed_R["default"].detach()
-        self.router.bias.data = layer.routed_c["default"].detach()
+        self.router.weight.data = layer.routed_router["default"].weight.detach()
+        self.router.bias.data = layer.routed_router["default"].bias.detach()
 
     def weights(self, modality: Tensor) -> Tensor:
         token = modality / (modality.pow(2).mean() + 1e-6).sqrt()  # what RMSNorm makes of LaVIN's first token
@@ -65,7 +65,7 @@ def by_hand(base: nn.Module, model: peft.PeftModel, kind: int) -> Iterator[None]
     handles = []
     for part, modality in (("language_model", kind), ("vision_tower", 0)):
         found = layers(model, part)
-        embedding = next(iter(found.values())).routed_modality["default"][modality].detach()
+        embedding = next(iter(found.values())).routed_modality["default"].weight[modality].detach()
         for path, layer in found.items():
             norm = base.get_submodule(path.removeprefix("base_model.model."))
             adapter = Lavin(layer)
@@ -102,7 +102,7 @@ def test_one_layer_equals_the_oracle_on_each_row_of_a_mixed_batch() -> None:
     model = adapted()
     model(**tiny_batch())  # row 0 has a picture, row 1 has none
     found = list(layers(model, "language_model").values())
-    embedding = found[0].routed_modality["default"]
+    embedding = found[0].routed_modality["default"].weight
     x = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0))
     for layer in found:
         normed = layer.base_layer(x)
@@ -117,8 +117,8 @@ def test_routing_table_is_the_oracles_softmax() -> None:
     model = adapted()
     found = list(layers(model, "language_model").values())
     for layer in found:
-        for kind, row in enumerate(layer.routing_table("default")):
-            expected = Lavin(layer).weights(found[0].routed_modality["default"][kind])
+        for kind, row in enumerate(layer.compute_routing_table("default")):
+            expected = Lavin(layer).weights(found[0].routed_modality["default"].weight[kind])
             torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -130,14 +130,14 @@ def test_for_one_modality_the_adapter_folds_into_q_k_and_v(kind: int) -> None:
     model(**tiny_batch())
     x = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(1))
     for path, layer in layers(model, "language_model").items():
-        weights = layer.routing_table("default")[kind]
-        down, a = layer.routed_A["default"], layer.routed_a["default"]
+        weights = layer.compute_routing_table("default")[kind]
+        down, a = layer.routed_down["default"].weight, layer.routed_down["default"].bias
         up, bias = torch.zeros(48, 8), torch.zeros(48)
         for expert in range(2):
-            block = layer.routed_B["default"][expert]  # [48, 4]: the upper outputs read units 0–3, the lower 4–7
+            block = layer.routed_up["default"].weight[expert]  # [48, 4]: upper outputs read units 0–3, lower 4–7
             up[:24, :4] += SCALE * weights[expert] * block[:24]
             up[24:, 4:] += SCALE * weights[expert] * block[24:]
-            bias += SCALE * weights[expert] * layer.routed_b["default"][expert]
+            bias += SCALE * weights[expert] * layer.routed_up["default"].bias[expert]
         row = 0 if kind == IMAGE else 1
         adapted_input, plain_input = layer(x)[row], layer.base_layer(x)[row]
         attention = model.get_submodule(path.removesuffix("input_layernorm") + "self_attn")

@@ -126,12 +126,12 @@ def oracle_of(model: nn.Module, seed: int | None = None) -> dict[str, Adapter]:
     generator = torch.Generator().manual_seed(seed or 0)
     adapters = {}
     for place, layer in routed(model).items():
-        router, bias = layer.routed_R["default"].detach(), layer.routed_c["default"].detach()
+        router, bias = layer.routed_router["default"].weight.detach(), layer.routed_router["default"].bias.detach()
         if seed is not None:
             router, bias = (torch.randn(value.shape, generator=generator) for value in (router, bias))
-        down, up = layer.routed_A["default"].detach(), layer.routed_B["default"].detach()
+        down, up = layer.routed_down["default"].weight.detach(), layer.routed_up["default"].weight.detach()
         adapters[place] = Adapter(
-            down, layer.routed_a["default"].detach(), up, layer.routed_b["default"].detach(), router, bias
+            down, layer.routed_down["default"].bias.detach(), up, layer.routed_up["default"].bias.detach(), router, bias
         )
     return adapters
 
@@ -158,7 +158,7 @@ KINDS = {0: IMAGE, 1: TEXT}
 def test_a_lavin_with_its_token_is_one_of_ours_without(at: str) -> None:
     model, base = ours(at), tiny_model()
     adapters = oracle_of(model, seed=5)
-    tokens = next(layer for layer in routed(model).values()).routed_modality["default"]
+    tokens = next(layer for layer in routed(model).values()).routed_modality["default"].weight
     expected, read = {}, {}
     for row, kind in KINDS.items():
         expected[row] = lavin(base, adapters, embedded(row), tokens[kind])
@@ -166,9 +166,9 @@ def test_a_lavin_with_its_token_is_one_of_ours_without(at: str) -> None:
     unit = tokens / (tokens.pow(2).mean(dim=1, keepdim=True) + 1e-6).sqrt()
     for place, layer in routed(model).items():  # R m̂ = what LaVIN's router said, for both modalities
         said = torch.stack([read[kind][place] for kind in (TEXT, IMAGE)]) - adapters[place].router_bias
-        layer.routed_R["default"].copy_(said.T @ torch.linalg.pinv(unit).T)
-        layer.routed_c["default"].copy_(adapters[place].router_bias)
-        table = layer.routing_table("default")
+        layer.routed_router["default"].weight.copy_(said.T @ torch.linalg.pinv(unit).T)
+        layer.routed_router["default"].bias.copy_(adapters[place].router_bias)
+        table = layer.compute_routing_table("default")
         assert (table[TEXT] - table[IMAGE]).abs().max() > 0.01, "the modalities must differ for this to say anything"
     batch = tiny_batch()
     logits = model(**batch).logits  # both rows in one batch, the second padded
@@ -183,7 +183,7 @@ def test_in_the_first_layer_both_routers_read_the_same() -> None:
     """LaVIN's ``RMSNorm(m)`` is our m̂ where the norm's weight is 1, as in a model that was just made."""
     model, base = ours("attn", layers=[0]), tiny_model()
     adapters = oracle_of(model)
-    tokens = routed(model)["0.input_layernorm"].routed_modality["default"]
+    tokens = routed(model)["0.input_layernorm"].routed_modality["default"].weight
     batch = tiny_batch()
     logits = model(**batch).logits
     for row, kind in KINDS.items():
@@ -197,7 +197,7 @@ def test_lavins_routing_depends_on_layer_and_modality_alone() -> None:
     """Whatever the text: the token sees nothing but itself. So a table says all of it."""
     model, base = ours("block"), tiny_model()
     adapters = oracle_of(model, seed=5)
-    token = routed(model)["0.input_layernorm"].routed_modality["default"][IMAGE]
+    token = routed(model)["0.input_layernorm"].routed_modality["default"].weight[IMAGE]
     read = []
     for row, seed in ((0, 0), (0, 1), (1, 2)):
         lavin(base, adapters, embedded(row, seed), token)

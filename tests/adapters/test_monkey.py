@@ -61,8 +61,8 @@ class Block:
         """s · B A x of the layer's crop."""
         if crop is None:
             return 0.0
-        down = layer.routed_A["default"][crop * RANK : (crop + 1) * RANK]
-        return layer.routed_s["default"][crop] * (layer.routed_B["default"][crop] @ (down @ x))
+        down = layer.routed_down["default"].weight[crop * RANK : (crop + 1) * RANK]
+        return layer.routed_scale["default"].weight[crop] * (layer.routed_up["default"].weight[crop] @ (down @ x))
 
     def __call__(self, x: Tensor, crop: int | None) -> Tensor:
         """``x`` [tokens, D]."""
@@ -103,8 +103,8 @@ def test_the_tower_computes_what_monkeys_computes_a_view_at_a_time(family: str) 
     for layer in layers:
         first, *others = [layer.get_submodule(path) for path in PLACES[family]["in"]]
         for other in others:
-            for name in ("routed_A", "routed_s"):
-                getattr(other, name)["default"].copy_(getattr(first, name)["default"])
+            for name in ("routed_down", "routed_scale"):
+                getattr(other, name)["default"].weight.copy_(getattr(first, name)["default"].weight)
     blocks = [Block(copy.deepcopy(layer).double(), family) for layer in layers]  # so that what errs is ours alone
     seen: list[tuple[Tensor, Tensor]] = []
     for layer in layers:
@@ -130,9 +130,12 @@ def test_with_equal_experts_every_crop_is_computed_as_the_others() -> None:
     batch["pixel_values"] = batch["pixel_values"][:1].expand(CROPS + 1, -1, -1, -1)
     for layer in model.modules():
         if isinstance(layer, RoutedLayer):
-            for values in (layer.routed_A["default"].view(CROPS, RANK, -1), layer.routed_B["default"]):
+            for values in (
+                layer.routed_down["default"].weight.view(CROPS, RANK, -1),
+                layer.routed_up["default"].weight,
+            ):
                 values.copy_(values[:1].expand_as(values).clone())
-            layer.routed_s["default"].fill_(0.5)
+            layer.routed_scale["default"].weight.fill_(0.5)
     base, seen = model.get_base_model(), []
     last = base.get_submodule(find_layers(base, "vision")[-1])
     last.register_forward_hook(lambda _, args, out: seen.append(out if isinstance(out, Tensor) else out[0]))

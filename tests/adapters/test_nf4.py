@@ -9,7 +9,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import lora_mm
-from lora_mm.adapters.attach import train_whole_in_fp32
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import load_adapter, save_adapter
 from lora_mm.data.collate import Collator
@@ -34,7 +33,7 @@ ADAPTERS = {
     "idefics3": [*LANGUAGE, CROPS, {"method": "mma", "part": "vision", "at": "attn", "rank": 4, "dropout": 0}],
     "qwen2_5_vl": [*LANGUAGE, TOWER],
 }
-METHODS = {"routed_modality", "routed_R", "routed_A", "routed_B"}
+METHODS = {"routed_modality", "routed_router", "routed_down", "routed_up"}
 
 
 def load(folder: Path) -> Base:
@@ -55,8 +54,9 @@ def test_many_methods_in_one_adapter_on_a_4_bit_base(family: str, tmp_path: Path
     expected = logits(base.model, batch)
 
     model = lora_mm.attach(base.model, ADAPTERS[family], train=["connector"]).eval()
-    assert torch.equal(logits(model, batch), expected), "as the base, bitwise"
-    train_whole_in_fp32(model)
+    with model.disable_adapter():
+        assert torch.equal(logits(model, batch), expected)
+    torch.testing.assert_close(logits(model, batch), expected, rtol=0.1, atol=0.1)  # the connector computes in fp32
     perturb(model, size=0.1)
     out = model(**batch, use_cache=False).logits
     assert (out - expected).abs().max() > 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import lora_mm
-from lora_mm.adapters import peft_lora as stock
+from lora_mm.adapters import peft_lora
 from lora_mm.models.loading import load_base
 from lora_mm.ops import nf4
 from tests.helpers.families import family_batch, family_model
@@ -53,8 +53,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(layers))
         return original(x, layers)
 
-    original = stock.adapted_linears
-    monkeypatch.setattr(stock, "adapted_linears", counted)
+    original = peft_lora.adapted_linears
+    monkeypatch.setattr(peft_lora, "adapted_linears", counted)
     return made
 
 
@@ -71,7 +71,7 @@ def test_logits_and_gradients_are_those_of_pefts_layers(calls: list[int]) -> Non
 def test_no_result_waits_for_longer_than_its_forward(calls: list[int]) -> None:
     model = adapted()
     step(model)
-    waiting = [layer.siblings._waiting for layer in model.modules() if isinstance(layer, stock._Trained)]
+    waiting = [layer.siblings._waiting for layer in model.modules() if isinstance(layer, peft_lora._FusedLora)]
     assert waiting == [{}] * 14
 
 
@@ -98,7 +98,7 @@ def test_saved_it_is_a_stock_lora_that_peft_loads_into_its_own_layers(tmp_path: 
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path)
     assert "_custom_modules" not in (tmp_path / "adapter_config.json").read_text()
-    assert not any(isinstance(layer, stock._Trained) for layer in loaded.modules())
+    assert not any(isinstance(layer, peft_lora._FusedLora) for layer in loaded.modules())
     with torch.no_grad():
         torch.testing.assert_close(loaded(**tiny_batch()).logits, model(**tiny_batch()).logits, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_on_an_nf4_base_it_trains_by_the_merged_weight_and_pefts_gradients_follo
     model.train()
     ours = step(model)
     assert calls == [3, 1, 2, 1] * 2
-    monkeypatch.setattr(stock, "as_adapted", lambda layer, x: None)  # PEFT's own forward
+    monkeypatch.setattr(peft_lora, "make_adapted_linear", lambda layer, x: None)  # PEFT's own forward
     theirs = step(model)
     assert len(calls) == 8
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-3, atol=1e-3)
@@ -153,8 +153,8 @@ def test_layers_are_computed_together_only_where_they_read_one_tensor(
 
     ours = gradients()
     assert set(calls) - {1} == {3}
-    assert all(not layer.siblings._waiting for layer in model.modules() if isinstance(layer, stock._Trained))
-    monkeypatch.setattr(stock, "as_adapted", lambda layer, x: None)
+    assert all(not layer.siblings._waiting for layer in model.modules() if isinstance(layer, peft_lora._FusedLora))
+    monkeypatch.setattr(peft_lora, "make_adapted_linear", lambda layer, x: None)
     theirs = gradients()
     assert ours.keys() == theirs.keys()
     for name, grad in theirs.items():

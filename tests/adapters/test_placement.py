@@ -17,7 +17,7 @@ def faults(**fields: object) -> tuple[str, ...]:
 
 
 def test_mma_takes_lavins_numbers_where_nothing_is_said() -> None:
-    item = parse_placement("mma")
+    item = parse_placement("mma").resolve()
     assert (item.part, item.at, item.rank, item.experts, item.groups) == ("language", "attn", 8, 2, 2)
     assert (item.temperature, item.dropout, item.bias, item.factor) == (10.0, 0.1, True, 1.0)
 
@@ -41,7 +41,7 @@ def test_lora_takes_one_expert_without_bias() -> None:
     ],
 )
 def test_factor_is_the_scale_or_alpha_by_rank(fields: dict[str, object], factor: float) -> None:
-    assert parse_placement(fields).factor == factor
+    assert parse_placement(fields).resolve().factor == factor
 
 
 def test_a_placement_passes_unchanged() -> None:
@@ -79,7 +79,7 @@ def test_every_contradiction_is_named_at_once() -> None:
     site, experts, groups = error.value.faults
     assert "no site 'qvk'" in site
     assert site.endswith("Did you mean 'qkv'?")
-    assert experts == "3 experts, but lora has but one; use 1."
+    assert experts == "3 experts, but lora has only one; use 1."
     assert "groups 3 must divide the rank, 8" in groups
 
 
@@ -88,10 +88,10 @@ def test_every_contradiction_is_named_at_once() -> None:
     [
         ({"method": "crop_lora", "part": "language"}, "crop_lora has no part 'language'; it has: vision."),
         ({"method": "visual_expert", "part": "vision"}, "visual_expert has no part 'vision'; it has: language."),
-        ({"method": "moe_lora", "top_k": 5}, "top_k 5 is more than the experts, 4."),
+        ({"method": "moe_lora", "top_k": 5}, "top_k 5 is more than the number of experts, 4."),
         (
             {"method": "mma", "top_k": 2, "balance": 0.1},
-            "top_k, balance: only methods that route each token have them; mma does not.",
+            "top_k, balance: only methods that route each token use this; mma does not.",
         ),
     ],
 )

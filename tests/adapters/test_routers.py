@@ -14,6 +14,7 @@ import lora_mm
 from lora_mm.adapters.crops import compute_crop_index, count_tiles
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.token_router import TokenRouter, find_token_routers
+from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.errors import InputError, LoraMMError
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
@@ -168,7 +169,7 @@ def test_an_expert_moves_its_own_crop_only(expert: int) -> None:
     before = tower(model, batch)
     with torch.no_grad():
         for layer in layers(model).values():
-            layer.routed_B["default"][expert].mul_(2)
+            layer.routed_up["default"].weight[expert].mul_(2)
     moved = (tower(model, batch) - before).flatten(1).abs().amax(1) > 0
     assert moved.tolist() == [row == expert for row in range(CROPS + 1)]
 
@@ -190,9 +191,9 @@ def test_crop_lora_is_monkeys_on_each_crop() -> None:
 
     def linear(layer: RoutedLayer, value: Tensor, crop: int, read: Tensor | None = None) -> Tensor:
         rank = layer.placements["default"].rank
-        down = layer.routed_A["default"].view(CROPS, rank, -1)[crop]
-        update = (value if read is None else read) @ down.T @ layer.routed_B["default"][crop].T
-        return layer.base_layer(value) + layer.routed_s["default"][crop] * update
+        down = layer.routed_down["default"].weight.view(CROPS, rank, -1)[crop]
+        update = (value if read is None else read) @ down.T @ layer.routed_up["default"].weight[crop].T
+        return layer.base_layer(value) + layer.routed_scale["default"].weight[crop] * update
 
     for crop in range(CROPS):
         attention, one = block.self_attn, x[crop]
@@ -304,10 +305,10 @@ def dense(model: nn.Module, path: str, x: Tensor, experts: int, top_k: int) -> T
     mlp = model.get_submodule(path)
 
     def linear(layer: RoutedLayer, value: Tensor, expert: int) -> Tensor:
-        down = layer.routed_A["default"].view(experts, -1, value.shape[-1])[expert]
-        return layer.base_layer(value) + value @ down.T @ layer.routed_B["default"][expert].T
+        down = layer.routed_down["default"].weight.view(experts, -1, value.shape[-1])[expert]
+        return layer.base_layer(value) + value @ down.T @ layer.routed_up["default"].weight[expert].T
 
-    weights = (x @ mlp.gate_proj.routed_R["default"].T).softmax(-1)
+    weights = (x @ mlp.gate_proj.routed_router["default"].weight.T).softmax(-1)
     least = weights.sort(dim=-1, descending=True).values[..., top_k - 1 : top_k]
     weights = torch.where(weights >= least, weights, 0)
     weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -330,12 +331,12 @@ def test_every_token_goes_to_its_likeliest_experts_and_none_is_dropped(top_k: in
         hook = model.get_submodule(path).register_forward_pre_hook(lambda m, args: before.append(args[0]))
         logits(model, sliced_batch())
         hook.remove()
-        router = model.get_submodule(path).gate_proj.routed_R["default"]
+        router = model.get_submodule(path).gate_proj.routed_router["default"].weight
         with torch.no_grad():
             flat = before[0].flatten(0, 1)
             router[0] = torch.linalg.lstsq(flat, torch.full((len(flat), 1), 30.0)).solution[:, 0]
             router[1:] *= 0.01
-        model.get_submodule(path).gate_proj.mixtures["default"].taken()
+        model.get_submodule(path).gate_proj.token_routers["default"].take_usage()
     seen: list[tuple[Tensor, Tensor]] = []
     hook = model.get_submodule(path).register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
     logits(model, sliced_batch())
@@ -343,7 +344,7 @@ def test_every_token_goes_to_its_likeliest_experts_and_none_is_dropped(top_k: in
     x, out = seen[0]
     with torch.no_grad():
         assert torch.allclose(out, dense(model, path, x, 3, top_k), atol=1e-4)
-    use = model.get_submodule(path).gate_proj.mixtures["default"].taken()
+    use = model.get_submodule(path).gate_proj.token_routers["default"].take_usage()
     real = sliced_batch()["attention_mask"].sum()
     assert use.sum() == top_k * real
     assert (use[0] == real) or not collapsed
@@ -358,10 +359,10 @@ def test_combined_by_weight_a_token_passes_once_through_its_experts_mean_update(
     mlp.register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
     logits(model, sliced_batch())
     x, out = (value.flatten(0, 1) for value in seen[0])
-    probabilities = (x @ mlp.gate_proj.routed_R["default"].T).softmax(-1)
+    probabilities = (x @ mlp.gate_proj.routed_router["default"].weight.T).softmax(-1)
 
     def linear(layer: RoutedLayer, value: Tensor, weights: Tensor) -> Tensor:
-        downs, ups = layer.routed_A["default"].view(3, 2, -1), layer.routed_B["default"]
+        downs, ups = layer.routed_down["default"].weight.view(3, 2, -1), layer.routed_up["default"].weight
         mixed = sum(weight * ups[e] @ downs[e] for e, weight in enumerate(weights))
         return (layer.base_layer.weight + mixed) @ value
 
@@ -376,7 +377,7 @@ def test_only_chosen_layers_have_experts_and_the_balance_weighs_a_hundredth() ->
     model = lora_mm.attach(tiny_model(), [{"method": "moe_lora", "layers": [1]}])
     assert {path.split(".layers.")[1][0] for path in trained(model)} == {"1"}
     (one,) = find_token_routers(model)
-    assert one.weight == 0.01
+    assert one.balance_weight == 0.01
 
 
 def test_one_expert_is_a_lora_on_the_feed_forward() -> None:
@@ -386,13 +387,13 @@ def test_one_expert_is_a_lora_on_the_feed_forward() -> None:
     with torch.no_grad():
         for path, layer in layers(model).items():
             plain = lora.get_submodule(path)
-            plain.lora_A["default"].weight.copy_(layer.routed_A["default"])
-            plain.lora_B["default"].weight.copy_(layer.routed_B["default"][0])
+            plain.lora_A["default"].weight.copy_(layer.routed_down["default"].weight)
+            plain.lora_B["default"].weight.copy_(layer.routed_up["default"].weight[0])
     assert torch.allclose(logits(model, sliced_batch()), logits(lora, sliced_batch()), atol=1e-4)
 
 
 def mixture(router: Tensor, *, top_k: int = 1, weight: float = 0.01) -> TokenRouter:
-    return TokenRouter(nn.ParameterDict({"default": nn.Parameter(router)}), "default", top_k, weight)
+    return TokenRouter(AdapterWeight(router), top_k, weight)
 
 
 def test_the_balance_is_one_when_uniform_and_the_number_of_experts_when_collapsed() -> None:
@@ -402,16 +403,16 @@ def test_the_balance_is_one_when_uniform_and_the_number_of_experts_when_collapse
         one.route(tokens, None, training=False)
     assert uniform.balance == pytest.approx(1, abs=1e-4)
     assert collapsed.balance == pytest.approx(4, abs=1e-4)
-    assert uniform.taken().tolist() == [8, 8, 8, 8]
-    assert uniform.taken().tolist() == [0, 0, 0, 0]
-    assert collapsed.taken().tolist() == [32, 0, 0, 0]
+    assert uniform.take_usage().tolist() == [8, 8, 8, 8]
+    assert uniform.take_usage().tolist() == [0, 0, 0, 0]
+    assert collapsed.take_usage().tolist() == [32, 0, 0, 0]
 
 
 def test_padding_counts_for_nothing_in_the_balance() -> None:
     tokens = torch.eye(4).unsqueeze(0)
     one = mixture(torch.eye(4))
     one.route(tokens, torch.tensor([[True, True, False, False]]), training=False)
-    assert one.taken().tolist() == [1, 1, 0, 0]
+    assert one.take_usage().tolist() == [1, 1, 0, 0]
 
 
 def test_the_balance_reaches_the_router_with_its_weight() -> None:
@@ -424,14 +425,14 @@ def test_the_balance_reaches_the_router_with_its_weight() -> None:
     probabilities = (tokens[0] @ parameter.T).softmax(-1)
     first = F.one_hot(probabilities.argmax(-1), 4).float().mean(0)
     (0.5 * 4 * (first * probabilities.mean(0)).sum()).backward()
-    assert torch.allclose(one.routers["default"].grad, parameter.grad, atol=1e-6)
+    assert torch.allclose(one.router.weight.grad, parameter.grad, atol=1e-6)
 
 
 def test_layers_of_one_feed_forward_share_one_router() -> None:
     model = adapted("tokens")
-    assert sum("routed_R" in path for path in trained(model)) == 2
+    assert sum("routed_router" in path for path in trained(model)) == 2
     found = layers(model, "layers.1.mlp")
-    assert len({id(layer.mixtures["default"]) for layer in found.values()}) == 1
+    assert len({id(layer.token_routers["default"]) for layer in found.values()}) == 1
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,9 @@ def test_mma_is_read_off_its_routers() -> None:
     first = maps["mma on language at block, attn norm"]
     assert (first.modalities, first.layers, first.meaning) == (("text", "image"), (0, 1), "weight of each expert")
     layers = [module for module in model.modules() if isinstance(module, RoutedLayer)]
-    table = next(layer for layer in layers if layer.placements["default"].part == "language").routing_table("default")
+    table = next(layer for layer in layers if layer.placements["default"].part == "language").compute_routing_table(
+        "default"
+    )
     torch.testing.assert_close(torch.tensor(first.weights[0]), table.detach())
     assert maps["mma on vision at attn"].modalities == ("image",)
     for one in maps.values():

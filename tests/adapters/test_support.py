@@ -35,7 +35,7 @@ def test_reasons_are_told_in_words() -> None:
 def test_a_part_can_be_asked_for() -> None:
     assert find_obstacle("mma", FAMILIES["fuyu"], "language") is None
     assert find_obstacle("mma", FAMILIES["fuyu"], "vision") == "it has no vision tower"
-    assert find_obstacle("crop_lora", FAMILIES["llava"], "language") == "crop_lora stands in vision only"
+    assert find_obstacle("crop_lora", FAMILIES["llava"], "language") == "crop_lora can be placed on vision only"
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -66,7 +66,7 @@ def test_what_does_not_apply_is_refused_with_the_reason_and_what_does(family: st
         assert fault == "fuyu has no vision tower; place the adapter in part 'language'."
     else:
         reason = find_obstacle(method, FAMILIES[family])
-        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Those that can: mma, lora")
+        assert fault.startswith(f"{method} cannot be used on '{family}' models: {reason}. Methods that can: mma, lora")
     assert not any(isinstance(module, RoutedLayer) for module in model.modules())
 
 

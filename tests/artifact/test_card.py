@@ -1,13 +1,15 @@
-"""The model card: metadata that is YAML whatever people call things, and text that says what applies to the method."""
+"""Model cards: metadata that stays whole whatever names hold, and text that fits the method."""
 
+import re
 from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lora_mm.artifact.card import render_model_card
+from lora_mm.artifact.card import render_merged_card, render_model_card
 
 FACTS: dict[str, Any] = {
     "name": "mine",
@@ -27,11 +29,15 @@ FACTS: dict[str, Any] = {
 
 
 def metadata(card: str) -> dict[str, Any]:
-    before, header, _ = card.split("---\n", 2)
-    assert before == ""
-    found = yaml.safe_load(header)
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert match is not None
+    found = yaml.safe_load(match[1])
     assert isinstance(found, dict)
     return found
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("stock", [True, False])
@@ -48,27 +54,65 @@ def test_names_the_base_and_how_to_load_it(stock: bool) -> None:
     assert "on `some/data`" in card
     assert "1,234,567" in card
     assert "| vision | 1,000 | 10 |" in card
-    assert ("import lora_mm.adapters.attach" in card) is not stock
+    assert ("import lora_mm " in card) is not stock
 
 
-def test_a_base_that_is_a_folder_is_no_metadata() -> None:
+def test_a_base_in_a_folder_is_not_in_the_metadata() -> None:
     card = render_model_card(**{**FACTS, "base": "/some/folder", "revision": None})
     assert "base_model" not in metadata(card)
     assert "Adapter for `/some/folder`" in card
 
 
 @example(base="b", name="", summary="", data="", licence="\x85", revision="")
+@example(base="a/b", name="a\n---\n", summary="\n---\n", data="---", licence="mit\n---\nlicense: cc0", revision="1")
+@example(base="\n---\n", name="\r---\r", summary="{{ name }}", data="{% raw %}", licence="---", revision="\n---\n")
 @given(
     base=st.text(min_size=1), name=st.text(), summary=st.text(), data=st.text(), licence=st.text(), revision=st.text()
 )
-def test_odd_names_leave_the_metadata_whole(**odd: str) -> None:
-    found = metadata(render_model_card(**{**FACTS, **odd}))
-    assert found["license"] == odd["licence"]
-    assert found.get("base_model") == (odd["base"] if odd["revision"] else None)
+def test_odd_names_do_not_change_the_metadata(**odd: str) -> None:
+    """Neither end the front matter early nor add a key to it; line breaks become spaces."""
+    card = render_model_card(**{**FACTS, **odd}, figures={"AVG": 1.0})
+    found = metadata(card)
+    assert found == ModelCard(card).data.to_dict()
+    assert found["license"] == one_line(odd["licence"])
+    assert found.get("base_model") == (one_line(odd["base"]) if odd["revision"] else None)
     assert found["tags"] == ["lora-mm", "multimodal", "mma"]
+    assert set(found) <= {"base_model", "library_name", "license", "pipeline_tag", "tags", "model-index"}
 
 
-def test_says_how_it_merges_or_why_not() -> None:
+def test_odd_names_do_not_change_the_metadata_of_a_merge() -> None:
+    card = render_merged_card(
+        name="a\n---\nb",
+        base="x/y\n---",
+        revision="1",
+        adapters=["one\n---\nlicense: cc0"],
+        modality="image",
+        dtype=None,
+        probes="rows of\n---\n",
+        drifts=["image: equal"],
+        licence="mit\n---\nlicense: cc0",
+    )
+    assert metadata(card) == {
+        "base_model": "x/y ---",
+        "library_name": "peft",
+        "license": "mit --- license: cc0",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["lora-mm"],
+    }
+    assert "with `one --- license: cc0` for image samples, as a stock PEFT LoRA" in card
+
+
+def test_measured_figures_are_metadata_that_the_hub_reads() -> None:
+    card = render_model_card(**FACTS, metric="accuracy", split="test", figures={"AVG": 91.234, "IMG": 88.0})
+    results = ModelCard(card).data.eval_results
+    assert [(one.metric_name, one.metric_value) for one in results] == [("AVG", 91.23), ("IMG", 88.0)]
+    assert {(one.dataset_name, one.dataset_split, one.metric_type) for one in results} == {
+        ("some/data", "test", "accuracy")
+    }
+    assert "model-index" not in metadata(render_model_card(**FACTS))
+
+
+def test_says_how_to_merge_or_why_it_cannot_be_merged() -> None:
     routed = render_model_card(**FACTS)
     assert "lora-mm merge mine --output merged-image --modality image\n" in routed
     assert "lora-mm merge mine --output merged-text --modality text\n" in routed
@@ -76,12 +120,12 @@ def test_says_how_it_merges_or_why_not() -> None:
     assert "lora-mm merge mine --output merged\n" in plain
     assert "--modality" not in plain
     several = render_model_card(**{**FACTS, "methods": ["mma", "crop_lora"]})
-    assert "It does not merge: crop_lora" in several
+    assert "It cannot be merged: crop_lora" in several
     assert "lora-mm merge" not in several
 
 
-def test_a_licence_is_named_or_said_to_be_open() -> None:
-    assert "named none" in render_model_card(**FACTS)
+def test_a_licence_is_named_or_said_to_be_missing() -> None:
+    assert "No licence was named" in render_model_card(**FACTS)
     card = render_model_card(**FACTS, licence="apache-2.0")
     assert metadata(card)["license"] == "apache-2.0"
-    assert "apache-2.0; what its base" in card
+    assert "apache-2.0; the licences of its base" in card

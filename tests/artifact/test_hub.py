@@ -1,4 +1,4 @@
-"""Adapters to the Hub and back, by the commands a user types, against a hub on this machine."""
+"""Adapters pushed to and pulled from the Hub by the command line, against a hub on this machine."""
 
 import json
 import os
@@ -30,9 +30,9 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path) -> Run:
-    """Run ``lora-mm`` in a process that knows this hub and a token; gives exit code and both outputs."""
+    """Run ``lora-mm`` in a process with this hub and a token; returns the exit code, stdout and stderr."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    # Large files go by the LFS protocol: the hub here does not speak the other one, Xet.
+    # This hub speaks the LFS protocol for large files, not Xet.
     known = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
 
     def call(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in LIMITS if (folder / name).is_file()}
 
 
-def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
+def test_a_pushed_and_pulled_adapter_gives_the_same_answers(
     run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = trained["one"]
@@ -64,7 +64,7 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
     assert code == 0, err
     repo, sha = hub.repos["me/one"], hub.repos["me/one"].branches["main"]
     assert json.loads(out) == {"repo": "me/one", "commit": sha, "url": f"{hub.url}/me/one", "private": True}
-    assert "whoever gets the adapter needs its Hub id" in err
+    assert "whoever downloads the adapter must give its Hub id" in err
     assert repo.private
     there = repo.commits[sha]
     assert {name: there[name] for name in there if name in LIMITS} == files(folder)
@@ -83,7 +83,7 @@ def test_pushed_pulled_and_evaluated_it_answers_as_it_did(
         assert done.exit_code == 0, done.exception
     assert len(read_results(before)) == 12
     assert read_results(after) == read_results(before)
-    # And by its id, from what the cache kept, with the hub gone.
+    # And by its id, from the cache, without the hub.
     code, out, err = run("evaluate", "me/one", "--predictions", by_id, HF_HUB_OFFLINE="1")
     assert code == 0, err
     assert f"Adapter me/one at commit {sha}." in out
@@ -104,7 +104,7 @@ def test_a_revision_pins_a_commit(run: Run, hub: Hub, trained: dict[str, Path], 
     assert (code, out, err) == (2, "", "some/pinned: has no revision 'nope'.\n")
 
 
-def test_a_branch_is_made_and_main_is_left_alone(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+def test_a_branch_is_created_and_main_is_unchanged(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
     repo = hub.make("me/branches", {**files(trained["one"]), "mine.txt": b"mine"})
     main = repo.branches["main"]
     small = trained["two"]
@@ -115,9 +115,7 @@ def test_a_branch_is_made_and_main_is_left_alone(run: Run, hub: Hub, trained: di
     assert repo.commits[repo.branches["try"]] == {**files(small), "mine.txt": b"mine"}
 
 
-def test_what_a_new_adapter_lacks_does_not_stay_from_an_old_one(
-    run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path
-) -> None:
+def test_files_of_an_older_adapter_are_deleted(run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
     repo = hub.make("me/again", files(trained["one"]), private=True)
     unscored = shutil.copytree(trained["two"], tmp_path / "unscored")
     (unscored / "scores.json").unlink()
@@ -126,12 +124,12 @@ def test_what_a_new_adapter_lacks_does_not_stay_from_an_old_one(
     assert repo.commits[repo.branches["main"]] == files(unscored)
 
 
-def test_visibility_is_what_was_asked_for_or_nothing_is_pushed(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+def test_nothing_is_pushed_to_a_repository_of_another_visibility(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
     hub.make("me/open", {})
     hub.make("me/closed", {}, private=True)
     code, _, err = run("share", "push", trained["one"], "me/open")
     assert code == 2
-    assert "everybody can see it. Say --public" in err
+    assert "exists and is public. Give --public" in err
     code, _, err = run("share", "push", trained["one"], "me/closed", "--public")
     assert code == 2
     assert "exists and is private" in err
@@ -142,37 +140,40 @@ def test_visibility_is_what_was_asked_for_or_nothing_is_pushed(run: Run, hub: Hu
     assert "(public)" in out
 
 
-def test_tokens_that_may_not_and_no_token_are_told(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+def test_a_token_without_permission_and_no_token_are_refused(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
     folder = trained["one"]
     code, _, err = run("share", "push", folder, "others/one")
     assert (code, err.splitlines()[-1]) == (
         2,
-        "others/one: the Hub does not let this token do that (403); take one that may.",
+        "others/one: this token lacks permission (403); use one with write access.",
     )
     code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="hf_ofNobody")
     assert code == 2
     assert "hf_ofNobody" not in err
     code, _, err = run("share", "push", folder, "me/new", HF_TOKEN="")
-    assert (code, err) == (2, "me/new: pushing needs a token that may write: set HF_TOKEN, or run `hf auth login`.\n")
+    assert (code, err) == (
+        2,
+        "me/new: pushing needs a token with write access: set HF_TOKEN, or run `hf auth login`.\n",
+    )
     hub.make("me/secret", files(folder), private=True)
     code, _, err = run("share", "show", "me/secret", HF_TOKEN="")
     assert code == 2
     assert err.splitlines() == [
-        "'me/secret' is no folder or file here, and no repository on the Hub that you can see.",
+        "'me/secret' is not a local folder or file, and not a repository on the Hub that you can access.",
         "Check the name; for a private one set HF_TOKEN, or run `hf auth login`.",
     ]
     assert run("share", "show", "me/secret")[0] == 0
 
 
-def test_repositories_that_hold_what_may_not_be_read_are_refused_before_anything_is_fetched(
+def test_unsafe_and_incomplete_repositories_are_refused_before_any_download(
     run: Run, hub: Hub, trained: dict[str, Path]
 ) -> None:
-    whole = files(trained["one"])
-    hub.make("bad/pickled", {**whole, "adapter_model.bin": b"x"})
-    hub.make("bad/large", {**whole, "README.md": bytes(1_000_001)})
-    hub.make("bad/part", {name: data for name, data in whole.items() if name != WEIGHTS})
-    told = {"pickled": "adapter_model.bin", "large": "README.md has 1,000,001 bytes", "part": f"it lacks {WEIGHTS}"}
-    for name, words in told.items():
+    complete = files(trained["one"])
+    hub.make("bad/pickled", {**complete, "adapter_model.bin": b"x"})
+    hub.make("bad/large", {**complete, "README.md": bytes(1_000_001)})
+    hub.make("bad/part", {name: data for name, data in complete.items() if name != WEIGHTS})
+    messages = {"pickled": "adapter_model.bin", "large": "README.md has 1,000,001 bytes", "part": f"it lacks {WEIGHTS}"}
+    for name, words in messages.items():
         hub.seen.clear()
         code, _, err = run("share", "show", f"bad/{name}")
         assert code == 2
@@ -181,7 +182,7 @@ def test_repositories_that_hold_what_may_not_be_read_are_refused_before_anything
         assert not [request for request, _ in hub.seen if "resolve" in request]
 
 
-def test_of_a_repository_only_an_adapters_files_are_fetched(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
+def test_only_an_adapters_files_are_downloaded(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
     hub.make("some/more", {**files(trained["one"]), "model.py": b"boom", "deep/adapter_config.json": b"{}"})
     hub.seen.clear()
     assert run("share", "show", "some/more")[0] == 0
@@ -191,7 +192,7 @@ def test_of_a_repository_only_an_adapters_files_are_fetched(run: Run, hub: Hub, 
     assert fetched == set(LIMITS)
 
 
-def test_offline_is_two_lines(run: Run, trained: dict[str, Path]) -> None:
+def test_without_network_two_lines_say_what_to_do(run: Run, trained: dict[str, Path]) -> None:
     code, out, err = run("share", "push", trained["one"], "me/one", HF_HUB_OFFLINE="1")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
@@ -201,12 +202,13 @@ def test_offline_is_two_lines(run: Run, trained: dict[str, Path]) -> None:
     code, out, err = run("share", "pull", "me/never@v1", HF_HUB_OFFLINE="1")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        "'me/never@v1' is no folder or file here, and not to be had from the Hugging Face Hub (HF_HUB_OFFLINE is set).",
-        "Check the path; or, where the Hub can be reached, `lora-mm share pull me/never@v1`, and take the folder.",
+        "'me/never@v1' is not a local folder or file, and the Hugging Face Hub cannot be reached "
+        "(HF_HUB_OFFLINE is set).",
+        "Check the path; or run `lora-mm share pull me/never@v1` on a machine with network, and copy the folder.",
     ]
 
 
-# --- what people call them -------------------------------------------------------------------------------------------
+# --- names of adapters -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_and_a_packed_file_are_found(
@@ -227,18 +229,18 @@ def test_a_folder_and_a_packed_file_are_found(
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b", "a/b/c", "~/a", "a b/c"])
-def test_what_is_no_hub_id_is_not_looked_for_on_the_hub(name: str) -> None:
+def test_a_name_that_is_not_a_hub_id_is_not_searched_on_the_hub(name: str) -> None:
     with pytest.raises(InputError) as error:
         find_adapter(name)
     assert str(error.value) == f"No adapter folder '{name}'."
 
 
-def test_what_is_here_has_no_revision(trained: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"--revision v1: .* is here already"):
+def test_a_local_adapter_has_no_revision(trained: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"--revision v1: .* is a local path"):
         locate_adapter(str(trained["one"]), "v1")
 
 
-def test_a_file_that_is_no_packed_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_packed_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="not a packed adapter"):
         find_adapter(tmp_path / "a.bin")

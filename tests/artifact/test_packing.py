@@ -1,4 +1,4 @@
-"""A packed adapter: the same bytes every time, everything of the adapter in it, and nothing else ever read from one."""
+"""Packed adapters: the same bytes every time, all files of the adapter, and nothing else read from one."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
     return member
 
 
-def test_packed_and_unpacked_every_file_is_as_it_was(packed: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+def test_packing_and_unpacking_keeps_every_file(packed: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     unpack_adapter(packed, tmp_path / "again")
     assert {file.name for file in (tmp_path / "again").iterdir()} == set(LIMITS)
     for name in LIMITS:
@@ -62,7 +62,7 @@ def test_packed_and_unpacked_every_file_is_as_it_was(packed: Path, trained: dict
 
 
 def test_the_same_adapter_gives_the_same_bytes(packed: Path, folder: Path, tmp_path: Path) -> None:
-    """In another folder, at another time, for another user's eyes only, with checkpoints beside it."""
+    """In another folder, with other times and permissions, and with checkpoints beside it."""
     for file in folder.iterdir():
         os.utime(file, (1, 1))
     (folder / WEIGHTS).chmod(0o600)
@@ -80,14 +80,14 @@ def test_an_adapter_without_card_and_scores_packs_too(folder: Path, tmp_path: Pa
     assert {file.name for file in (tmp_path / "again").iterdir()} == set(files.REQUIRED)
 
 
-def test_nothing_is_overwritten(packed: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_existing_file_or_folder_is_not_overwritten(packed: Path, folder: Path, tmp_path: Path) -> None:
     before = packed.read_bytes()
     assert "exists; name another file" in refusal(lambda: pack_adapter(folder, packed))
     assert packed.read_bytes() == before
     assert "exists; name another folder" in refusal(lambda: unpack_adapter(packed, folder))
 
 
-def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(packed: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported_and_nothing_is_left(packed: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LoraMMError, match="cannot be written"):
         pack_adapter(folder, tmp_path / "file" / "a.tar")
@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(packed: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "file"]
 
 
-def test_what_is_over_its_size_is_not_packed(folder: Path, tmp_path: Path) -> None:
+def test_a_file_above_its_limit_is_not_packed(folder: Path, tmp_path: Path) -> None:
     (folder / files.CARD).write_text("x" * (LIMITS[files.CARD] + 1))
     assert "README.md has 1,000,001 bytes; the limit is 1,000,000." in refusal(
         lambda: pack_adapter(folder, tmp_path / "a.tar")
@@ -109,48 +109,48 @@ def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "told"),
+    ("member", "words"),
     [
-        (entry("../escaped.txt"), "'../escaped.txt' would be written outside of the folder."),
-        (entry("a/../../escaped.txt"), "would be written outside of the folder."),
-        (entry("/tmp/escaped.txt"), "would be written outside of the folder."),
-        (entry("link", tarfile.SYMTYPE, "/etc/passwd"), "'link' is no plain file."),
-        (entry("scores.json", tarfile.LNKTYPE, "/etc/passwd"), "'scores.json' is no plain file."),
-        (entry("scores.json", tarfile.SYMTYPE, "../../x"), "'scores.json' is no plain file."),
-        (entry("device", tarfile.CHRTYPE), "'device' is no plain file."),
-        (entry("pipe", tarfile.FIFOTYPE), "'pipe' is no plain file."),
-        (entry("folder", tarfile.DIRTYPE), "'folder' is no plain file."),
-        (entry("run.sh"), "'run.sh' is none of an adapter's files"),
-        (entry("inside/scores.json"), "'inside/scores.json' is none of an adapter's files"),
-        (entry("./scores.json"), "'./scores.json' is none of an adapter's files"),
-        (entry("recipe.yaml"), "recipe.yaml is in it 2 times."),
+        (entry("../escaped.txt"), "'../escaped.txt' would be written outside the folder."),
+        (entry("a/../../escaped.txt"), "would be written outside the folder."),
+        (entry("/tmp/escaped.txt"), "would be written outside the folder."),
+        (entry("link", tarfile.SYMTYPE, "/etc/passwd"), "'link' is not a regular file."),
+        (entry("scores.json", tarfile.LNKTYPE, "/etc/passwd"), "'scores.json' is not a regular file."),
+        (entry("scores.json", tarfile.SYMTYPE, "../../x"), "'scores.json' is not a regular file."),
+        (entry("device", tarfile.CHRTYPE), "'device' is not a regular file."),
+        (entry("pipe", tarfile.FIFOTYPE), "'pipe' is not a regular file."),
+        (entry("folder", tarfile.DIRTYPE), "'folder' is not a regular file."),
+        (entry("run.sh"), "'run.sh' is not a file of an adapter"),
+        (entry("inside/scores.json"), "'inside/scores.json' is not a file of an adapter"),
+        (entry("./scores.json"), "'./scores.json' is not a file of an adapter"),
+        (entry("recipe.yaml"), "recipe.yaml occurs 2 times."),
         (entry("adapter_model.bin"), "holds a pickle (adapter_model.bin)"),
         (entry("Data.PKL"), "holds a pickle (Data.PKL)"),
     ],
 )
-def test_what_has_no_business_in_a_packed_adapter_is_refused_and_nothing_is_written(
-    packed: Path, tmp_path: Path, member: tarfile.TarInfo, told: str
+def test_an_unexpected_member_is_refused_and_nothing_is_written(
+    packed: Path, tmp_path: Path, member: tarfile.TarInfo, words: str
 ) -> None:
     without = "scores.json" if member.name == "scores.json" else ""
     data = b"" if member.type != tarfile.REGTYPE else b"x"
     file = repacked(packed, tmp_path / "evil.tar", (member, data), without=without)
     message = refusal(lambda: unpack_adapter(file, tmp_path / "inside" / "a"))
-    assert told in message
+    assert words in message
     assert str(file) in message
     assert [path.name for path in tmp_path.iterdir()] == ["evil.tar"]
 
 
-def test_all_faults_are_told_at_once(packed: Path, tmp_path: Path) -> None:
+def test_all_faults_are_listed_at_once(packed: Path, tmp_path: Path) -> None:
     file = repacked(packed, tmp_path / "evil.tar", (entry("../a"), b""), (entry("b"), b""))
     assert len(refusal(lambda: unpack_adapter(file, tmp_path / "a")).splitlines()) == 2
 
 
-def test_sizes_and_numbers_are_bounded(packed: Path, tmp_path: Path) -> None:
+def test_size_and_number_of_members_are_limited(packed: Path, tmp_path: Path) -> None:
     large = repacked(packed, tmp_path / "large.tar", (entry("README.md"), bytes(1_000_001)), without="README.md")
     assert "README.md has 1,000,001 bytes" in refusal(lambda: unpack_adapter(large, tmp_path / "a"))
     many = repacked(packed, tmp_path / "many.tar", *((entry(f"{n}"), b"") for n in range(100)))
     assert "more files than a packed adapter has" in refusal(lambda: unpack_adapter(many, tmp_path / "a"))
-    # A header may promise what is not there: 8 GB in a file of some kilobytes.
+    # A header may claim 8 GB in a file of a few kilobytes.
     header = entry("adapter_model.safetensors")
     header.size = 8_000_000_000
     (tmp_path / "promise.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
@@ -159,14 +159,14 @@ def test_sizes_and_numbers_are_bounded(packed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gz", "xz"])
-def test_a_compressed_one_is_refused(packed: Path, tmp_path: Path, compression: str) -> None:
+def test_a_compressed_file_is_refused(packed: Path, tmp_path: Path, compression: str) -> None:
     with tarfile.open(packed) as old, tarfile.open(tmp_path / "small.tar", f"w:{compression}") as new:  # type: ignore[call-overload]
         for member in old:
             new.addfile(member, old.extractfile(member))
     assert "not a packed adapter" in refusal(lambda: unpack_adapter(tmp_path / "small.tar", tmp_path / "a"))
 
 
-def test_one_that_lacks_a_file_is_refused_by_its_own_name(packed: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_for_the_packed_file(packed: Path, tmp_path: Path) -> None:
     file = repacked(packed, tmp_path / "part.tar", without="recipe.yaml")
     assert refusal(lambda: unpack_adapter(file, tmp_path / "a")) == (
         f"{file}: not an adapter folder of lora-mm; it lacks recipe.yaml."
@@ -176,7 +176,7 @@ def test_one_that_lacks_a_file_is_refused_by_its_own_name(packed: Path, tmp_path
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_a_damaged_one_is_refused_or_whole_and_never_half_written(
+def test_a_damaged_file_is_refused_or_unpacked_whole(
     data: st.DataObject, packed: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Cut anywhere, or with a byte changed anywhere in its first headers."""

@@ -1,4 +1,4 @@
-"""What an adapter says of itself, against the model it is of; and that no torch is needed to read it."""
+"""Summaries of adapters, compared with the model; and that reading them needs no torch."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_parameters_by_part_are_those_of_the_model(trained: dict[str, Path], bas
     assert summarize_adapter(trained["one"])["parameters"] == expected
 
 
-def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
+def test_a_summary_holds_base_placements_and_scores(trained: dict[str, Path], base_folder: Path) -> None:
     folder = trained["one"]
     facts = summarize_adapter(folder)
     assert facts["base"]["name"] == str(base_folder)
@@ -38,7 +38,7 @@ def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
     assert facts["placements"] == [
         "mma on language at attn, rank 4, experts 2",
         "mma on vision at attn, rank 4, experts 2",
-        "model.multi_modal_projector, whole",
+        "model.multi_modal_projector, trained whole",
     ]
     assert facts["scores"] == load_scores(folder)["scores"]
     assert facts["card"] == (folder / "README.md").read_text()
@@ -50,7 +50,7 @@ def test_says_what_it_is(trained: dict[str, Path], base_folder: Path) -> None:
     assert next(line for line in lines.splitlines() if line.startswith("adapter ")).endswith(f"{accuracy:.2f}")
 
 
-def test_a_stock_lora_says_what_it_is(base_folder: Path, tmp_path: Path) -> None:
+def test_a_summary_of_a_stock_lora(base_folder: Path, tmp_path: Path) -> None:
     base = load_base(str(base_folder))
     model = lora_mm.attach(base.model, [{"method": "lora", "rank": 4, "at": "qkv"}])
     save_adapter(model, tmp_path / "lora", base=base, recipe="name: tiny\n")
@@ -60,7 +60,7 @@ def test_a_stock_lora_says_what_it_is(base_folder: Path, tmp_path: Path) -> None
     assert "licence     not stated" in list(format_summary(facts))
 
 
-def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
+def test_figures_other_than_accuracy_and_several_data_sources_are_shown(
     trained: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(trained["one"], tmp_path / "one")
@@ -73,7 +73,7 @@ def test_figures_that_are_no_accuracies_and_data_of_several_places_are_shown(
 
 
 @pytest.mark.parametrize("odd", ["1", "[1]", '"x"', "null", '{"a": 1}', '{"a": {"columns": [1]}}'])
-def test_what_strangers_wrote_may_be_anything(trained: dict[str, Path], tmp_path: Path, odd: str) -> None:
+def test_any_content_of_the_files_is_survived(trained: dict[str, Path], tmp_path: Path, odd: str) -> None:
     folder = shutil.copytree(trained["one"], tmp_path / "one")
     (folder / "scores.json").write_text(f'{{"scores": {odd}}}')
     (folder / "recipe.yaml").write_text(f"data: {odd}\n")
@@ -86,7 +86,7 @@ def test_what_strangers_wrote_may_be_anything(trained: dict[str, Path], tmp_path
     assert "data        not stated" in lines
 
 
-def test_without_torch(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_sharing_imports_no_torch(trained: dict[str, Path], tmp_path: Path) -> None:
     """Packed, shown, unpacked: no torch, no transformers, no PEFT."""
     script = """
     import sys
@@ -134,7 +134,7 @@ def test_files_that_cannot_be_read_are_named(trained: dict[str, Path], tmp_path:
         summarize_adapter(folder)
 
 
-def test_what_strangers_wrote_does_not_steer_the_terminal(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_control_characters_do_not_reach_the_terminal(trained: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(trained["one"], tmp_path / "adapter")
     recipe = folder / files.RECIPE
     recipe.write_text(recipe.read_text().replace("six steps on a tiny base", '"red \\e[31m and\\nmore"'))
@@ -143,5 +143,5 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(trained: dict[str, Pat
     assert next(format_summary(facts)) == "adapter: red �[31m and�more"
 
 
-def test_sizes_are_told_in_thousands() -> None:
+def test_sizes_are_in_powers_of_1000() -> None:
     assert [format_size(size) for size in (41_000, 7_600_000)] == ["41 KB", "7.6 MB"]

@@ -1,4 +1,4 @@
-"""Adapters that cannot be, and a model type that is not known: how the command line tells them, with exit code 2."""
+"""Impossible adapters and unknown model types: what the command line says, with exit code 2."""
 
 import json
 from collections.abc import Callable
@@ -62,18 +62,18 @@ def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
         (
             "llava",
             ["crop_lora"],
-            ["adapters.0: 'llava' bases see every picture in one piece", "--set data.slicing.rows=2"],
+            ["adapters.0: 'llava' bases do not slice pictures", "--set data.slicing.rows=2"],
         ),
         ("llava", [{"method": "mma", "layers": []}], ["matches no module of this model", "leave `layers` out"]),
         ("llava", [{"method": "mma", "layers": [5]}], ["layers [5] do not exist", "layers 0 to 1"]),
         ("llava", ["lora", {"method": "visual_expert"}], ["Two adapters on one module", "give each its own part"]),
         ("llava", [{"method": "mma", "rank": 0}], ["adapters.0.rank: ", "greater than or equal to 1"]),
         ("llava", [{"method": "mma", "experts": 0}], ["adapters.0.experts: ", "greater than or equal to 1"]),
-        ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the experts, 4"]),
+        ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the number of experts, 4"]),
         ("llava", [{"method": "mma", "rank": 10, "groups": 5}], ["groups 5 must divide the layer's width, 48"]),
     ],
 )
-def test_what_cannot_be_is_told_with_the_way_out(
+def test_an_impossible_adapter_is_refused_with_the_way_out(
     finetune: Call, bases: Callable[[str], Path], tmp_path: Path, family: str, adapters: list[Any], said: list[str]
 ) -> None:
     code, _, err = finetune(bases(family), adapters)
@@ -85,13 +85,13 @@ def test_what_cannot_be_is_told_with_the_way_out(
     assert not (tmp_path / "run").exists()
 
 
-def test_experts_for_which_no_picture_had_a_crop_are_told(finetune: Call, bases: Callable[[str], Path]) -> None:
+def test_experts_without_a_crop_are_reported(finetune: Call, bases: Callable[[str], Path]) -> None:
     code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 6}])
     assert code == 0, err
     assert "crop_lora: nothing in the training data was for its experts 4, 5 (counted" in out
 
 
-def test_crops_for_which_there_is_no_expert_are_told(finetune: Call, bases: Callable[[str], Path]) -> None:
+def test_crops_without_an_expert_are_reported(finetune: Call, bases: Callable[[str], Path]) -> None:
     with pytest.warns(UserWarning, match="A picture has more than 3 crops; those beyond stay"):
         code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 3}])
     assert code == 0, err
@@ -99,7 +99,7 @@ def test_crops_for_which_there_is_no_expert_are_told(finetune: Call, bases: Call
 
 
 def make_vipllava(folder: Path) -> Path:
-    """A base of a type without a row: LLaVA with a tower that is read in several places."""
+    """A base of a type without a row: LLaVA that reads several layers of its tower."""
     torch.manual_seed(0)
     config = hf.VipLlavaConfig(
         vision_config=hf.CLIPVisionConfig(**VISION).to_dict(),
@@ -115,18 +115,18 @@ def make_vipllava(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("families")
-def test_a_type_without_a_row_is_described_in_the_recipe_and_trained(finetune: Call, cli: Cli, tmp_path: Path) -> None:
+def test_a_type_without_a_row_trains_with_an_anatomy_in_the_recipe(finetune: Call, cli: Cli, tmp_path: Path) -> None:
     base = make_vipllava(tmp_path / "base")
     adapters = ["mma", {"method": "mma", "part": "vision"}]
     code, _, err = finetune(base, adapters)
     assert code == 2
-    assert "No anatomy for models of type 'vipllava'; described are: llava, " in err
+    assert "No anatomy for models of type 'vipllava'; known types: llava, " in err
     assert "Did you mean 'llava'?" in err
     assert "base.anatomy={like: TYPE}" in err
     code, out, err = finetune(base, adapters, **{"base.anatomy": {"like": "llava"}, "train": ["connector"]})
     assert code == 0, err
     assert "2 steps" in out
-    del FAMILIES["vipllava"]  # another process does not know it either: the adapter's recipe tells
+    del FAMILIES["vipllava"]  # as in another process: the adapter's recipe describes it
     code, out, err = cli("evaluate", tmp_path / "run", "--json")
     assert code == 0, err
     saved = json.loads((tmp_path / "run" / "scores.json").read_text())
@@ -134,7 +134,7 @@ def test_a_type_without_a_row_is_described_in_the_recipe_and_trained(finetune: C
 
 
 @pytest.mark.usefixtures("families")
-def test_a_description_that_does_not_fit_the_model_says_where(finetune: Call, tmp_path: Path) -> None:
+def test_an_anatomy_that_does_not_fit_names_the_missing_module(finetune: Call, tmp_path: Path) -> None:
     base = make_vipllava(tmp_path / "base")
     code, _, err = finetune(base, ["mma"], **{"base.anatomy": {"like": "idefics2"}})
     assert code == 2, err

@@ -35,10 +35,10 @@ def asked(*arguments: object) -> dict[str, str]:
 
 
 def test_one_adapter_writes_its_answer(trained: dict[str, Path], picture: str) -> None:
-    speaker = load_adapted([str(trained["one"])])
+    model = load_adapted([str(trained["one"])])
     for images in ([], [picture], [picture, picture]):
         turn = Turn("user", "Which?", tuple(Path(image) for image in images))
-        expected = speaker.reply([turn], max_new_tokens=5)
+        expected = model.reply([turn], max_new_tokens=5)
         flags = [part for image in images for part in ("--image", image)]
         assert asked(trained["one"], *flags) == {"one": expected}
         done = run("generate", trained["one"], *flags, "--prompt", "Which?", "--max-new-tokens", 5)
@@ -70,7 +70,7 @@ def test_the_frozen_base_answers_without_adapter(trained: dict[str, Path]) -> No
     ("arguments", "message"),
     [
         (["--image", "/nowhere.png"], "/nowhere.png: No such file"),
-        (["--adapter-name", "two"], "No adapter 'two' here; there are: one."),
+        (["--adapter-name", "two"], "Unknown adapter 'two'. Known: one."),
         (["--set", "base.model=/nowhere"], "base.model: no folder '/nowhere'."),
     ],
 )

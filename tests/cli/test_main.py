@@ -362,10 +362,10 @@ def test_what_cannot_be_compared_is_one_line_before_any_model_is_loaded(
     path = load_recipe(str(elsewhere / "recipe.yaml")).data.path
     (elsewhere / "recipe.yaml").write_text(recipe.replace(str(path), str(questions)))
     for arguments, told in (
-        (["--compare", adapter], "is the same adapter twice"),
+        (["--compare", adapter], "is the same adapter"),
         (["--compare", tmp_path / "none"], "No adapter folder"),
-        (["--compare", "base", "--base-only"], "is one model twice"),
-        (["--compare", elsewhere], "have other questions in their recipes' data"),
+        (["--compare", "base", "--base-only"], "compares the frozen base with itself"),
+        (["--compare", elsewhere], "have different questions"),
     ):
         code, out, err = cli("evaluate", adapter, *arguments)
         assert (code, out) == (2, ""), arguments
@@ -396,7 +396,7 @@ def test_answers_as_json_lines_or_in_the_official_format(cli: Cli, adapter: Path
     exact = ["--set", "evaluation.metric=exact", "--set", "evaluation.max_new_tokens=2"]
     code, _, err = cli("evaluate", adapter, "--predictions", tmp_path / "answers.json", *exact)
     assert code == 2
-    assert "name it answers.jsonl" in err
+    assert "name the file answers.jsonl" in err
     code, out, _ = cli("evaluate", adapter, "--json", *exact)
     assert code == 0
     assert list(one_object(out)["scores"]["adapter"]["columns"]) == ["accuracy", "image", "text"]

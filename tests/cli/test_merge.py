@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Cli
 
 
-def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_model_and_a_lora_are_written_and_their_figures_printed(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     code, out, err = cli("merge", adapter, "--output", tmp_path / "model", "--modality", "image")
     assert (code, err) == (0, "")
     assert "image: max |Δlogit|" in out
@@ -19,16 +19,16 @@ def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: 
         "merge", adapter, "--output", tmp_path / "lora", "--modality", "text", "--as", "lora", "--json"
     )
     assert code == 0
-    told = json.loads(out)
-    assert told["output"] == str(tmp_path / "lora")
-    assert told["dtype"] == "float32"
-    assert told["drift"]["text"]["largest"] < 1e-4
+    result = json.loads(out)
+    assert result["output"] == str(tmp_path / "lora")
+    assert result["dtype"] == "float32"
+    assert result["drift"]["text"]["largest"] < 1e-4
     assert "text: max |Δlogit|" in err
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("options", "words"),
     [
         ([], "--modality image or --modality text"),
         (["--modality", "imge"], "Did you mean 'image'?"),
@@ -37,21 +37,21 @@ def test_a_model_and_a_lora_are_written_and_the_figures_told(cli: Cli, adapter: 
         (["--modality", "image", "--no-verify"], "--no-verify"),
     ],
 )
-def test_what_cannot_be_is_told_with_2_and_nothing_is_left(
+def test_what_cannot_be_merged_exits_with_2_and_leaves_nothing(
     cli: Cli,
     adapter: Path,
     tmp_path: Path,
-    more: list[str],
-    told: str,
+    options: list[str],
+    words: str,
 ) -> None:
-    code, _, err = cli("merge", adapter, "--output", tmp_path / "out", *more)
+    code, _, err = cli("merge", adapter, "--output", tmp_path / "out", *options)
     assert code == 2
-    assert told in err
+    assert words in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_adapter_and_a_used_output_end_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_missing_adapter_and_an_existing_output_exit_with_2(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     code, _, err = cli("merge", tmp_path / "nowhere", "--output", tmp_path / "out", "--modality", "image")
     assert (code, len(err.splitlines())) == (2, 1)
     code, _, err = cli("merge", adapter, "--output", adapter, "--modality", "image")

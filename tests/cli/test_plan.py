@@ -22,7 +22,7 @@ def test_json_is_all_there_is_on_standard_output(cli: Cli, recipe_file: Path) ->
     assert code == 0
     assert told["fits"] is True
     assert told["memory"] == 2**30
-    own = told["ways"][0]
+    own = told["options"][0]
     assert own["needed"] == sum(told["parts"].values()) + told["optimizer"] + own["step"] + told["assumed"]
 
 

@@ -47,27 +47,27 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path, made)
 
 
-def test_counts_what_is_there(rows: Path) -> None:
+def test_rows_tokens_pictures_and_duplicates_are_counted(rows: Path) -> None:
     report = check(rows)
-    [looked] = report.splits.values()
+    [found] = report.splits.values()
     assert report.sound
-    assert (looked.rows, looked.usable, looked.faults.rows, looked.layouts) == (10, 10, 0, ["question_answer"])
-    assert looked.pictures == {0: 3, 1: 7}
-    assert looked.longest == "r8"
+    assert (found.rows, found.usable, found.faults.rows, found.layouts) == (10, 10, 0, ["question_answer"])
+    assert found.pictures == {0: 3, 1: 7}
+    assert found.longest == "r8"
     collator = make_collator_without_weights(load_recipe_or_path(str(rows))[0])
     lengths = [sum(collator.length(open_source(str(rows), "train")[row])) for row in range(10)]
-    assert looked.tokens[100] == max(lengths)
-    assert looked.tokens[50] == int(sorted(lengths)[4] / 2 + sorted(lengths)[5] / 2)
-    assert (looked.equal_count, looked.equal) == (1, [("twin", "r1")])
-    assert looked.unread == ["colour"]
+    assert found.tokens[100] == max(lengths)
+    assert found.tokens[50] == int(sorted(lengths)[4] / 2 + sorted(lengths)[5] / 2)
+    assert (found.duplicate_count, found.duplicates) == (1, [("twin", "r1")])
+    assert found.unread_columns == ["colour"]
     text = printed(report)
-    assert "10, of which 10 can be used" in text
+    assert "10, 10 usable (question_answer)" in text
     assert "longest" in text
-    assert "twin = r1" in text
+    assert "1 example equal to an earlier one: twin = r1" in text
     assert "columns colour" in text
 
 
-def test_shows_what_is_learnt_in_marks_or_in_colour(rows: Path) -> None:
+def test_supervised_text_is_shown_in_marks_or_in_colour(rows: Path) -> None:
     report = check(rows)
     assert list(report.masks) == ["r0", "r1", "r2"]
     plain = printed(report)
@@ -79,21 +79,21 @@ def test_shows_what_is_learnt_in_marks_or_in_colour(rows: Path) -> None:
     assert "⟦ the 0th</s>⟧" in printed(report, force_terminal=True, no_color=True)
 
 
-def test_too_long_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> None:
+def test_overlong_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> None:
     for policy, sound, faulty in (("error", False, 1), ("drop", True, 0), ("truncate", False, 1)):
         report = check(rows, "data.max_length=60", f"data.overlong={policy}")
-        [looked] = report.splits.values()
-        assert (report.sound, looked.overlong, looked.faults.rows) == (sound, 1, faulty)
-    assert "leave no room" in looked.faults.lines[0]
-    assert looked.faults.lines[0].startswith("rows.jsonl:9: ")
+        [found] = report.splits.values()
+        assert (report.sound, found.overlong, found.faults.rows) == (sound, 1, faulty)
+    assert "leave no room" in found.faults.lines[0]
+    assert found.faults.lines[0].startswith("rows.jsonl:9: ")
 
 
-def test_what_is_in_both_splits_is_a_fault(rows: Path, tmp_path: Path) -> None:
+def test_examples_in_both_splits_are_a_fault(rows: Path, tmp_path: Path) -> None:
     report = check(rows, f"data.eval_path={rows}")
     assert list(report.splits) == ["train", "test"]
     assert not report.sound
-    assert report.both_count == 10
-    assert "10 examples are both to train on and to be asked, such as r0" in printed(report)
+    assert report.overlap_count == 10
+    assert "10 examples in both the training and the evaluation split: r0, r1, r2" in printed(report)
     assert check(rows, "data.eval_share=0.3").sound
 
 
@@ -101,17 +101,15 @@ def test_conversations_and_special_tokens(tmp_path: Path) -> None:
     talk = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Yes."}]
     made = [{"conversations": talk * 2}, {"conversations": [*talk, talk[0], {"from": "gpt", "value": "a </s> b"}]}]
     report = check(write_rows(tmp_path, made))
-    [looked] = report.splits.values()
-    assert looked.turns == {2: 1}
-    assert looked.faults.lines == [
-        "rows.jsonl:2: the text holds '</s>', which the base does not read as text; reword it."
-    ]
+    [found] = report.splits.values()
+    assert found.turns == {2: 1}
+    assert found.faults.lines == ["rows.jsonl:2: the text contains '</s>', a special token of the base; reword it."]
     assert "⟦ Yes.</s>⟧USER: One? ASSISTANT:⟦ Yes.</s>⟧" in printed(report)
 
 
 def test_scienceqa_and_mixtures_are_checked_too(scienceqa_folder: Path, rows: Path, tmp_path: Path) -> None:
     report = check(scienceqa_folder)
-    assert {name: looked.rows for name, looked in report.splits.items()} == {"train": 24, "test": 12}
+    assert {name: found.rows for name, found in report.splits.items()} == {"train": 24, "test": 12}
     assert report.splits["train"].pictures == {0: 12, 1: 12}
     file = tmp_path / "mix.yaml"
     place = f"{{path: {rows}}}"
@@ -120,7 +118,7 @@ def test_scienceqa_and_mixtures_are_checked_too(scienceqa_folder: Path, rows: Pa
     )
     recipe, splits = load_recipe_or_path(str(file))
     report = check_data(recipe, splits, make_collator_without_weights(recipe))
-    assert sum(looked.rows for looked in report.splits.values()) == 20
+    assert sum(found.rows for found in report.splits.values()) == 20
 
 
 quiet = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -131,13 +129,13 @@ quiet = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCh
 def test_every_fault_is_named_by_its_row(breaks: list[str | None], tmp_path_factory: pytest.TempPathFactory) -> None:
     made = Broken.of(tmp_path_factory.mktemp("broken"), ["sound", *breaks])
     report = check(made.file)
-    [looked] = report.splits.values()
-    assert {line.split(": ")[0] for line in looked.faults.lines} == set(made.broken)
-    assert (looked.faults.rows, looked.usable) == (len(made.broken), len(made.sound))
+    [found] = report.splits.values()
+    assert {line.split(": ")[0] for line in found.faults.lines} == set(made.broken)
+    assert (found.faults.rows, found.usable) == (len(made.broken), len(made.sound))
     assert report.sound is not bool(made.broken)
     dropped = check(made.file, "data.faulty_rows=drop")
     assert dropped.sound
-    assert f"{len(made.broken):,} row" in printed(dropped) or not made.broken
+    assert f"{len(made.broken):,} faulty row" in printed(dropped) or not made.broken
 
 
 def test_the_command_ends_with_2_if_anything_is_wrong(tmp_path: Path) -> None:
@@ -152,19 +150,19 @@ def test_the_command_ends_with_2_if_anything_is_wrong(tmp_path: Path) -> None:
     report = json.loads(told.stdout)
     assert report["splits"]["train"]["faulty"] == len(BREAKAGES)
     assert len(report["splits"]["train"]["faults"]) == len(BREAKAGES)
-    assert report["masks"]["r0"][-1] == {"text": " the 0th</s>", "learnt": True}
+    assert report["masks"]["r0"][-1] == {"text": " the 0th</s>", "supervised": True}
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    """40 MB of rows in a fifth of that; what grows is where each begins and a mark of what it says."""
+    """40 MB of rows in a fifth of that; what grows is where each begins and a hash of what it says."""
     script = (
         "import sys, resource\n"
-        "from lora_mm.data.source import open_source, survey\n"
+        "from lora_mm.data.source import open_source\nfrom lora_mm.data.survey import survey_source\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "survey(open_source(sys.argv[1], 'train'), range(2000))\n"
+        "survey_source(open_source(sys.argv[1], 'train'), range(2000))\n"
         "before = peak()\n"
         "source = open_source(sys.argv[1], 'train')\n"
-        "print(len(survey(source, range(len(source))).kept), peak() - before)\n"
+        "print(len(survey_source(source, range(len(source))).kept), peak() - before)\n"
     )
     file = tmp_path / "rows.jsonl"
     with file.open("w") as stream:

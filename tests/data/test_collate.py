@@ -225,7 +225,7 @@ def test_a_template_that_ends_the_turn_itself_gets_no_second_end(templated: Any)
 def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused(templated: Any) -> None:
     templated.chat_template = "{{ messages | length }} turns" + TEMPLATE
     collator = Collator(templated, max_length=1000)
-    with pytest.raises(InputError, match="7: with the answer, the base's chat template no longer begins"):
+    with pytest.raises(InputError, match="7: the base's chat template changes the prompt once the answer is there"):
         collator([Example("7", "Which?", "A")])
 
 
@@ -331,7 +331,7 @@ def test_a_picture_stands_where_its_turn_has_it(templated: Any, picture: Path) -
 
 def test_a_place_without_a_picture_is_a_fault(collator: Collator, picture: Path) -> None:
     for item in (Example("7", f"See {MARK}", "A"), Example("7", f"See {MARK}", "A", (picture, picture))):
-        with pytest.raises(InputError, match=f"7: 1 places for {len(item.images)} pictures"):
+        with pytest.raises(InputError, match=f"7: 1 picture marks but {len(item.images)} pictures"):
             collator.render(item)
 
 
@@ -355,13 +355,13 @@ def test_a_template_that_refuses_a_conversation_is_told(templated: Any) -> None:
     refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system, please') }}{% endif %}"
     templated.chat_template = refusal + TEMPLATE
     with pytest.raises(InputError, match="talk: the base's chat template refuses the conversation: no system, please"):
-        Collator(templated, max_length=1000).rendered(conversation())
+        Collator(templated, max_length=1000).render_supervised(conversation())
 
 
 def test_a_turn_that_the_template_leaves_out_is_a_fault(templated: Any) -> None:
     templated.chat_template = THINKING.replace("<|im_end|>", "").replace("##", "yes")
-    with pytest.raises(InputError, match="talk: the base's chat template leaves one of the assistant's turns out"):
-        Collator(templated, max_length=1000).rendered(conversation())
+    with pytest.raises(InputError, match="talk: the base's chat template leaves out one of the assistant's turns"):
+        Collator(templated, max_length=1000).render_supervised(conversation())
 
 
 def test_faulty_examples_are_left_out_and_named_where_that_is_asked_for(collator: Collator) -> None:
@@ -452,5 +452,5 @@ def test_a_conversations_pictures_are_cut_as_an_examples_are(processor: Any, pic
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_a_turn_that_holds_a_special_token_is_refused_by_its_speaker(collator: Collator, role: Any) -> None:
-    with pytest.raises(InputError, match=f"{role}'s turn: the text holds '<image>'"):
+    with pytest.raises(InputError, match=f"{role}'s turn: the text contains '<image>'"):
         collator.conversation([Turn("user", "Which?"), Turn(role, "Is it <image>?")])

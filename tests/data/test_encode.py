@@ -114,15 +114,15 @@ def test_both_pictures_of_an_example_are_there(family: str, bases: dict[str, Bas
 
 @every_family
 @pytest.mark.parametrize("again", [False, True])
-def test_of_a_conversation_every_answer_is_learnt(
+def test_every_answer_of_a_conversation_is_supervised(
     family: str, again: bool, bases: dict[str, Base], examples: list[Example]
 ) -> None:
     """Also where a later turn has a picture too, so that tokens before it are not counted from the row's end."""
     made = collator(bases[family])
     history = (Turn("user", "Is it no?", examples[1].images), Turn("assistant", "yes it is"))
     item = Example("talk", "And is this no, yes it is?", "no", examples[2].images if again else (), history=history)
-    learnt = [piece.text.strip() for piece in decode_mask(made, item) if piece.learnt]
-    assert [text.removesuffix("</s>").strip() for text in learnt] == ["yes it is", "no"]
+    supervised = [piece.text.strip() for piece in decode_mask(made, item) if piece.supervised]
+    assert [text.removesuffix("</s>").strip() for text in supervised] == ["yes it is", "no"]
     batch = made([item])
     assert sum(made.length(item)) == batch["input_ids"].shape[1]
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_paligemmas_rows_are_its_processors_with_a_suffix(bases: dict[str, Base]
     row = EncoderRow(
         "<image><s>What is it?\n",
         "Red.</s>",
-        spoken=len(processor.tokenizer("Red.</s>")["input_ids"]),
+        suffix=len(processor.tokenizer("Red.</s>")["input_ids"]),
         pictures=[PICTURE],
     )
     made = encode_rows(processor, [row], "right")

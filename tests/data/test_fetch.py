@@ -90,7 +90,7 @@ def test_a_picture_by_url(server: str, path: str) -> None:
 def test_what_is_wrong_is_told_with_the_url(server: str) -> None:
     assert refusal(f"{server}/gone.png") == f"{server}/gone.png: 404 Not Found"
     assert refusal(f"{server}/page.html") == f"{server}/page.html: not a picture in a known format (6 bytes)"
-    assert "cut off, 30 of" in refusal(f"{server}/cut.png")
+    assert "truncated, received 30 of" in refusal(f"{server}/cut.png")
     assert "file" in refusal(f"{server}/to-a-file")
 
 
@@ -107,4 +107,4 @@ def test_sizes_and_times_are_bounded(server: str, monkeypatch: pytest.MonkeyPatc
     assert "more than 0 MB" in refusal(f"{server}/red.png")
     monkeypatch.setattr(fetch, "MAX_BYTES", 10**6)
     monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
-    assert "did not come within 0 seconds" in refusal(f"{server}/slow.png")
+    assert "did not arrive within 0 seconds" in refusal(f"{server}/slow.png")

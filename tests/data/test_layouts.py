@@ -1,4 +1,4 @@
-"""Rows of every layout as examples; what is recognised, what is asked back, and what is wrong with a row."""
+"""Rows of every layout as examples: which layout is detected, what is ambiguous, and what is wrong with a row."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lora_mm.data.cells import PictureFolder
 from lora_mm.data.example import PICTURE, Example, Turn
-from lora_mm.data.layouts import LAYOUTS, RESPONSES, RowReader, detect_layout
+from lora_mm.data.layouts import LAYOUTS, RowReader, detect_layout
+from lora_mm.data.row_context import RESPONSES, RowContext
 from lora_mm.errors import InputError
 from lora_mm.recipe.columns import COLUMNS
 
@@ -22,7 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(root: Path, row: dict[str, Any], layout: str | None = None, **more: Any) -> Example:
     columns = more.pop("columns", {})
-    return RowReader(layout or detect_layout(list(row), columns), columns, root, **more)(row, "rows:1")
+    context = RowContext(PictureFolder(root), **more)
+    return RowReader(layout or detect_layout(list(row), columns), columns, context)(row, "rows:1")
 
 
 def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[str, ...]:
@@ -31,7 +34,7 @@ def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[s
     return caught.value.faults
 
 
-# --- recognising ---------------------------------------------------------------------------------------------------
+# --- detection ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def faults(root: Path, row: dict[str, Any], layout: str, **more: Any) -> tuple[s
         (["file_name", "text"], "caption"),
     ],
 )
-def test_layouts_are_recognised_by_their_columns(columns: list[str], layout: str) -> None:
+def test_layouts_are_detected_by_their_columns(columns: list[str], layout: str) -> None:
     assert detect_layout(columns, {}) == layout
 
 
@@ -56,25 +59,25 @@ def test_layouts_are_recognised_by_their_columns(columns: list[str], layout: str
         (
             ["messages", "conversations"],
             {},
-            "fits messages and conversations. Columns seen: messages, conversations.",
+            "messages and conversations fit. Columns: messages, conversations. Choose one: --set data.layout=messages",
         ),
-        (["foo", "bar"], {}, "none fits. Columns seen: foo, bar. Say which column is what"),
+        (["foo", "bar"], {}, "no layout fits. Columns: foo, bar. Name the columns"),
         (
             ["question", "answer", "answers"],
             {},
-            "data.columns.answer: answer and answers could be it. Say which",
+            "data.columns.answer: answer and answers could be it. Choose one",
         ),
         (["question", "answer"], {"question": "qustion"}, "no column 'qustion'. Did you mean 'question'?"),
     ],
 )
-def test_what_is_ambiguous_or_unknown_says_what_was_seen_and_how_to_say_it(
+def test_what_is_ambiguous_or_unknown_names_the_columns_and_the_way_out(
     columns: list[str], named: dict[str, str], said: str
 ) -> None:
     with pytest.raises(InputError, match=said.replace("(", "\\(").replace("?", "\\?")):
         detect_layout(columns, named)
 
 
-def test_columns_and_layout_can_be_said(root: Path) -> None:
+def test_columns_and_layout_can_be_set(root: Path) -> None:
     named = {"question": "frage", "answer": "text"}
     assert detect_layout(["frage", "text", "caption"], named) == "question_answer"
     assert read(root, {"frage": "Wer?", "text": "ich", "caption": "nix"}, columns=named).target == "ich"
@@ -135,7 +138,7 @@ def test_messages_with_parts_and_a_system_turn(root: Path) -> None:
     assert example.id == "rows:1", "called by its row where it has no id"
 
 
-def test_null_parts_of_tables_are_no_parts(root: Path) -> None:
+def test_null_keys_of_parts_are_ignored(root: Path) -> None:
     """A table gives every part all keys."""
     content = [{"type": "image", "text": None}, {"type": "text", "text": "Which?"}]
     row = {
@@ -152,17 +155,17 @@ def turns(*texts: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("said", "image", "fault"),
     [
-        (turns("<image> Which?", "This."), None, "1 <image> mark for 0 pictures"),
-        (turns("Which?", "This."), "a.png", "0 <image> marks for 1 pictures"),
-        (turns("<image><image> Which?", "This."), ["a.png"], "2 <image> marks for 1 pictures"),
-        (turns("Which?"), None, "ends with the user's turn: no answer to learn"),
+        (turns("<image> Which?", "This."), None, "1 <image> mark but 0 pictures"),
+        (turns("Which?", "This."), "a.png", "0 <image> marks but 1 picture$"),
+        (turns("<image><image> Which?", "This."), ["a.png"], "2 <image> marks but 1 picture"),
+        (turns("Which?"), None, "the last turn is the user's: no answer to learn"),
         (turns("Which?", " "), None, "turn 1: content: empty"),
         (turns("Which?", "<image>"), "a.png", "turn 1: a picture in the assistant's turn"),
-        (turns("Which?", "This.")[::-1], None, "turn 0: is the assistant's, where user or system should speak"),
-        ([{"from": "robot", "value": "x"}], None, 'turn 0: role: "robot" is none of user, human'),
+        (turns("Which?", "This.")[::-1], None, "turn 0: role is assistant, expected user or system"),
+        ([{"from": "robot", "value": "x"}], None, 'turn 0: unknown role "robot". Known: user, human'),
         ([{"from": "human", "value": 3}], None, "turn 0: content: 3 is neither text nor a list"),
         (["hello"], None, 'turn 0: "hello" is not an object'),
-        ([{"role": "user", "content": [{"type": "video"}]}], None, "is no part of type text or image"),
+        ([{"role": "user", "content": [{"type": "video"}]}], None, "is not a part of type text or image"),
         ([], None, r"\[\] is not a list of turns"),
         ("hello", None, '"hello" is not a list of turns'),
     ],
@@ -185,7 +188,7 @@ def test_questions_and_captions(root: Path) -> None:
     caption = read(root, {"file_name": "a.png", "text": "Red."}, question="What is there?")
     assert (caption.prompt, caption.target) == ("What is there?", "Red.")
     assert faults(root, {"file_name": "a.png", "text": "Red."}, "caption") == (
-        "question: none in the row, and data.question says none for all",
+        "question: the row has none; set data.question to ask it of all rows",
     )
 
 
@@ -216,13 +219,13 @@ def test_choices_in_cells_of_text(root: Path) -> None:
     ("choices", "answer", "fault"),
     [
         (["a", "b"], 2, "2 is out of range"),
-        (["a", "b"], "c", '"c" is no index, letter or text of the 2 choices'),
-        (["B", "A"], "A", "letter of one choice and the words of another"),
+        (["a", "b"], "c", '"c" is not the index, letter or text of any of the choices'),
+        (["B", "A"], "A", "letter of one choice and the text of another"),
         (["a", "b"], True, "true is not text"),
-        (["a", "a"], 0, "'a' is there twice"),
-        (["a"], 0, "1, must be 2 to 26"),
+        (["a", "a"], 0, "duplicate 'a'"),
+        (["a"], 0, "1 given, must be 2 to 26"),
         (["a", 3], 0, "number 1: 3 is not text"),
-        ("a, b", 0, "is no list"),
+        ("a, b", 0, "is not a list"),
         (["a", ""], 0, "number 1: empty"),
     ],
 )
@@ -236,23 +239,23 @@ def test_what_is_wrong_with_choices(root: Path, choices: Any, answer: Any, fault
         ({"answer": ""}, "answer: empty"),
         ({"answer": None}, "answer: null is not text"),
         ({"answer": 3}, "answer: 3 is not text"),
-        ({"answer": []}, "answer: an empty list"),
+        ({"answer": []}, "answer: the list is empty"),
         ({"question": ["a"]}, 'question: ["a"] is not text'),
-        ({"question": "a\x07b"}, "holds the control character U+0007, at character 2"),
-        ({"answer": "a\x85"}, "answer: holds the control character U+0085"),
+        ({"question": "a\x07b"}, "contains the control character U+0007 at position 2"),
+        ({"answer": "a\x85"}, "answer: contains the control character U+0085"),
         ({"answer": "\ud800"}, "U+D800"),
         ({"question": "a \ufffc"}, "U+FFFC"),
         ({"image": "nix.png"}, "no file 'nix.png'"),
-        ({"image": "../x.png"}, "'../x.png' leads out of"),
-        ({"image": "/etc/passwd"}, "'/etc/passwd' leads out of"),
-        ({"image": "a/../../x.png"}, "leads out of"),
-        ({"image": "https://example.org/a.png"}, "is no file; bring the picture here"),
-        ({"image": "a\0.png"}, "is no path"),
-        ({"image": 5}, "5 is neither a path nor a picture's bytes"),
+        ({"image": "../x.png"}, "'../x.png' is outside"),
+        ({"image": "/etc/passwd"}, "'/etc/passwd' is outside"),
+        ({"image": "a/../../x.png"}, "is outside"),
+        ({"image": "https://example.org/a.png"}, "is a URL, not a file; download the picture"),
+        ({"image": "a\0.png"}, "is not a valid path"),
+        ({"image": 5}, "5 is neither a path nor the bytes of a picture"),
         ({"image": {"bytes": None, "path": None}}, "is neither a path"),
-        ({"id": 1.5}, "id: 1.5 is neither text nor a whole number"),
-        ({"images": ["b.png"], "image": "a.png"}, "image: in image and images; say which"),
-        ({"question": "<image> or <image>?", "image": "a.png"}, "2 <image> marks for 1 pictures"),
+        ({"id": 1.5}, "id: 1.5 is neither text nor an integer"),
+        ({"images": ["b.png"], "image": "a.png"}, "image: found in image and images; choose one"),
+        ({"question": "<image> or <image>?", "image": "a.png"}, "2 <image> marks but 1 picture"),
     ],
 )
 def test_what_is_wrong_with_a_row(root: Path, change: dict[str, Any], fault: str) -> None:
@@ -260,7 +263,7 @@ def test_what_is_wrong_with_a_row(root: Path, change: dict[str, Any], fault: str
     assert fault in " ".join(faults(root, row, "question_answer"))
 
 
-def test_missing_fields_are_told_together(root: Path) -> None:
+def test_missing_fields_are_reported_together(root: Path) -> None:
     assert faults(root, {"id": 1}, "question_answer") == (
         "question: the field is missing",
         "answer: the field is missing",

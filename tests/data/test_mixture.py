@@ -1,11 +1,11 @@
-"""What a mixture takes of its sources: shares that add up, rows that come equally often, the same for a seed."""
+"""Mixtures: counts that add up to an epoch, rows drawn equally often, the same for the same seed."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_mm.data.example import Example
-from lora_mm.data.mixture import SourceShare, allocate_counts, cap_rows, draw_rows, format_shares, hold_out_rows
+from lora_mm.data.mixture import SourceCounts, allocate_counts, cap_rows, draw_rows, format_counts, hold_out_rows
 from lora_mm.data.selection import Selection
 
 sizes = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
@@ -13,14 +13,14 @@ samplings = st.sampled_from(["proportional", "sqrt", "weights"])
 
 
 @given(sizes, samplings, st.data())
-def test_shares_add_up_to_an_epoch(sizes: list[int], sampling: str, data: st.DataObject) -> None:
+def test_counts_add_up_to_an_epoch(sizes: list[int], sampling: str, data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(sizes), max_size=len(sizes)))
     taken = allocate_counts(sizes, weights, sampling)  # type: ignore[arg-type]
     assert sum(taken) == sum(sizes)
     assert all(take >= 0 and (size or not take) for take, size in zip(taken, sizes, strict=True))
 
 
-def test_shares_are_instructblips() -> None:
+def test_counts_follow_instructblip() -> None:
     assert allocate_counts([100, 400], [1, 1], "proportional") == [100, 400]
     assert allocate_counts([100, 400], [1, 1], "sqrt") == [167, 333]
     assert allocate_counts([100, 400], [2, 1], "sqrt") == [250, 250]
@@ -29,7 +29,7 @@ def test_shares_are_instructblips() -> None:
 
 
 @given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 9))
-def test_every_row_comes_as_often_as_another(size: int, count: int, seed: int) -> None:
+def test_every_row_is_drawn_as_often_as_another(size: int, count: int, seed: int) -> None:
     rows = np.arange(size) * 3
     taken = draw_rows(rows, count, seed)
     assert len(taken) == count
@@ -39,7 +39,7 @@ def test_every_row_comes_as_often_as_another(size: int, count: int, seed: int) -
 
 
 @given(st.integers(0, 50), st.integers(1, 60), st.integers(0, 9))
-def test_a_cap_takes_some_in_their_order(size: int, cap: int, seed: int) -> None:
+def test_a_cap_samples_rows_and_keeps_their_order(size: int, cap: int, seed: int) -> None:
     taken = cap_rows(np.arange(size), cap, seed)
     assert len(taken) == min(size, cap)
     assert (np.diff(taken) > 0).all()
@@ -47,25 +47,25 @@ def test_a_cap_takes_some_in_their_order(size: int, cap: int, seed: int) -> None
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 9))
-def test_what_is_held_out_is_never_trained_on(marks: list[int], share: float, seed: int) -> None:
-    content = np.array(marks, dtype=np.uint64)
+def test_what_is_held_out_is_never_trained_on(hashes: list[int], share: float, seed: int) -> None:
+    content = np.array(hashes, dtype=np.uint64)
     train, test = hold_out_rows(content, share, seed)
-    assert sorted([*train, *test]) == list(range(len(marks)))
+    assert sorted([*train, *test]) == list(range(len(hashes)))
     assert not set(content[train]) & set(content[test])
-    assert 0 not in content[test], "what cannot be read is not asked"
+    assert 0 not in content[test], "what cannot be read is not held out"
     if content.any():
-        assert len(test) >= min(max(1, round(share * len(marks))), (content > 0).sum())
+        assert len(test) >= min(max(1, round(share * len(hashes))), (content > 0).sum())
     again = hold_out_rows(content, share, seed)
     assert (again[0] == train).all()
 
 
-def test_shares_are_a_table() -> None:
-    lines = format_shares(
-        [SourceShare("a.jsonl", "caption", 1000, 3, 997, 500, 600), SourceShare("b", "messages", 10, 0, 10, 10, 200)]
+def test_counts_are_a_table() -> None:
+    lines = format_counts(
+        [SourceCounts("a.jsonl", "caption", 1000, 3, 997, 500, 600), SourceCounts("b", "messages", 10, 0, 10, 10, 200)]
     )
-    assert lines[0].split() == ["source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "of", "all"]
+    assert lines[0].split() == ["source", "layout", "rows", "faulty", "usable", "chosen", "drawn", "share"]
     assert lines[1].split() == ["a.jsonl", "caption", "1,000", "3", "997", "500", "600", "75.0%"]
-    assert lines[3].split() == ["all", "1,010", "3", "1,007", "510", "800"]
+    assert lines[3].split() == ["total", "1,010", "3", "1,007", "510", "800"]
 
 
 # --- core sets -----------------------------------------------------------------------------------------------------
@@ -74,11 +74,11 @@ def test_shares_are_a_table() -> None:
 def chosen(answers: list[str], **how: object) -> list[int]:
     selection = Selection(**({"concepts": [], "keep": None, "yes_no": False, "seed": 0} | how))  # type: ignore[arg-type]
     for number, answer in enumerate(answers):
-        selection.see(Example(str(number), "Is it?", answer))
-    return [int(number) for number in selection.chosen()]
+        selection.add(Example(str(number), "Is it?", answer))
+    return [int(number) for number in selection.choose()]
 
 
-def test_the_most_telling_examples_are_kept() -> None:
+def test_examples_with_most_concepts_are_kept() -> None:
     answers = ["nothing", "A red bus.", "A red bus on a street", "a busy redhead", "Street."]
     assert chosen(answers, concepts=["red", "bus", "street"], keep=2) == [1, 2]
     assert chosen(answers, concepts=["red", "bus", "street"], keep=3) == [1, 2, 4], "whole words only"

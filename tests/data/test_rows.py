@@ -1,4 +1,4 @@
-"""Rows of every kind of file, one at a time, as they stand; and what is said of files that hold none."""
+"""Rows of every kind of file, one at a time and unchanged; and the faults of files without rows."""
 
 import json
 import pickle
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_mm.data import text_rows
-from lora_mm.data.rows import TableRows, find_rows, load_hub_table
+from lora_mm.data.rows import find_rows
+from lora_mm.data.tables import TableRows, load_hub_table
 from lora_mm.data.text_rows import FileRows
 from lora_mm.errors import InputError
 
@@ -98,7 +99,7 @@ def test_a_list_is_divided_as_a_parser_would_however_it_is_cut_into_pieces(
     file.write_bytes(encoded)
     before, text_rows._CHUNK = text_rows._CHUNK, chunk
     try:
-        found = text_rows._json_list(file)
+        found = text_rows._index_json_list(file)
     finally:
         text_rows._CHUNK = before
     assert [found[number] for number in range(len(found))] == rows
@@ -108,9 +109,9 @@ def test_a_list_is_divided_as_a_parser_would_however_it_is_cut_into_pieces(
     ("text", "fault"),
     [
         ('{"id": 1', "not JSON"),
-        ("[1]", "not an object with named fields, but list"),
-        ('{"id": 1} {"id": 2}', "something follows the object"),
-        ('{"id": 1, "id": 2}', "the key 'id' is there twice"),
+        ("[1]", "a JSON list, not an object"),
+        ('{"id": 1} {"id": 2}', "text after the object"),
+        ('{"id": 1, "id": 2}', "duplicate key 'id'"),
         ("[" * 100_000, "nested too deeply"),
         ('{"id": "\udcff"}', "not UTF-8 text"),
     ],
@@ -128,16 +129,16 @@ def test_a_broken_line_is_a_fault_of_its_row_alone(text: str, fault: str, tmp_pa
     ("name", "text", "fault"),
     [
         ("a.json", '[{"a": 1}, {"a": 2', r"a\.json:1: not JSON: .*cut off"),
-        ("a.json", '[{"a": 1},\n {"a": 2}', r"a\.json:2: not JSON: the file ends in the middle"),
+        ("a.json", '[{"a": 1},\n {"a": 2}', r"a\.json:2: not JSON: the file is cut off"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', r"a\.json:2: not JSON: Expecting ':'"),
-        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a\.json:2: not JSON: no comma"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a\.json:2: not JSON: missing comma"),
         ("a.json", '{"data":\n[{"a": 1}]}', "one JSON object, not a list of rows"),
         ("a.json", "what", "neither a JSON list"),
         ("a.jsonl", "\n\n", "no rows"),
         ("a.csv", 'a,b\n1,"2\n3,4\n', "not CSV: .*quotation mark"),
-        ("a.csv", "a,a\n1,2\n", "two columns are called 'a'"),
-        ("a.txt", "hello", "not a kind of file that is read; those are .jsonl"),
-        ("a.parquet", "hello", "not a whole Parquet file"),
+        ("a.csv", "a,a\n1,2\n", "duplicate column 'a'"),
+        ("a.txt", "hello", "unknown file type. Known: .jsonl"),
+        ("a.parquet", "hello", "not a complete Parquet file"),
     ],
 )
 def test_a_file_without_rows_says_where_and_why(name: str, text: str, fault: str, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_folders_are_divided_by_their_files_names(tmp_path: Path) -> None:
     assert len(find_rows(str(tmp_path), "train").rows) == 3
     found = find_rows(str(tmp_path), "val")
     assert (len(found.rows), found.split, found.root) == (1, "val", tmp_path)
-    with pytest.raises(InputError, match=r"no rows of split 'test'\. There is: train, validation"):
+    with pytest.raises(InputError, match=r"no file of split 'test'\. Found: train, validation"):
         find_rows(str(tmp_path), "test")
 
 
@@ -207,12 +208,12 @@ def test_pictures_in_tables_come_as_they_are_stored(tmp_path: Path) -> None:
     assert set(two) == {"bytes", "path"}
 
 
-def test_places_without_rows_are_told(tmp_path: Path) -> None:
+def test_sources_without_rows_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file or folder 'nix\.jsonl', and it is not an id on the Hub"):
         find_rows("nix.jsonl", "train")
-    with pytest.raises(InputError, match=r"There is: no .jsonl, .json"):
+    with pytest.raises(InputError, match=r"Found: no .jsonl, .json"):
         find_rows(str(tmp_path), "train")
-    with pytest.raises(InputError, match="not to be had from the Hugging Face Hub"):
+    with pytest.raises(InputError, match="cannot be loaded from the Hugging Face Hub"):
         find_rows("somebody/something", "train")
 
 

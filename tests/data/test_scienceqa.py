@@ -146,7 +146,7 @@ def test_the_account_adds_up(
     problems = {str(n): fields(image="image.png" if named else None) for n, named in enumerate(rows)}
     root = Folder(tmp_path_factory.mktemp("account")).write(problems, images="elsewhere")
     if policy == "skip" and all(rows):
-        assert "nothing to use" in faults(root, "train", missing_images=policy, limit=limit)[0]
+        assert "no usable rows" in faults(root, "train", missing_images=policy, limit=limit)[0]
         return
     loaded = load_problems(root, "train", missing_images=policy, limit=limit)
     assert loaded.used + loaded.skipped + loaded.beyond_limit == loaded.rows == len(rows)
@@ -162,22 +162,22 @@ def test_the_account_adds_up(
         ({"lecture": None}, "lecture: null is not text"),
         ({"question": " \n"}, "question: empty"),
         ({"hint": 3}, "hint: 3 is not text"),
-        ({"choices": ["a"], "answer": 0}, "choices: 1, must be 2 to 26"),
-        ({"choices": [str(n) for n in range(27)]}, "choices: 27, must be 2 to 26"),
+        ({"choices": ["a"], "answer": 0}, "choices: 1 given, must be 2 to 26"),
+        ({"choices": [str(n) for n in range(27)]}, "choices: 27 given, must be 2 to 26"),
         ({"choices": "ab"}, 'choices: "ab" is not a list'),
         ({"choices": ["a", 5]}, "choices: number 1 is 5, not text"),
         ({"choices": ["a", ""]}, 'choices: number 1 is "", not text'),
         ({"choices": ...}, "choices: the field is missing"),
         ({"answer": 2}, "answer: 2 is out of range, there are 2 choices (0 to 1)"),
         ({"answer": -1}, "answer: -1 is out of range"),
-        ({"answer": True}, "answer: true is not a whole number"),
-        ({"answer": "1"}, 'answer: "1" is not a whole number'),
-        ({"answer": 1.0}, "answer: 1.0 is not a whole number"),
+        ({"answer": True}, "answer: true is not an integer"),
+        ({"answer": "1"}, 'answer: "1" is not an integer'),
+        ({"answer": 1.0}, "answer: 1.0 is not an integer"),
         ({"answer": ...}, "answer: the field is missing"),
         ({"image": ...}, "image: the field is missing"),
         ({"image": 4}, "image: 4 is neither a file name nor null"),
-        ({"image": "../../../secret.png"}, "does not stay in the problem's own folder"),
-        ({"split": "trian"}, "split: 'trian' is none of train, val, test. Did you mean 'train'?"),
+        ({"image": "../../../secret.png"}, "is outside the problem's own folder"),
+        ({"split": "trian"}, "split: unknown split 'trian'. Known: train, val, test. Did you mean 'train'?"),
         ({"split": "test"}, "split: 'test', but pid_splits.json lists it in 'train'"),
         ({"split": ["train"]}, 'split: ["train"] is not text'),
     ],
@@ -221,7 +221,7 @@ def test_an_unknown_split_names_the_nearest_and_all(folder: Folder) -> None:
 
 def test_zero_rows_are_an_error(folder: Folder) -> None:
     root = folder.write({"1": fields(image="image.png")}, images="elsewhere")
-    assert "nothing to use in split 'val' (val: 0 of 0 rows used)" in faults(root, "val")[0]
+    assert "no usable rows in split 'val' (val: 0 of 0 rows used)" in faults(root, "val")[0]
     assert "1 left out for missing pictures" in faults(root, "train", missing_images="skip")[0]
 
 
@@ -245,14 +245,14 @@ def test_a_cut_problems_file_is_told_with_its_place(tmp_path_factory: pytest.Tem
 def test_a_cut_file_is_said_to_be_cut(folder: Folder) -> None:
     root = folder.write({"1": fields()})
     (root / "problems.json").write_text('{"1": {"question": "Which is')
-    assert "line 1 column 20; the file ends in the middle, it was cut off" in faults(root, "train")[0]
+    assert "line 1 column 20; the file is cut off" in faults(root, "train")[0]
 
 
 def test_a_problem_written_twice_is_told(folder: Folder) -> None:
     root = folder.write({"1": fields()})
     row = json.dumps(fields())
     (root / "problems.json").write_text(f'{{"1": {row}, "1": {row}}}')
-    assert faults(root, "train") == [f"{root / 'problems.json'}: key '1' is there twice"]
+    assert faults(root, "train") == [f"{root / 'problems.json'}: duplicate key '1'"]
 
 
 def test_a_missing_folder_or_file_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -400,26 +400,26 @@ def test_faults_in_parquet_are_told_by_row_and_column(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_parquet_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "train.parquet", [fields(image=cell("red"))])
-    assert "no Parquet file of split 'test'; there are: train" in faults(tmp_path, "test")[0]
-    assert "the mini splits come with the official folder only" in faults(tmp_path, "minitest")[0]
+    assert "no Parquet file of split 'test'. Found: train" in faults(tmp_path, "test")[0]
+    assert "only the official folder has the mini splits" in faults(tmp_path, "minitest")[0]
     (tmp_path / "val.parquet").write_bytes(file.read_bytes()[:-100])
-    assert f"{tmp_path / 'val.parquet'}: not a whole Parquet file" in faults(tmp_path, "val")[0]
+    assert f"{tmp_path / 'val.parquet'}: not a complete Parquet file" in faults(tmp_path, "val")[0]
     write_parquet(tmp_path / "test.parquet", [fields(image=7)], typed=False)
     assert f"{tmp_path}: cannot be read as ScienceQA" in faults(tmp_path, "test")[0]
     (tmp_path / "questions.parquet").write_bytes(file.read_bytes())
-    assert "its name says no split" in faults(tmp_path, "train")[0]
+    assert "no split in its name" in faults(tmp_path, "train")[0]
 
 
 def test_offline_a_hub_id_ends_in_two_lines(tmp_path: Path) -> None:
     code = (
-        "from lora_mm.data.scienceqa import load\nfrom lora_mm.errors import InputError\n"
-        "try:\n    load('derek-thomas/ScienceQA', 'test')\nexcept InputError as error:\n    print(error)"
+        "from lora_mm.data.scienceqa import load_problems\nfrom lora_mm.errors import InputError\n"
+        "try:\n    load_problems('derek-thomas/ScienceQA', 'test')\nexcept InputError as error:\n    print(error)"
     )
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
     told = done.stdout.splitlines()
     assert len(told) == 2
-    assert "'derek-thomas/ScienceQA' is no folder here, and not to be had from the Hugging Face Hub" in told[0]
+    assert "'derek-thomas/ScienceQA' is not a folder here and cannot be loaded from the Hugging Face Hub" in told[0]
     assert "HF_HUB_OFFLINE" in told[0]
     assert "--set data.path=FOLDER" in told[1]
     assert "scienceqa-pocket" in told[1]

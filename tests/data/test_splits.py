@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_mm.data.splits import check_disjoint, load_split
+from lora_mm.data.data_split import check_disjoint
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.own import BREAKAGES, Broken, sound_row, write_rows
@@ -72,14 +73,14 @@ def test_ids_that_come_again_are_faults_whichever_side_they_are_on(rows: Path) -
     for seed in range(5):
         found = recipe(path=str(rows), eval_share=0.3, seed=seed, faulty_rows="drop")
         told = [fault for split in ("train", "test") for fault in load_split(found, split).faults]
-        assert told == ["rows.jsonl:18: id: 'r2' is that of rows.jsonl:3 too"]
+        assert told == ["rows.jsonl:18: id: 'r2' is already the id of rows.jsonl:3"]
 
 
 def test_rows_to_be_asked_have_a_file_or_a_split_of_their_own(rows: Path, tmp_path: Path) -> None:
     other = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(100, 103)], "other.csv")
     told = recipe(path=str(rows), eval_path=str(other))
     assert [len(load_split(told, split).examples) for split in ("train", "test")] == [20, 3]
-    with pytest.raises(InputError, match=r"no split 'test' of its own.* --set data.eval_share=0.1"):
+    with pytest.raises(InputError, match=r"has no split 'test'.* --set data.eval_share=0.1"):
         load_split(recipe(path=str(rows)), "test")
     rows.rename(tmp_path / "train.jsonl")
     other.rename(tmp_path / "test.csv")
@@ -88,21 +89,21 @@ def test_rows_to_be_asked_have_a_file_or_a_split_of_their_own(rows: Path, tmp_pa
 
 def test_what_is_in_both_is_refused(rows: Path) -> None:
     told = recipe(path=str(rows), eval_path=str(rows))
-    with pytest.raises(InputError, match=r"20 examples are in both .*, such as r0"):
+    with pytest.raises(InputError, match=r"20 examples are in both .*, for example r0"):
         check_disjoint(load_split(told, "train"), load_split(told, "test"))
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({}, "neither data.path nor data.sources"),
-        ({"path": "a", "sources": [{"path": "b"}]}, "data.path=a says where the rows are too"),
+        ({}, "set data.path or data.sources"),
+        ({"path": "a", "sources": [{"path": "b"}]}, "data.path=a is set too"),
         ({"path": "a", "columns": {"qestion": "x"}}, "Did you mean 'question'?"),
-        ({"path": "a", "eval_path": "b", "eval_share": 0.1}, "one of them says what is asked"),
+        ({"path": "a", "eval_path": "b", "eval_share": 0.1}, "eval_path=b is set too; use one of them"),
         ({"sources": [{"path": "b", "weight": 0}], "sampling": "weights"}, "sources with a weight above 0"),
-        ({"sources": [{"path": "b"}], "response": "short"}, "response: say it in each of sources"),
-        ({"sources": [{"path": "b", "layout": "scienceqa"}]}, "scienceqa stands alone"),
-        ({"path": "a", "streaming": True}, "say how many by train_limit and eval_limit"),
+        ({"sources": [{"path": "b"}], "response": "short"}, "response: not used with sources"),
+        ({"sources": [{"path": "b", "layout": "scienceqa"}]}, "scienceqa cannot be mixed"),
+        ({"path": "a", "streaming": True}, "needs train_limit and eval_limit"),
         ({"path": "a", "select": {"concepts": ["x"]}}, "selects nothing"),
     ],
 )
@@ -113,8 +114,8 @@ def test_contradictions_are_told(data: dict[str, Any], said: str) -> None:
 def test_keys_of_own_rows_say_nothing_of_scienceqa(scienceqa_folder: Path) -> None:
     told = faults(path=str(scienceqa_folder), response="short", eval_share=0.1)
     assert told.splitlines() == [
-        "data.response: says nothing of ScienceQA problems; leave it out.",
-        "data.eval_share: says nothing of ScienceQA problems; leave it out.",
+        "data.response: has no effect on ScienceQA problems; remove it.",
+        "data.eval_share: has no effect on ScienceQA problems; remove it.",
     ]
 
 
@@ -145,12 +146,12 @@ def test_sources_mix_as_said_and_are_counted(tmp_path: Path) -> None:
     assert names != sorted(names), "mixed"
     for example in split.examples:
         assert example.prompt.endswith("phrase.") is example.id.startswith("0/")
-    assert split.told[0] == "train: 56 of 80 rows used; 24 left out by selection and cap"
-    assert split.told[2].split()[1:] == ["question_answer", "64", "0", "64", "40", "34", "60.7%"]
+    assert split.account_lines[0] == "train: 56 of 80 rows used; 24 left out by selection and cap"
+    assert split.account_lines[2].split()[1:] == ["question_answer", "64", "0", "64", "40", "34", "60.7%"]
     assert [example.id for example in load_split(told, "train").examples] == names
     other = recipe(sources=sources, sampling="sqrt", seed=4)
     assert [example.id for example in load_split(other, "train").examples] != names
-    with pytest.raises(InputError, match="no split 'test' of its own"):
+    with pytest.raises(InputError, match="has no split 'test'"):
         load_split(told, "test")
 
 
@@ -194,15 +195,15 @@ def test_every_broken_row_is_named_or_counted_and_no_other_is_touched(
 
     split = load_split(recipe(path=str(made.file), faulty_rows="drop"), "train")
     assert [example.id for example in split.examples] == made.sound
-    assert f"{len(made.broken)} faulty rows left out" in split.account()
+    assert f"; {len(made.broken)} faulty row{'s' * (len(made.broken) != 1)} dropped" in split.account()
     assert {line.split(": ")[0] for line in split.faults} == set(made.broken)
-    assert np.unique(split.marks).size == len(made.sound)
+    assert np.unique(split.hashes).size == len(made.sound)
 
 
 def test_captions_are_asked_something(tmp_path: Path) -> None:
     row = sound_row(tmp_path, 1)
     file = write_rows(tmp_path, [{"file_name": row["image"], "text": "A colour."}])
-    with pytest.raises(InputError, match=r"say what is asked of each by data\.question"):
+    with pytest.raises(InputError, match=r"set data\.question to ask it of every row"):
         load_split(recipe(path=str(file)), "train")
     [example] = load_split(recipe(path=str(file), question="What is there?"), "train").examples
     assert (example.prompt, example.target) == ("What is there?", "A colour.")

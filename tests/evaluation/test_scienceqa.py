@@ -260,7 +260,7 @@ def test_the_error_names_the_id_of_another_value(tmp_path: Path, value: object) 
     [
         ("[1, 2]", "must hold"),
         ('{"results": [1]}', "must hold"),
-        ('{"results": {"1": 0, "1": 1}}', "key '1' is there twice"),
+        ('{"results": {"1": 0, "1": 1}}', "duplicate key '1'"),
         ('{"results": {"1": 0', "cut off"),
     ],
 )

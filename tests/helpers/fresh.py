@@ -14,7 +14,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 import peft
-import lora_mm.adapters.attach
+import lora_mm
 from tests.helpers.families import family_model
 
 for name, (family, folder, batch) in torch.load(sys.argv[1]).items():

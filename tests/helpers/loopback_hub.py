@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on this machine that speaks what pushing and pulling a model needs, over real HTTP.
+"""A Hugging Face Hub on this machine, over real HTTP, with all that pushing and pulling a model needs.
 
-Repositories with branches and commits, private ones, metadata checks, large files by the LFS protocol. It keeps all in
-memory, and every request's path and body in ``seen``.
+Public and private repositories with branches and commits, checks of metadata, large files by the LFS protocol. It keeps
+everything in memory, and the path and body of every request in ``seen``.
 """
 
 import base64
@@ -25,14 +25,14 @@ Files = dict[str, bytes]
 
 @dataclass
 class Repo:
-    """One repository: every commit's files by the commit's id, and where the branches stand."""
+    """One repository: commit id → its files, and branch → commit id."""
 
     private: bool
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: Files, branch: str = "main") -> str:
-        """Put ``files`` on top of ``branch``; gives the new commit's id."""
+        """Commit ``files`` to ``branch``; returns the commit id."""
         number = f"{branch} {len(self.commits)}".encode()
         sha = hashlib.sha1(number + b"".join(sorted(name.encode() + data for name, data in files.items()))).hexdigest()
         self.commits[sha] = files
@@ -40,12 +40,12 @@ class Repo:
         return sha
 
     def find(self, revision: str) -> str | None:
-        """The commit that a branch or a commit's own id names."""
+        """The commit id for a branch or a commit id; None if there is none."""
         return self.branches.get(revision, revision if revision in self.commits else None)
 
 
 class Hub:
-    """The state that a server serves."""
+    """State of the server."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -54,14 +54,14 @@ class Hub:
         self.url = ""
 
     def make(self, name: str, files: Files, *, private: bool = False) -> Repo:
-        """A repository that somebody else has made."""
+        """Make a repository as another user."""
         self.repos[name] = repo = Repo(private)
         repo.commit(files)
         return repo
 
 
 class Refused(Exception):
-    """A status to answer with, and what the Hub writes into its headers."""
+    """A status to answer with, and the error code in the Hub's headers."""
 
     def __init__(self, status: int, code: str = "", **body: Any) -> None:
         super().__init__(status)
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = repo.commits[sha][file]
         return data, {"ETag": f'"{_sha1(data)}"', "X-Repo-Commit": sha}
 
-    # --- what they share ---
+    # --- shared by the routes ---
 
     def _trusted(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -241,7 +241,7 @@ _ROUTES = [
 
 @contextmanager
 def loopback_hub() -> Iterator[Hub]:
-    """A hub that listens while the block runs, at ``url``."""
+    """A hub that listens at ``url`` inside the block."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

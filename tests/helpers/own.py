@@ -1,4 +1,4 @@
-"""Rows of people's own data, sound and broken in every way, with what is said of each."""
+"""Rows of a user's own data, sound and broken in every way, with the fault that each is reported with."""
 
 import io
 import json
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def sound_row(folder: Path, number: int) -> Row:
-    """A question about a picture of its own, every third without."""
+    """A question about a picture of its own; every third row has no picture."""
     row: Row = {"id": f"r{number}", "question": f"Which is {number}?", "answer": f"the {number}th"}
     if number % 3:
         Image.new("RGB", (8, 6), (number, 0, 200)).save(folder / f"{number}.png")
@@ -62,7 +62,7 @@ def _hundred_megapixels() -> bytes:
 
 @cache
 def _bomb() -> bytes:
-    """A few kilobytes that say they are 2.5 gigapixels."""
+    """A few kilobytes that claim to be 2.5 gigapixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -79,24 +79,24 @@ BREAKAGES: Mapping[str, tuple[Change, str]] = {
     "truncated picture": (lambda folder, n: _file(folder, n, _png()[:-300]), "cut off or damaged"),
     "no picture": (lambda folder, n: _file(folder, n, b"hello"), "not a picture in a known format"),
     "empty picture": (lambda folder, n: _file(folder, n, b""), "empty, 0 bytes"),
-    "100 MP picture": (lambda folder, n: _file(folder, n, _hundred_megapixels()), "too large to be opened safely"),
-    "decompression bomb": (lambda folder, n: _file(folder, n, _bomb()), "too large to be opened safely"),
-    "path out of the root": (lambda folder, n: {"image": "../x.png"}, "'../x.png' leads out of"),
-    "absolute path": (lambda folder, n: {"image": "/etc/hostname"}, "'/etc/hostname' leads out of"),
-    "address": (lambda folder, n: {"image": "https://example.org/a.png"}, "is no file"),
+    "100 MP picture": (lambda folder, n: _file(folder, n, _hundred_megapixels()), "too large to open safely"),
+    "decompression bomb": (lambda folder, n: _file(folder, n, _bomb()), "too large to open safely"),
+    "path out of the root": (lambda folder, n: {"image": "../x.png"}, "'../x.png' is outside"),
+    "absolute path": (lambda folder, n: {"image": "/etc/hostname"}, "'/etc/hostname' is outside"),
+    "address": (lambda folder, n: {"image": "https://example.org/a.png"}, "is a URL, not a file"),
     "number for a text": (lambda folder, n: {"answer": 7}, "answer: 7 is not text"),
     "list for a text": (lambda folder, n: {"question": ["a"]}, "is not text"),
     "nothing for a text": (lambda folder, n: {"answer": None}, "answer: null is not text"),
     "empty answer": (lambda folder, n: {"answer": "  "}, "answer: empty"),
     "empty question": (lambda folder, n: {"question": ""}, "question: empty"),
-    "marks without pictures": (lambda folder, n: {"question": "<image><image>?"}, "2 <image> marks for"),
+    "marks without pictures": (lambda folder, n: {"question": "<image><image>?"}, "2 <image> marks but"),
     "control character": (lambda folder, n: {"answer": "a\x00b"}, "control character U+0000"),
     "escape sequence": (lambda folder, n: {"question": "\x1b[31mred"}, "control character U+001B"),
     "half a character": (lambda folder, n: {"answer": "\ud83d"}, "control character U+D83D"),
-    "id of another": (lambda folder, n: {"id": "r0"}, "id: 'r0' is that of"),
-    "id that is none": (lambda folder, n: {"id": [1]}, "is neither text nor a whole number"),
+    "id of another": (lambda folder, n: {"id": "r0"}, "id: 'r0' is already the id of"),
+    "id that is none": (lambda folder, n: {"id": [1]}, "is neither text nor an integer"),
 }
-"""Name → how a sound row is changed, and words of what is then said of it."""
+"""Name → how a sound row is changed, and words of the fault that it is reported with."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ class Broken:
     """A file of rows, some of them broken.
 
     Attributes:
+        file: the file.
         sound: ids of the sound rows.
-        broken: ``file:line`` of the others, with words of what is said of each.
+        broken: ``file:line`` of the others → words of their fault.
     """
 
     file: Path
@@ -114,7 +115,13 @@ class Broken:
 
     @classmethod
     def of(cls, folder: Path, breaks: Sequence[str | None], name: str = "rows.jsonl") -> "Broken":
-        """Rows broken as named; those that are not in :data:`BREAKAGES` are sound."""
+        """Write a file of rows.
+
+        Args:
+            folder: where to write it.
+            breaks: for each row a key of :data:`BREAKAGES`; with anything else the row is sound.
+            name: of the file.
+        """
         rows, sound, broken = [], [], {}
         for number, how in enumerate(breaks):
             row = sound_row(folder, number)

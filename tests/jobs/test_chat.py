@@ -28,14 +28,14 @@ def picture(scienceqa_folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def speaker(trained: dict[str, Path]) -> AdaptedModel:
+def model(trained: dict[str, Path]) -> AdaptedModel:
     return load_adapted([str(trained["one"]), str(trained["two"])])
 
 
 @pytest.fixture
-def chat(speaker: AdaptedModel) -> Chat:
-    speaker.use("one")
-    chat = Chat(speaker, 4, write=lambda text: None, tell=lambda line: told.append(line))
+def chat(model: AdaptedModel) -> Chat:
+    model.activate("one")
+    chat = Chat(model, 4, write=lambda text: None, notify=lambda line: told.append(line))
     told = chat.__dict__["told"] = []  # what was told, for the test
     return chat
 
@@ -45,70 +45,70 @@ def told(chat: Chat) -> list[str]:
     return found
 
 
-def test_a_turn_is_answered_with_all_that_was_said(chat: Chat, speaker: AdaptedModel) -> None:
-    first = chat.take("Which?")
-    assert first == speaker.reply([Turn("user", "Which?")], max_new_tokens=4)
-    second = chat.take("And now?")
+def test_a_turn_is_answered_with_all_that_was_said(chat: Chat, model: AdaptedModel) -> None:
+    first = chat.handle("Which?")
+    assert first == model.reply([Turn("user", "Which?")], max_new_tokens=4)
+    second = chat.handle("And now?")
     said = [Turn("user", "Which?"), Turn("assistant", first or ""), Turn("user", "And now?")]
-    assert second == speaker.reply(said, max_new_tokens=4)
+    assert second == model.reply(said, max_new_tokens=4)
     assert chat.turns == [*said, Turn("assistant", second or "")]
 
 
 def test_pictures_go_with_the_next_turn(chat: Chat, picture: str) -> None:
-    chat.take(f"/image {picture}")
-    chat.take(f"/image {picture}")
-    assert told(chat)[-1] == "2 pictures will be shown with the next turn."
-    chat.take("Which?")
+    chat.handle(f"/image {picture}")
+    chat.handle(f"/image {picture}")
+    assert told(chat)[-1] == "The next turn has 2 pictures."
+    chat.handle("Which?")
     assert [len(turn.images) for turn in chat.turns] == [2, 0]
-    chat.take("And now?")
+    chat.handle("And now?")
     assert [len(turn.images) for turn in chat.turns] == [2, 0, 0, 0]
 
 
-def test_who_answers_is_switched_by_name(chat: Chat, speaker: AdaptedModel) -> None:
-    chat.take("/adapter two")
-    assert speaker.active == "two"
-    assert told(chat)[-1] == "two answers; adapters: one, two."
-    chat.take("/base")
-    assert speaker.active is None
-    chat.take("/adapter")
-    assert told(chat)[-1] == "the frozen base answers; adapters: one, two."
-    chat.take("/reset")
-    assert chat.take("Which?") == speaker.reply([Turn("user", "Which?")], max_new_tokens=4)
+def test_who_answers_is_switched_by_name(chat: Chat, model: AdaptedModel) -> None:
+    chat.handle("/adapter two")
+    assert model.active == "two"
+    assert told(chat)[-1] == "Adapter two answers. Adapters: one, two."
+    chat.handle("/base")
+    assert model.active is None
+    chat.handle("/adapter")
+    assert told(chat)[-1] == "The frozen base answers. Adapters: one, two."
+    chat.handle("/reset")
+    assert chat.handle("Which?") == model.reply([Turn("user", "Which?")], max_new_tokens=4)
 
 
 def test_help_names_every_command_and_exit_leaves(chat: Chat) -> None:
-    chat.take("/help")
+    chat.handle("/help")
     names = [line.split()[0] for line in told(chat)]
     assert names == ["/adapter", "/base", "/image", "/reset", "/help", "/exit"]
-    assert not chat.over
-    chat.take("/exit")
-    assert chat.over
+    assert not chat.ended
+    chat.handle("/exit")
+    assert chat.ended
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/imag x", r"No command '/imag'; /help lists them\. Did you mean '/image'\?"),
-        ("/image", "/image PATH-OR-URL"),
+        ("/imag x", r"Unknown command '/imag'; /help lists all\. Did you mean '/image'\?"),
+        ("/image", "/image needs a file or a URL"),
         ("/image /nowhere.png", "/nowhere.png: No such file"),
-        ("/adapter three", "No adapter 'three' here; there are: one, two."),
-        ("What is <image>?", "the text holds '<image>'"),
+        ("/adapter three", "Unknown adapter 'three'. Known: one, two."),
+        ("What is <image>?", "the text contains '<image>'"),
     ],
 )
 def test_what_cannot_be_done_leaves_the_conversation_as_it_was(
     chat: Chat, picture: str, line: str, message: str
 ) -> None:
-    chat.take("Which?")
-    chat.take(f"/image {picture}")
-    before = list(chat.turns), list(chat.pictures), chat.speaker.active
+    chat.handle("Which?")
+    chat.handle(f"/image {picture}")
+    before = list(chat.turns), list(chat.pictures), chat.model.active
     with pytest.raises(InputError, match=message):
-        chat.take(line)
-    assert (chat.turns, chat.pictures, chat.speaker.active) == before
+        chat.handle(line)
+    assert (chat.turns, chat.pictures, chat.model.active) == before
 
 
 def test_an_answer_stopped_before_its_first_word_forgets_the_turn(chat: Chat, picture: str) -> None:
-    chat.take(f"/image {picture}")
-    answer = chat.take("Which?", stop=lambda: True)
+    chat.handle(f"/image {picture}")
+    answer = chat.handle("Which?", stop=lambda: True)
     assert bool(chat.turns) == bool(answer), "what was written is kept"
     assert len(chat.pictures) == (0 if answer else 1)
 
@@ -122,7 +122,7 @@ def piped(lines: list[str], *adapters: Path) -> Result:
 
 
 def test_through_a_pipe_a_line_is_a_turn_and_an_answer_a_line(
-    trained: dict[str, Path], speaker: AdaptedModel, picture: str
+    trained: dict[str, Path], model: AdaptedModel, picture: str
 ) -> None:
     lines = [
         "Which?",
@@ -141,9 +141,9 @@ def test_through_a_pipe_a_line_is_a_turn_and_an_answer_a_line(
     assert done.exit_code == 0, done.output
     expected = []
     for name, shown in (("one", False), ("two", True), (None, False)):
-        speaker.use(name)
+        model.activate(name)
         turn = Turn("user", "Which?", (Path(picture),) if shown else ())
-        answer = speaker.reply([turn], max_new_tokens=4)
+        answer = model.reply([turn], max_new_tokens=4)
         expected.append(answer.replace("\\", "\\\\").replace("\n", "\\n"))
     assert done.stdout.splitlines() == expected
     assert "Base " in done.stderr
@@ -231,14 +231,14 @@ def terminal(trained: dict[str, Path], endless: str) -> Iterator[Terminal]:
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(
     terminal: Terminal, trained: dict[str, Path], endless: str
 ) -> None:
-    speaker = load_adapted([str(trained["two"])], [endless])
-    whole = speaker.reply([Turn("user", "Which?")], max_new_tokens=MANY)
+    model = load_adapted([str(trained["two"])], [endless])
+    whole = model.reply([Turn("user", "Which?")], max_new_tokens=MANY)
     assert len(whole) > 100
-    terminal.until(r"one answers; adapters: one, two\. /help lists the commands\.\r\n> ")
+    terminal.until(r"Adapter one answers\. Adapters: one, two\. /help lists the commands\.\r\n> ")
     terminal.type("/nope")
-    terminal.until(r"No command '/nope'.*> ")
+    terminal.until(r"Unknown command '/nope'.*> ")
     terminal.type("/adapter two")
-    terminal.until(r"two answers; .*> ")
+    terminal.until(r"Adapter two answers\. .*> ")
     terminal.type("Which?")
     terminal.until(r"Which\?\r\n..")
     terminal.interrupt()
@@ -246,9 +246,9 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(
     assert terminal.process.poll() is None
     assert len(rest) < len(whole) // 2
     terminal.type("/base")
-    terminal.until(r"the frozen base answers\.\r\n> ")
+    terminal.until(r"The frozen base answers\.\r\n> ")
     terminal.press_ctrl_c()
-    terminal.until(r"Ctrl-C again, Ctrl-D or /exit leaves\.\r\n> ")
+    terminal.until(r"Press Ctrl-C again, Ctrl-D, or type /exit to leave\.\r\n> ")
     terminal.press_ctrl_c()
     assert terminal.process.wait(timeout=30) == 0
 

@@ -107,7 +107,7 @@ def test_a_run_trains_everything_it_saves_and_answers_every_problem(
     folder, told = run_of(family)
     assert told["figures"]["steps"] == 3
     weights = load_file(folder / WEIGHTS)
-    ups = {name: value for name, value in weights.items() if "routed_B" in name}
+    ups = {name: value for name, value in weights.items() if "routed_up.weight" in name}
     moved = {name: value.flatten(1).any(dim=1) for name, value in ups.items()}
     # A tiny router by token may choose the same two of its three experts for all tokens; every other expert has work.
     assert [name for name, experts in moved.items() if not experts.any()] == []

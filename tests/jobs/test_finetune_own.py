@@ -1,4 +1,4 @@
-"""Whole runs on people's own data, on a tiny base."""
+"""Whole runs on a user's own data, on a tiny base."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def run(folder: Path, base: Path, data: dict[str, Any], **training: Any) -> tupl
     return outcome, console.file.getvalue()
 
 
-def test_a_run_on_rows_of_ones_own(base_folder: Path, tmp_path: Path) -> None:
+def test_a_run_on_own_rows(base_folder: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(20)])
     outcome, told = run(tmp_path, base_folder, {"path": str(file), "eval_share": 0.2}, dataloader_num_workers=1)
     assert "train: 16 of 16 rows used (question_answer)" in told
@@ -54,7 +54,7 @@ def test_a_mixture_of_conversations_choices_and_questions(base_folder: Path, tmp
     assert "conversations" in told
     assert "multiple_choice" in told
     lines = [line.split() for line in told.splitlines()]
-    assert ["all", "20", "0", "20", "16", "16"] in lines
+    assert ["total", "20", "0", "20", "16", "16"] in lines
 
 
 def test_faulty_rows_end_a_run_or_are_counted(base_folder: Path, tmp_path: Path) -> None:
@@ -70,5 +70,5 @@ def test_faulty_rows_end_a_run_or_are_counted(base_folder: Path, tmp_path: Path)
     made.file.write_text(made.file.read_text() + json.dumps(spoilt) + "\n")
     outcome, told = run(tmp_path, base_folder, data | {"faulty_rows": "drop"})
     assert outcome.figures["train_rows"] == len(made.sound)
-    assert "train: 11 of 14 rows used (question_answer); 3 faulty rows left out" in told
-    assert "1 dropped as faulty, such as spoilt: the text holds '</s>'" in told
+    assert "train: 11 of 14 rows used (question_answer); 3 faulty rows dropped" in told
+    assert "1 dropped as faulty, such as spoilt: the text contains '</s>'" in told

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lora_mm.jobs.finetune import finetune
 from lora_mm.jobs.run_folder import load_scores
 from lora_mm.recipe.load import load_recipe
-from tests.helpers.launch import TWO, two
+from tests.helpers.launch import LAUNCH_TWO, launch_two
 from tests.helpers.tiny import make_recipe
 from tests.jobs.test_finetune import stopped_at
 
@@ -47,7 +47,7 @@ def together(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder of a run of two processes with two problems each, and what they printed."""
     folder = tmp_path_factory.mktemp("runs") / "two"
-    done = two("-m", "lora_mm", "finetune", "--recipe", recipe_file, "--output", folder, *flags(HALF))
+    done = launch_two("-m", "lora_mm", "finetune", "--recipe", recipe_file, "--output", folder, *flags(HALF))
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -87,10 +87,10 @@ def test_two_processes_go_on_where_two_stopped_and_one_cannot(
     """By the installed command, with ``--json``: one object from the first process, and nothing else."""
     whole, _ = together
     folder = stopped_at(7, whole, tmp_path / "stopped")
-    with pytest.raises(Exception, match="is of 2 processes, not of 1; start as many"):
+    with pytest.raises(Exception, match="is of 2 processes, this run has 1; start 2 processes"):
         finetune(load_recipe(str(recipe_file), [HALF]), folder, Console(quiet=True), resume=True)
     command = ["--no-python", Path(sys.executable).parent / "lora-mm", "finetune", "--recipe", recipe_file]
-    done = two(*command, "--output", folder, *flags(HALF), "--resume", "--json")
+    done = launch_two(*command, "--output", folder, *flags(HALF), "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["figures"]["steps"] == 9
     assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
@@ -101,7 +101,7 @@ def test_a_process_whose_batch_reaches_nothing_that_trains_waits_for_nobody(reci
     settings = ["adapters=[]", "training.train_sampling_strategy=sequential", "evaluation.base=false"]
     one, apart = ["training.per_device_train_batch_size=2"], ["training.per_device_train_batch_size=1"]
     finetune(load_recipe(str(recipe_file), [*settings, *one]), tmp_path / "one", Console(quiet=True))
-    done = two(
+    done = launch_two(
         "-m", "lora_mm", "finetune", "--recipe", recipe_file, "--output", tmp_path / "two", *flags(*settings, *apart)
     )
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,9 @@ def test_a_process_whose_batch_reaches_nothing_that_trains_waits_for_nobody(reci
 
 
 def test_what_is_wrong_is_said_once_and_ends_both(recipe_file: Path, tmp_path: Path) -> None:
-    done = two("-m", "lora_mm", "finetune", "--recipe", recipe_file, "--output", tmp_path, *flags("training.sed=1"))
+    done = launch_two(
+        "-m", "lora_mm", "finetune", "--recipe", recipe_file, "--output", tmp_path, *flags("training.sed=1")
+    )
     assert (done.returncode, done.stdout) == (1, ""), "1 is the launcher's, whatever ended its processes"
     assert done.stderr.count("training.sed: unknown key. Did you mean 'seed'?") == 1
     assert "exitcode  : 2" in done.stderr.split("Root Cause")[1]
@@ -119,7 +121,17 @@ def test_what_is_wrong_is_said_once_and_ends_both(recipe_file: Path, tmp_path: P
 def test_ctrl_c_saves_once_and_is_told_once(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = flags("training.max_steps=4000", "training.save_steps=2", "evaluation.base=false", HALF)
-    command = [*TWO, "-m", "lora_mm", "finetune", "--recipe", str(recipe_file), "--output", str(folder), *settings]
+    command = [
+        *LAUNCH_TWO,
+        "-m",
+        "lora_mm",
+        "finetune",
+        "--recipe",
+        str(recipe_file),
+        "--output",
+        str(folder),
+        *settings,
+    ]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
@@ -130,7 +142,7 @@ def test_ctrl_c_saves_once_and_is_told_once(recipe_file: Path, tmp_path: Path) -
         _, err = run.communicate(timeout=120)
     finally:
         run.kill()
-    (told,) = [line for line in err.splitlines() if "--resume goes on from there" in line]
+    (told,) = [line for line in err.splitlines() if "with --resume to continue" in line]
     step = int(told.split("Stopped at step ")[1].split()[0])
     newest = folder / "checkpoints" / f"checkpoint-{step}"
     assert {"trainer_state.json", "rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in newest.iterdir()}
@@ -138,5 +150,5 @@ def test_ctrl_c_saves_once_and_is_told_once(recipe_file: Path, tmp_path: Path) -
 
 
 def test_other_verbs_are_done_by_the_first_process_alone(recipe_file: Path) -> None:
-    done = two("-m", "lora_mm", "recipes", "check", recipe_file)
+    done = launch_two("-m", "lora_mm", "recipes", "check", recipe_file)
     assert (done.returncode, done.stdout.count("fine")) == (0, 1), done.stdout + done.stderr

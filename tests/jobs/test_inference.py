@@ -33,16 +33,16 @@ def conversations(picture: str) -> list[list[Turn]]:
 
 
 @pytest.fixture(scope="module")
-def speaker(trained: dict[str, Path]) -> AdaptedModel:
+def model(trained: dict[str, Path]) -> AdaptedModel:
     return load_adapted([str(trained[name]) for name in NAMES])
 
 
-def answers(speaker: AdaptedModel, conversations: list[list[Turn]]) -> list[str]:
-    return [speaker.reply(turns, max_new_tokens=6) for turns in conversations]
+def answers(model: AdaptedModel, conversations: list[list[Turn]]) -> list[str]:
+    return [model.reply(turns, max_new_tokens=6) for turns in conversations]
 
 
 def test_each_answers_as_alone_whoever_answered_before(
-    speaker: AdaptedModel, trained: dict[str, Path], conversations: list[list[Turn]]
+    model: AdaptedModel, trained: dict[str, Path], conversations: list[list[Turn]]
 ) -> None:
     alone: dict[str | None, list[str]] = {
         name: answers(load_adapted([str(trained[name])]), conversations) for name in NAMES
@@ -50,44 +50,44 @@ def test_each_answers_as_alone_whoever_answered_before(
     alone[None] = answers(load_adapted([str(trained["one"])], base_only=True), conversations)
     assert len({tuple(found) for found in alone.values()}) == len(alone), "else a switch would not show"
     for name in [*NAMES, None, *reversed(NAMES), "crops", None, "one", "experts"]:
-        speaker.use(name)
-        assert speaker.active == name
-        assert answers(speaker, conversations) == alone[name], name
+        model.activate(name)
+        assert model.active == name
+        assert answers(model, conversations) == alone[name], name
 
 
-def test_in_one_conversation_each_turn_is_its_own(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
+def test_in_one_conversation_each_turn_is_its_own(model: AdaptedModel, conversations: list[list[Turn]]) -> None:
     """Switched between two prompts of one conversation, nothing of the other is left in a cache."""
     turns = conversations[2]
-    speaker.use("two")
-    expected = speaker.reply(turns, max_new_tokens=6)
-    speaker.use("crops")
-    speaker.reply(turns[:1], max_new_tokens=6)
-    speaker.use("two")
-    assert speaker.reply(turns, max_new_tokens=6) == expected
+    model.activate("two")
+    expected = model.reply(turns, max_new_tokens=6)
+    model.activate("crops")
+    model.reply(turns[:1], max_new_tokens=6)
+    model.activate("two")
+    assert model.reply(turns, max_new_tokens=6) == expected
 
 
-def test_the_pieces_are_the_answer(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
+def test_the_pieces_are_the_answer(model: AdaptedModel, conversations: list[list[Turn]]) -> None:
     pieces: list[str] = []
-    speaker.use("one")
-    answer = speaker.reply(conversations[1], max_new_tokens=12, write=pieces.append)
+    model.activate("one")
+    answer = model.reply(conversations[1], max_new_tokens=12, write=pieces.append)
     assert "".join(pieces).strip() == answer
     assert answer
 
 
-def test_stopped_it_ends_after_the_token(speaker: AdaptedModel, conversations: list[list[Turn]]) -> None:
+def test_stopped_it_ends_after_the_token(model: AdaptedModel, conversations: list[list[Turn]]) -> None:
     asked: list[int] = []
-    speaker.use(None)
-    whole = speaker.reply(conversations[0], max_new_tokens=20, stop=lambda: bool(asked.append(1)))
+    model.activate(None)
+    whole = model.reply(conversations[0], max_new_tokens=20, stop=lambda: bool(asked.append(1)))
     assert len(asked) > 2
     before, asked[:] = len(asked), []
-    part = speaker.reply(conversations[0], max_new_tokens=20, stop=lambda: len(asked.append(1) or asked) == 2)  # type: ignore[func-returns-value]
+    part = model.reply(conversations[0], max_new_tokens=20, stop=lambda: len(asked.append(1) or asked) == 2)  # type: ignore[func-returns-value]
     assert len(asked) == 2 < before
     assert whole.startswith(part.rstrip("�"))
 
 
-def test_a_conversation_longer_than_the_base_reads_is_refused(speaker: AdaptedModel) -> None:
-    with pytest.raises(InputError, match=r"has [\d,]+ tokens, and 8 more may come; the base reads 1,024\."):
-        speaker.reply([Turn("user", "word " * 1200)], max_new_tokens=8)
+def test_a_conversation_longer_than_the_base_reads_is_refused(model: AdaptedModel) -> None:
+    with pytest.raises(InputError, match=r"has [\d,]+ tokens and the answer may have 8; the base reads 1,024\."):
+        model.reply([Turn("user", "word " * 1200)], max_new_tokens=8)
 
 
 @pytest.mark.parametrize("family", PROCESSORS)
@@ -95,27 +95,27 @@ def test_every_family_talks_about_pictures_over_several_turns(family: str, pictu
     base = load_base(str(make_family_base(tmp_path / family, family)))
     collator = Collator(base.processor, max_length=1000)
     model = lora_mm.attach(base.model, ["mma"]).eval()
-    speaker = AdaptedModel(base, model, {"mma": ("default", collator)}, collator)
+    model = AdaptedModel(base, model, {"mma": ("default", collator)}, collator)
     shown = Turn("user", "Which?", (Path(picture),))
     pieces: list[str] = []
-    answer = speaker.reply([shown, Turn("assistant", "Red."), shown], max_new_tokens=3, write=pieces.append)
+    answer = model.reply([shown, Turn("assistant", "Red."), shown], max_new_tokens=3, write=pieces.append)
     assert "".join(pieces).strip() == answer
 
 
 def test_names_are_those_of_the_folders_and_numbered_where_taken(trained: dict[str, Path], tmp_path: Path) -> None:
     again = shutil.copytree(trained["two"], tmp_path / "one")
     dotted = shutil.copytree(trained["two"], tmp_path / "v1.5")
-    speaker = load_adapted([str(trained["one"]), str(again), str(dotted)])
-    assert speaker.names == ["one", "one-2", "v1.5"]
-    assert speaker.active == "one"
-    with pytest.raises(InputError, match=r"No adapter 'onee' here; there are: one, one-2, v1\.5\. Did you mean 'one'"):
-        speaker.use("onee")
+    model = load_adapted([str(trained["one"]), str(again), str(dotted)])
+    assert model.names == ["one", "one-2", "v1.5"]
+    assert model.active == "one"
+    with pytest.raises(InputError, match=r"Unknown adapter 'onee'. Known: one, one-2, v1\.5\. Did you mean 'one'"):
+        model.activate("onee")
 
 
 def test_only_those_named_are_loaded(trained: dict[str, Path]) -> None:
     folders = [str(trained[name]) for name in NAMES]
     assert load_adapted(folders, only=["two"]).names == ["two"]
-    with pytest.raises(InputError, match="No adapter 'tow' here"):
+    with pytest.raises(InputError, match="Unknown adapter 'tow'"):
         load_adapted(folders, ["base.model=/nowhere"], only=["tow"])  # told before the base is looked for
 
 
@@ -127,10 +127,10 @@ def test_what_cannot_stand_on_one_base_is_told_before_it_is_loaded(trained: dict
     with pytest.raises(InputError) as error:
         load_adapted(both)
     assert str(error.value) == (
-        "base.dtype differs: one has float32; other has bfloat16. Say which to run all on: --set base.dtype=VALUE."
+        "base.dtype differs: one has float32, other has bfloat16. Choose one for all with --set base.dtype=VALUE."
     )
     assert load_adapted(both, ["base.dtype=float32"]).names == ["one", "other"]
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
-    with pytest.raises(InputError, match="one PEFT type, and these have several: one is ROUTED; other is LORA"):
+    with pytest.raises(InputError, match="one PEFT type: one is ROUTED, other is LORA"):
         load_adapted(both, ["base.model=/nowhere"])

@@ -1,11 +1,11 @@
-"""Probes of each modality: from the data where it is at hand, else made up, and said so."""
+"""Probes of each modality: from the data if available, else random, and named so."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from lora_mm.jobs.merge_probes import _TOKENS, PROBES_PER_MODALITY, make_probes
+from lora_mm.jobs.merge_probes import _MAX_TOKENS, PROBES_PER_MODALITY, make_probes
 from lora_mm.jobs.session import load_recipe_base, make_base_collator
 from lora_mm.models.forward import IGNORE_INDEX
 from lora_mm.recipe.load import load_recipe
@@ -18,7 +18,7 @@ def recipe_file(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pyt
 
 
 @pytest.mark.parametrize("path", [None, "/no/such/data"])
-def test_each_modality_has_its_probes_whatever_is_at_hand(recipe_file: Path, path: str | None) -> None:
+def test_each_modality_has_probes_with_and_without_data(recipe_file: Path, path: str | None) -> None:
     recipe = load_recipe(str(recipe_file), [f"data.path={path}"] if path else [])
     collator = make_base_collator(recipe, load_recipe_base(recipe))
     made = make_probes(recipe, collator, ["text", "image"])
@@ -28,10 +28,10 @@ def test_each_modality_has_its_probes_whatever_is_at_hand(recipe_file: Path, pat
         assert pictured.all() if modality == "image" else not pictured.any()
         supervised = (batch["labels"] != IGNORE_INDEX).sum(dim=1)
         assert supervised.gt(0).all()
-        assert supervised.le(_TOKENS).all()
+        assert supervised.le(_MAX_TOKENS).all()
     if path:
-        assert "data.path is not at hand" in made.about
-        assert "text and image made up" in made.about
+        assert "data.path is not available" in made.about
+        assert "random probes for text and image" in made.about
         again = make_probes(recipe, collator, ["text", "image"])
         assert torch.equal(made.batches["image"][0]["pixel_values"], again.batches["image"][0]["pixel_values"])
     else:

@@ -1,4 +1,4 @@
-"""The plan of a recipe: its steps, its largest batch, and the ways it offers."""
+"""The plan of a recipe: its steps, its largest batch, and the options it offers."""
 
 import io
 import re
@@ -48,7 +48,7 @@ def test_steps_are_those_of_the_run(
     assert found.trained == outcome.figures["trained_parameters"]
 
 
-def test_ways_are_of_equal_steps_and_the_recipes_own_is_first(recipe_file: str) -> None:
+def test_options_are_of_equal_steps_and_the_recipes_own_is_first(recipe_file: str) -> None:
     found = plan_run(
         recipe(
             recipe_file,
@@ -57,11 +57,11 @@ def test_ways_are_of_equal_steps_and_the_recipes_own_is_first(recipe_file: str) 
             "training.max_steps=5",
         )
     )
-    kinds = [(w.per_device_train_batch_size, w.gradient_accumulation_steps) for w in found.ways]
+    kinds = [(w.per_device_train_batch_size, w.gradient_accumulation_steps) for w in found.options]
     assert kinds == [(2, 4), (1, 8), (4, 2)] * 2
-    assert [way.gradient_checkpointing for way in found.ways] == [False] * 3 + [True] * 3
+    assert [option.gradient_checkpointing for option in found.options] == [False] * 3 + [True] * 3
     assert found.steps == 5
-    plain, kept = found.ways[:3], found.ways[3:]
+    plain, kept = found.options[:3], found.options[3:]
     assert plain[1].step < plain[0].step < plain[2].step
     for one, other in zip(plain, kept, strict=True):
         assert other.step < one.step
@@ -80,40 +80,40 @@ def test_the_largest_batch_may_be_one_of_pictures_that_are_not_the_longest(base_
     assert found.pictures == 2
 
 
-def made(*steps: float) -> RunPlan:
-    ways = tuple(
+def make_plan(*steps: float) -> RunPlan:
+    options = tuple(
         BatchOption(8 // (n + 1), n + 1, n > 0, int(size * GIB), 1e15 * (n + 1)) for n, size in enumerate(steps)
     )
-    return RunPlan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, ways)
+    return RunPlan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, options)
 
 
-def test_the_verdict_names_a_way_that_fits() -> None:
-    assert format_verdict(made(3, 2, 1), 24 * GIB) == "Fits in 24.0 GiB."
-    told = format_verdict(made(10, 5, 1), 12 * GIB)
+def test_the_verdict_names_an_option_that_fits() -> None:
+    assert format_verdict(make_plan(3, 2, 1), 24 * GIB) == "Fits in 24.0 GiB."
+    told = format_verdict(make_plan(10, 5, 1), 12 * GIB)
     assert told.startswith("Does not fit in 12.0 GiB. This does: --set training.per_device_train_batch_size=4 ")
     assert told.endswith("--set training.gradient_accumulation_steps=2 --set training.gradient_checkpointing=true")
-    assert "base.quantization=nf4" in format_verdict(made(10, 9), 8 * GIB)
+    assert "base.quantization=nf4" in format_verdict(make_plan(10, 9), 8 * GIB)
 
 
-def test_the_verdict_tells_of_a_way_with_less_work() -> None:
-    found = made(3, 2)
-    slow, quick = found.ways
-    assert "it would compute 50% less" in format_verdict(replace(found, ways=(quick, slow)), 24 * GIB)
+def test_the_verdict_names_an_option_with_less_work() -> None:
+    found = make_plan(3, 2)
+    slow, quick = found.options
+    assert "it computes 50% less" in format_verdict(replace(found, options=(quick, slow)), 24 * GIB)
 
 
-def test_a_run_says_before_it_trains_what_it_will_take(recipe_file: str, tmp_path: Path) -> None:
+def test_a_run_prints_its_estimated_memory_before_it_trains(recipe_file: str, tmp_path: Path) -> None:
     told = io.StringIO()
     assert finetune(recipe(recipe_file), tmp_path / "run", Console(file=told, width=200), dry_run=True) is None
-    assert re.search(r"^Training takes some 0\.0 of [1-9][\d.]* GiB\.$", told.getvalue(), flags=re.MULTILINE)
+    assert re.search(r"^Training needs about 0\.0 of [1-9][\d.]* GiB\.$", told.getvalue(), flags=re.MULTILINE)
 
 
-def test_a_run_that_takes_more_than_there_is_is_warned_of(recipe_file: str) -> None:
+def test_a_run_that_needs_more_memory_than_there_is_warns(recipe_file: str) -> None:
     made = recipe(recipe_file)
     collator = make_collator_without_weights(made)
     prepared = collator.prepare(load_train_and_test(made)[0].examples, "error")
-    assert format_estimate(made, collator, prepared, GIB) == "Training takes some 0.0 of 1.0 GiB."
+    assert format_estimate(made, collator, prepared, GIB) == "Training needs about 0.0 of 1.0 GiB."
     assert format_estimate(made, collator, prepared, 1000).startswith(
-        "Warning: Training takes some 0.0 of 0.0 GiB. `lora-mm"
+        "Warning: Training needs about 0.0 of 0.0 GiB. `lora-mm"
     )
 
 

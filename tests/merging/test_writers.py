@@ -1,4 +1,4 @@
-"""Merged files of every family, loaded as those without lora-mm would: by plain transformers, by plain PEFT."""
+"""Merged files of every family, loaded as users without lora-mm do: by plain transformers, by plain PEFT."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,9 @@ from transformers import AutoModelForImageTextToText
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.merging import shards as checkpoint
-from lora_mm.merging.changes import collect_changes, get_unadapted_module
+from lora_mm.merging.collect import collect_changes, get_unadapted_module
 from lora_mm.merging.writers import write_model, write_stock_lora
-from lora_mm.models.anatomy import FAMILIES
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import Base, load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
 from tests.helpers.families import IMAGE, VOCABULARY, Batch, family_batch
@@ -33,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def adapted(folder: Path, *, bias: bool = False, train: tuple[str, ...] = ("connector",)) -> tuple[Base, Any]:
-    """MMA wherever it can stand, perturbed, and the connector trained whole."""
+    """MMA in every part that takes it, perturbed, and the connector trained whole."""
     base = load_base(str(folder))
     torch.manual_seed(0)
     row = FAMILIES[base.model.config.model_type]
@@ -76,8 +75,8 @@ def test_a_merged_checkpoint_loads_whole_and_computes_what_the_adapter_did(
         folder = tmp_path / modality
         folder.mkdir()
         write_model(base.model, collect_changes(base.model, modality), folder, base=base, dtype=torch.float32)
-        merged, told = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-        assert not any(told.values()), told
+        merged, loading = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+        assert not any(loading.values()), loading
         assert type(merged) is type(base.model)
         alike(logits(merged, batch), want, bare)
     kept = {file.name for file in folders[family].iterdir()} - {"model.safetensors"}
@@ -100,7 +99,7 @@ def test_as_a_stock_lora_it_computes_what_the_adapter_did(
 
 
 @every_family
-def test_biases_are_kept_where_a_config_can_say_so_and_refused_elsewhere(
+def test_biases_are_kept_if_the_config_allows_them_and_else_refused(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     base, model = adapted(folders[family], bias=True)
@@ -119,14 +118,14 @@ def test_biases_are_kept_where_a_config_can_say_so_and_refused_elsewhere(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_the_dtype_that_was_asked_for(folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype) -> None:
+def test_files_have_the_requested_dtype(folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype) -> None:
     base, _ = adapted(folders["llava"])
     write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=dtype)
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="auto")
     assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
 
 
-def test_a_head_that_was_tied_and_is_trained_whole_is_saved_as_its_own(tmp_path: Path) -> None:
+def test_a_tied_head_that_is_trained_whole_is_saved_untied(tmp_path: Path) -> None:
     base = load_base("pocket")
     assert base.model.config.get_text_config().tie_word_embeddings
     model = lora_mm.attach(base.model, [{"method": "mma", "rank": 4}], train=["head"]).eval()
@@ -139,28 +138,8 @@ def test_a_head_that_was_tied_and_is_trained_whole_is_saved_as_its_own(tmp_path:
     torch.testing.assert_close(logits(merged, batch), want, rtol=1e-4, atol=1e-4)
 
 
-def test_more_than_a_file_holds_goes_into_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_SHARD_BYTES", 1_000_000)
-    base = load_base("pocket")
-    lora_mm.attach(base.model, [{"method": "mma", "rank": 4}])
-    write_model(base.model, collect_changes(base.model, "text"), tmp_path, base=base, dtype=torch.float32)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert len(files) > 5
-    assert set(index["weight_map"].values()) == {file.name for file in files}
-    assert index["metadata"]["total_size"] == sum(file.stat().st_size for file in files) - headers(files)
-    merged, told = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(told.values()), told
-    for name, tensor in load_base("pocket").model.state_dict().items():
-        assert torch.equal(merged.state_dict()[name], tensor), name
-
-
-def headers(files: list[Path]) -> int:
-    return sum(8 + int.from_bytes(file.read_bytes()[:8], "little") for file in files)
-
-
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_of_a_quantised_base_the_weights_it_stands_for_are_merged(tmp_path: Path, quantization: Any) -> None:
+def test_a_quantised_base_is_dequantised_and_merged(tmp_path: Path, quantization: Any) -> None:
     base = load_base("pocket", quantization=quantization)
     torch.manual_seed(0)
     model = lora_mm.attach(base.model, [{"method": "mma", "at": "block", "rank": 4}]).eval()

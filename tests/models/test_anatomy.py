@@ -20,9 +20,6 @@ from transformers import (
 
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import (
-    FAMILIES,
-    PARTS,
-    Stack,
     find_anatomy,
     find_layers,
     find_part,
@@ -32,6 +29,7 @@ from lora_mm.models.anatomy import (
     get_placeholder_ids,
     list_modalities,
 )
+from lora_mm.models.families import FAMILIES, PARTS, Stack
 from tests.helpers.families import FAMILY, IMAGE, VIDEO, VIDEO_START, VOCABULARY, family_batch, family_model
 from tests.helpers.tiny import tiny_config, tiny_model
 
@@ -279,7 +277,7 @@ def test_the_language_stack_goes_by_the_language_models_type() -> None:
         == "language_model.model.layers.0.mlp.up_proj"
     )
     with pytest.raises(
-        InputError, match=r"blip-2 with a 't5' language model is not described; with opt or llama it is"
+        InputError, match=r"blip-2 with a 't5' language model is not described; take a checkpoint with opt or llama"
     ):
         find_anatomy(Blip2Config(text_config=T5Config().to_dict()))
 
@@ -314,7 +312,7 @@ def test_a_family_without_a_tower_says_where_adapters_can_stand() -> None:
 
 
 def test_an_unknown_family_is_named_with_the_known_ones_and_the_ways_on() -> None:
-    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; described are: .*llava") as caught:
+    with pytest.raises(InputError, match=r"No anatomy for models of type 'Linear'; known types: .*llava") as caught:
         get_anatomy(nn.Linear(1, 1))
     assert "lora-mm models list" in str(caught.value)
     assert "base.anatomy={like: TYPE}" in str(caught.value)

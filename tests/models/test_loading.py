@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import FAMILIES, find_part, find_role_modules, get_placeholder_ids
+from lora_mm.models.anatomy import find_part, find_role_modules, get_placeholder_ids
+from lora_mm.models.base_files import compute_fingerprint
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
-from lora_mm.models.loading import Base, _quantization, compute_fingerprint, load_base, measure_memory
+from lora_mm.models.loading import Base, load_base
+from lora_mm.models.memory import measure_memory
+from lora_mm.models.precision import make_quantization_config
 from tests.helpers import tiny
 from tests.helpers.bases import make_family_base
 
@@ -189,9 +193,9 @@ def test_parts_that_are_not_quantised_are_those_that_the_family_has() -> None:
     from transformers import FuyuConfig, Qwen2VLConfig
 
     parts = ("vision", "connector", "head")
-    fuyu = _quantization("nf4", "float32", FuyuConfig(), parts)
+    fuyu = make_quantization_config("nf4", "float32", FuyuConfig(), parts)
     assert fuyu.llm_int8_skip_modules == ["model.vision_embed_tokens", "lm_head"]
-    qwen = _quantization("int8", "float32", Qwen2VLConfig(), parts)
+    qwen = make_quantization_config("int8", "float32", Qwen2VLConfig(), parts)
     assert qwen.llm_int8_skip_modules == ["model.visual", "model.visual.merger", "lm_head"]
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.models.forward import move_batch
-from lora_mm.models.loading import format_memory, load_base, measure_memory
+from lora_mm.models.loading import load_base
+from lora_mm.models.memory import format_memory, measure_memory
 from tests.adapters.test_routers import sliced_batch
 from tests.helpers import tiny
 

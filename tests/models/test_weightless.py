@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.models.families import FAMILIES
-from lora_mm.models.loading import Quantization, load_base, measure_memory
+from lora_mm.models.loading import load_base
+from lora_mm.models.memory import measure_memory
+from lora_mm.models.precision import Quantization
 from lora_mm.models.weightless import META, Usage, count_usage
 from lora_mm.training.loss import compute_answer_loss
 from tests.helpers.families import family_batch, family_model

@@ -1,4 +1,4 @@
-"""Frozen linear layers with updates, as one function: against autograd's own way, and what is kept."""
+"""FrozenLinear linear layers with updates, as one function: against autograd's own way, and what is kept."""
 
 import weakref
 from typing import Any
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lora_mm.ops import linear
-from lora_mm.ops.linear import Frozen, adapted_linears
-from lora_mm.ops.lowrank import Update, routed_update, uniform, update_of
+from lora_mm.ops.linear import FrozenLinear, adapted_linears
+from lora_mm.ops.lowrank import make_uniform_update, make_update, routed_update
+from lora_mm.ops.update import Update
 
-Layer = tuple[Frozen, Update]
+Layer = tuple[FrozenLinear, Update]
 
 
 def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Layer]]:
@@ -22,8 +23,8 @@ def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Layer]]:
     x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
     layers = [
         (
-            Frozen(torch.randn(out, 6, dtype=dtype), torch.randn(out, dtype=dtype) if out == 4 else None),
-            uniform(
+            FrozenLinear(torch.randn(out, 6, dtype=dtype), torch.randn(out, dtype=dtype) if out == 4 else None),
+            make_uniform_update(
                 torch.randn(rank, 6, dtype=dtype, requires_grad=True),
                 torch.randn(out, rank, dtype=dtype, requires_grad=True),
                 scale,
@@ -63,7 +64,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         pairs = zip(layers, tensors[::2], tensors[1::2], strict=True)
-        return adapted_linears(x, [(frozen, uniform(a, b, update.scale)) for (frozen, update), a, b in pairs])
+        return adapted_linears(
+            x, [(frozen, make_uniform_update(a, b, update.scale)) for (frozen, update), a, b in pairs]
+        )
 
     assert torch.autograd.gradcheck(run, trained(x, layers))
 
@@ -91,7 +94,7 @@ def test_masters_stay_fp32_and_an_update_of_zero_changes_no_bit(dtype: torch.dty
     torch.manual_seed(0)
     x, weight = torch.randn(5, 16, dtype=dtype), torch.randn(12, 16, dtype=dtype)
     down, up = torch.randn(4, 16, requires_grad=True), torch.zeros(12, 4, requires_grad=True)
-    (y,) = adapted_linears(x, [(Frozen(weight, None), uniform(down, up, 2.0))])
+    (y,) = adapted_linears(x, [(FrozenLinear(weight, None), make_uniform_update(down, up, 2.0))])
     assert torch.equal(y, F.linear(x, weight))
     y.float().sum().backward()
     assert up.grad is not None
@@ -133,8 +136,8 @@ def test_where_merging_does_not_pay_an_nf4_weight_gives_the_same(monkeypatch: py
     x, down, up = (torch.randn(*size, requires_grad=True) for size in ((5, 64), (4, 64), (48, 4)))
     results = []
     for merging in (True, False):
-        monkeypatch.setattr(linear, "merges", lambda x, m=merging: m)
-        (y,) = adapted_linears(x, [(Frozen(form, None), uniform(down, up, 0.5))])
+        monkeypatch.setattr(linear, "merging_pays", lambda x, kernels, m=merging: m)
+        (y,) = adapted_linears(x, [(FrozenLinear(form, None), make_uniform_update(down, up, 0.5))])
         results.append([y, *torch.autograd.grad(y.square().sum(), (x, down, up))])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
@@ -172,11 +175,11 @@ def routed(
 @pytest.mark.parametrize("name", ROUTED)
 def test_a_routed_update_beside_a_frozen_layer_is_that_of_the_two_apart(name: str) -> None:
     tensors, options = routed(**ROUTED[name])
-    frozen = Frozen(torch.randn(10, 6).double(), torch.randn(10).double())
+    frozen = FrozenLinear(torch.randn(10, 6).double(), torch.randn(10).double())
 
     def together(x: Tensor, **t: Tensor) -> Tensor:
         torch.manual_seed(1)  # of the dropout
-        return adapted_linears(x, [(frozen, update_of(x, **t, **options))])[0]
+        return adapted_linears(x, [(frozen, make_update(x, **t, **options))])[0]
 
     def apart(x: Tensor, **t: Tensor) -> Tensor:
         torch.manual_seed(1)

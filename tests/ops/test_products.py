@@ -23,10 +23,10 @@ def by_row(rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, z, drawn(EXPERTS, COLUMNS, WIDTH), torch.tensor(rows)
 
 
-@pytest.fixture(params=["passed over", "weighed with zero"])
+@pytest.fixture(params=["skipped", "multiplied by zero"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes of rows without an expert, by their size."""
-    monkeypatch.setattr(products, "LARGE", 1 if request.param == "passed over" else 2**17)
+    monkeypatch.setattr(products, "LARGE", 1 if request.param == "skipped" else 2**17)
 
 
 @pytest.mark.usefixtures("place")
@@ -36,12 +36,12 @@ def test_each_row_meets_its_own_experts_matrix(rows: list[int]) -> None:
     x, z, matrices, index = by_row(rows)
     has = (index >= 0).double()[:, None, None]
     own = matrices[index.clamp(min=0)]
-    torch.testing.assert_close(products.shrink(x, matrices, index), has * (x @ own.mT))
+    torch.testing.assert_close(products.shrink(x, matrices, index, "torch"), has * (x @ own.mT))
     for base in (None, x.clone()):
         expected = has * (z @ own) + (0 if base is None else base)
-        torch.testing.assert_close(products.expand(base, z, matrices.mT, index), expected)
+        torch.testing.assert_close(products.expand(base, z, matrices.mT, index, "torch"), expected)
     sums = torch.stack([(has * (index == e)[:, None, None] * (z.mT @ x)).sum(0) for e in range(EXPERTS)])
-    torch.testing.assert_close(products.outer(x, z, index, EXPERTS), sums)
+    torch.testing.assert_close(products.outer(x, z, index, EXPERTS, "torch"), sums)
 
 
 @pytest.mark.usefixtures("place")
@@ -50,8 +50,8 @@ def test_expanding_into_its_base_writes_there_and_otherwise_leaves_it(rows: list
     x, z, matrices, _ = by_row(rows or [0, 0])
     index, columns = (None, matrices[0].mT) if rows is None else (torch.tensor(rows), matrices.mT)
     before = x.clone()
-    y = products.expand(x, z, columns, index)
+    y = products.expand(x, z, columns, index, "torch")
     assert torch.equal(x, before)
     assert y.data_ptr() != x.data_ptr()
-    assert products.expand(x, z, columns, index, into=True).data_ptr() == x.data_ptr()
+    assert products.expand(x, z, columns, index, "torch", in_place=True).data_ptr() == x.data_ptr()
     torch.testing.assert_close(x, y)

@@ -18,10 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_mm.ops import dispatch as kernels
-from lora_mm.ops import linear as linear_ops
-from lora_mm.ops import lowrank, nf4, primitive
+from lora_mm.ops.kernel_choice import Kernels
+from lora_mm.ops.linear import FrozenLinear, adapted_linears
+from lora_mm.ops.lowrank import make_uniform_update, make_update, routed_update
+from lora_mm.ops.nf4 import dequantize_and_merge
+from lora_mm.ops.nf4_weight import NestedAbsmax, NF4Weight
+from lora_mm.ops.residual import update_residual
 from lora_mm.ops.triton import launch as triton_launch
+from lora_mm.ops.triton.available import is_interpreted
+from lora_mm.ops.update import Norm, Update
 from tests.ops.drawn import decoded, drawn_nf4
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -93,21 +98,10 @@ def mma(size: dict[str, int], *, norm: bool, stacked: bool = False, by: str = "r
         "keep": (torch.rand(*lead, down_rows) > 0.2) / 0.8 if keep else None,
     }
 
-    def run(t: dict[str, Tensor]) -> Tensor:
-        y: Tensor = primitive.residual(
-            t["x"],
-            t["norm"],
-            1e-5,
-            t["down"],
-            t["down_bias"],
-            t["columns"],
-            t["weights"],
-            t["keep"],
-            0.5,
-            experts,
-            rank,
-        )[0]
-        return y
+    def run(t: dict[str, Tensor], kernels: Kernels) -> Tensor:
+        fields = (t["down"], t["columns"], t["down_bias"], t["weights"], t["keep"])
+        update = Update(*fields, index=None, scale=0.5, experts=experts, rank=rank, kernels=kernels)
+        return update_residual(t["x"], update, None if t["norm"] is None else Norm(t["norm"], 1e-5))
 
     return tensors, run
 
@@ -122,7 +116,11 @@ def linear(size: dict[str, int], *, rank: int = 8, experts: int = 1, by: str = "
         "up": torch.randn(experts, size["out"], rank) / (experts * rank) ** 0.5,
         "weights": torch.rand(*lead, experts) if by == "token" else None,
     }
-    return tensors, lambda t: lowrank.routed_update(t["base"], t["x"], t["down"], t["up"], weights=t["weights"])
+
+    def run(t: dict[str, Tensor], kernels: Kernels) -> Tensor:
+        return routed_update(t["base"], t["x"], t["down"], t["up"], weights=t["weights"], kernels=kernels)
+
+    return tensors, run
 
 
 def crops(size: dict[str, int], rank: int = 5, *, together: bool = False):  # type: ignore[no-untyped-def]
@@ -140,20 +138,22 @@ def crops(size: dict[str, int], rank: int = 5, *, together: bool = False):  # ty
         tensors["frozen"] = torch.randn(size["out"], size["width"]) / size["width"] ** 0.5
         del tensors["base"], tensors["scales"]
 
-    def run(t: dict[str, Tensor]) -> Tensor:
-        options: Any = {"index": index.to(t["x"].device), "weights": t.get("scales")}
+    def run(t: dict[str, Tensor], kernels: Kernels) -> Tensor:
+        options: Any = {"index": index.to(t["x"].device), "weights": t.get("scales"), "kernels": kernels}
         if together:
-            update = lowrank.update_of(t["x"], t["down"], t["up"], **options)
-            return linear_ops.adapted_linears(t["x"], [(linear_ops.Frozen(t["frozen"], None), update)])[0]
-        return lowrank.routed_update(t["base"], t["x"], t["down"], t["up"], **options)
+            update = make_update(t["x"], t["down"], t["up"], **options)
+            return adapted_linears(t["x"], [(FrozenLinear(t["frozen"], None), update)])[0]
+        return routed_update(t["base"], t["x"], t["down"], t["up"], **options)
 
     return tensors, run
 
 
-def to(weight: nf4.Packed, device: str) -> nf4.Packed:
-    nested = weight.nested and (*(t.to(device) for t in weight.nested[:3]), weight.nested[3])
-    tensors = (t.to(device) for t in (weight.data, weight.absmax))
-    return nf4.Packed(*tensors, nested, weight.code.to(device), weight.blocksize, weight.shape)
+def to(weight: NF4Weight, device: str) -> NF4Weight:
+    nested = weight.nested
+    if nested is not None:
+        nested = NestedAbsmax(*(tensor.to(device) for tensor in nested[:3]), nested.blocksize)
+    data, absmax = weight.data.to(device), weight.absmax.to(device)
+    return NF4Weight(data, absmax, nested, weight.code.to(device), weight.blocksize, weight.shape)
 
 
 def nf4_errors(size: dict[str, int], device: str) -> dict[str, dict[str, dict[str, float]]]:
@@ -166,9 +166,9 @@ def nf4_errors(size: dict[str, int], device: str) -> dict[str, dict[str, dict[st
         up, down = torch.randn(rows, rank), torch.randn(rank, width)
         exact = decoded(weight) + 0.5 * up.double() @ down.double()
         case = "nf4, double quantisation" if nested else "nf4"
-        for dtype in DTYPES if kernels.interpreted() else DTYPES[1:]:
-            kernels.choose("triton")
-            ours = nf4.merged(to(weight, device), up.to(device), down.to(device), 0.5, dtype).cpu().double()
+        for dtype in DTYPES if is_interpreted() else DTYPES[1:]:
+            update = make_uniform_update(down.to(device), up.to(device), 0.5, "triton")
+            ours = dequantize_and_merge(to(weight, device), update, dtype).cpu().double()
             name = str(dtype).removeprefix("torch.")
             found.setdefault(case, {})[name] = {"w": float((ours - exact).norm() / exact.norm())}
     return found
@@ -214,10 +214,8 @@ def errors(
             torch.manual_seed(number)
             tensors, run = cases(size)[case]
             tensors = {name: None if t is None else t.to(dtype) for name, t in tensors.items()}
-            kernels.choose("torch")
-            exact = gradients(tensors, run, torch.float64, device)
-            kernels.choose("triton")
-            ours = gradients(tensors, run, dtype, device)
+            exact = gradients(tensors, lambda t, run=run: run(t, "torch"), torch.float64, device)
+            ours = gradients(tensors, lambda t, run=run: run(t, "triton"), dtype, device)
             found.setdefault(case, {})[str(dtype).removeprefix("torch.")] = {
                 name: float((ours[name].double() - ref).norm() / ref.norm()) for name, ref in exact.items()
             }
@@ -227,8 +225,8 @@ def errors(
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = LARGE if "--large" in sys.argv else SMALL
-    dtypes = DTYPES if kernels.interpreted() else DTYPES[1:]
-    triton_launch._new = poisoned
+    dtypes = DTYPES if is_interpreted() else DTYPES[1:]
+    triton_launch._make_output = poisoned
     if "--planted" in sys.argv:
         found: dict[str, Any] = {}
         for bug, (case, old, new) in PLANTED.items():
@@ -238,7 +236,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     launched: list[str] = []
-    for name in ("expand", "shrink", "outer", "residual", "residual_bwd", "nf4_merged"):
+    for name in ("expand", "shrink", "outer", "residual", "residual_bwd", "nf4_merge"):
+        name = f"launch_{name}"
         launch = getattr(triton_launch, name)
         setattr(triton_launch, name, lambda *a, _l=launch, _n=name, **k: (launched.append(_n), _l(*a, **k))[1])
     every = errors(size, device, dtypes) | nf4_errors(size, device)

@@ -63,6 +63,6 @@ def test_what_is_there_and_sizes_out_of_range_are_refused(tmp_path: Path) -> Non
 def test_the_command_writes_what_the_function_writes(tmp_path: Path, name: str) -> None:
     done = CliRunner().invoke(app, ["make", name, "--output", str(tmp_path / "made"), "--size", "100", "--seed", "3"])
     assert done.exit_code == 0
-    assert done.stdout == f"Wrote {tmp_path / 'made'}: 80 rows to train on, 20 to be asked, seed 3.\n"
+    assert done.stdout == f"Wrote {tmp_path / 'made'}: 80 training rows, 20 test rows, seed 3.\n"
     make_rows(tmp_path / "same", name, seed=3, size=100)
     assert mark(tmp_path / "made") == mark(tmp_path / "same")

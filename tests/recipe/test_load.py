@@ -1,4 +1,4 @@
-"""Recipes: read, extended, overridden and checked, with everything that is wrong told at once."""
+"""Recipes are read, extended, overridden and validated, and all faults are reported at once."""
 
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,21 @@ def faults(name: str, *overrides: str) -> tuple[str, ...]:
     return error.value.faults
 
 
-# --- the packaged ones -----------------------------------------------------------------------------------------------
+# --- packaged recipes -----------------------------------------------------------------------------------------------
 
 
-def test_packaged_recipes_are_there() -> None:
+def test_packaged_recipes_are_found() -> None:
     assert {"scienceqa", "scienceqa-pocket"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_is_fine_and_says_what_it_does(name: str) -> None:
+def test_every_packaged_recipe_is_valid_and_has_a_summary(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.summary
 
 
-def test_the_pocket_recipe_is_the_real_one_on_other_parts() -> None:
+def test_the_pocket_recipe_is_the_real_recipe_on_another_base() -> None:
     real, pocket = load_recipe("scienceqa"), load_recipe("scienceqa-pocket")
     assert (pocket.base.model, pocket.data.path) == ("pocket", "pocket")
     assert [(item.method, item.part) for item in pocket.adapters] == [
@@ -64,7 +64,7 @@ def test_resolved_yaml_loads_to_an_equal_recipe(name: str, write: Any) -> None:
     assert again.to_yaml() == recipe.to_yaml()
 
 
-def test_resolved_yaml_spells_every_key_out() -> None:
+def test_resolved_yaml_has_every_key() -> None:
     fields = yaml.safe_load(load_recipe("scienceqa").to_yaml())
     assert set(fields) == set(Recipe.model_fields)
     assert fields["adapters"][0]["groups"] == 2
@@ -74,7 +74,7 @@ def test_resolved_yaml_spells_every_key_out() -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_minimal_recipe_takes_the_defaults(write: Any) -> None:
+def test_a_minimal_recipe_has_the_defaults(write: Any) -> None:
     recipe = load_recipe(write(MINIMAL))
     assert recipe.adapters[0].temperature == 10.0
     assert recipe.data.train_split == "train"
@@ -91,15 +91,15 @@ def test_a_learning_rate_written_1e_3_is_a_number(write: Any) -> None:
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, meant: str) -> None:
     (line,) = faults(name)
-    assert line.startswith(f"Unknown recipe '{name}'; known are: ")
+    assert line.startswith(f"Unknown recipe '{name}'. Known: ")
     assert meant in line.rpartition("Did you mean ")[2]
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert faults(str(tmp_path / "none.yaml")) == (f"No recipe file '{tmp_path / 'none.yaml'}'.",)
 
 
-def test_a_name_is_no_path_out_of_the_recipes_folder() -> None:
+def test_a_name_cannot_leave_the_recipes_folder() -> None:
     assert "Unknown recipe" in faults("../recipes/scienceqa")[0]
     assert recipe_file("scienceqa").name == "scienceqa.yaml"
 
@@ -109,17 +109,17 @@ def test_a_name_is_no_path_out_of_the_recipes_folder() -> None:
 )
 def test_a_yaml_error_names_file_and_line(write: Any, text: str, line: int) -> None:
     file = write(text)
-    (told,) = faults(file)
-    assert told.startswith(f"{file}, line {line}, column ")
-    assert "not YAML" in told
+    (message,) = faults(file)
+    assert message.startswith(f"{file}, line {line}, column ")
+    assert "invalid YAML" in message
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("words", "str"), ("", "NoneType"), ("3", "int")])
-def test_a_file_that_is_no_mapping_is_refused(write: Any, text: str, kind: str) -> None:
-    assert f"a recipe is a mapping of keys, this is {kind}" in faults(write(text))[0]
+def test_a_file_without_a_mapping_is_refused(write: Any, text: str, kind: str) -> None:
+    assert f"a recipe must be a mapping of keys, not {kind}" in faults(write(text))[0]
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
     assert "cannot be read" in faults(str(tmp_path / "mine.yaml"))[0]
 
@@ -127,22 +127,22 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 # --- extends ---------------------------------------------------------------------------------------------------------
 
 
-def test_extends_fills_in_what_is_below_key_by_key(write: Any) -> None:
-    write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "below.yaml")
-    write({"extends": "below.yaml", "training": {"seed": 6}, "adapters": ["lora"]}, "middle.yaml")
+def test_extends_merges_key_by_key(write: Any) -> None:
+    write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "lower.yaml")
+    write({"extends": "lower.yaml", "training": {"seed": 6}, "adapters": ["lora"]}, "middle.yaml")
     recipe = load_recipe(write({"extends": "middle.yaml", "name": "top", "base": {"dtype": "float32"}}))
     assert (recipe.name, recipe.base.model, recipe.base.dtype) == ("top", "pocket", "float32")
     assert (recipe.training.seed, recipe.training.max_steps) == (6, 9)
     assert [item.method for item in recipe.adapters] == ["lora"]
 
 
-def test_extends_takes_a_packaged_name(write: Any) -> None:
+def test_extends_accepts_a_packaged_name(write: Any) -> None:
     recipe = load_recipe(write({"extends": "scienceqa-pocket", "name": "mine", "training": {"seed": 4}}))
     assert recipe.training.seed == 4
     assert recipe.base == load_recipe("scienceqa-pocket").base
 
 
-def test_of_several_each_goes_on_top_of_those_before_it(write: Any) -> None:
+def test_later_parents_override_earlier_ones(write: Any) -> None:
     write({**MINIMAL, "training": {"seed": 5, "max_steps": 9}}, "first.yaml")
     write({"training": {"seed": 6}, "adapters": ["lora"]}, "second.yaml")
     recipe = load_recipe(write({"extends": ["first.yaml", "second.yaml"], "name": "top"}))
@@ -151,16 +151,16 @@ def test_of_several_each_goes_on_top_of_those_before_it(write: Any) -> None:
     assert "extends itself" in faults(write({"extends": ["first.yaml", "again.yaml"]}, "again.yaml"))[0]
 
 
-def test_what_extends_itself_is_refused_with_the_way_round(write: Any) -> None:
+def test_a_cycle_of_extends_is_refused_with_its_path(write: Any) -> None:
     write({"extends": "b.yaml"}, "a.yaml")
     write({"extends": "c.yaml"}, "b.yaml")
     file = write({"extends": "a.yaml"}, "c.yaml")
     (line,) = faults(file)
-    assert "extends itself, by way of c.yaml → a.yaml → b.yaml" in line
+    assert "extends itself: c.yaml → a.yaml → b.yaml → c.yaml" in line
     assert "extends itself" in faults(write({"extends": "self.yaml"}, "self.yaml"))[0]
 
 
-def test_extending_what_is_not_there_names_it(write: Any) -> None:
+def test_a_missing_parent_is_named(write: Any) -> None:
     assert "scienceqqa" in faults(write({"extends": "scienceqqa"}))[0]
     assert "none.yaml" in faults(write({"extends": "none.yaml"}))[0]
 
@@ -168,7 +168,7 @@ def test_extending_what_is_not_there_names_it(write: Any) -> None:
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_fault_is_told_at_once(write: Any) -> None:
+def test_all_faults_are_reported_at_once(write: Any) -> None:
     file = write(
         {
             "nmae": "mine",
@@ -205,7 +205,7 @@ def test_every_fault_is_told_at_once(write: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("data.pocket.sede=1", "data.pocket.sede: unknown key. Did you mean 'seed'?"),
         ("data.fromat=QCM-A", "data.fromat: unknown key. Did you mean 'format'?"),
@@ -223,13 +223,13 @@ def test_every_fault_is_told_at_once(write: Any) -> None:
         ("data=pocket", "data: "),
     ],
 )
-def test_a_wrong_setting_is_told_by_its_key(setting: str, told: str) -> None:
+def test_an_invalid_setting_is_reported_with_its_key(setting: str, message: str) -> None:
     lines = faults("scienceqa-pocket", setting)
     assert len(lines) == 1
-    assert lines[0].startswith(told)
+    assert lines[0].startswith(message)
 
 
-def test_one_adapter_by_its_bare_name_is_a_list_of_one(write: Any) -> None:
+def test_the_name_of_a_method_is_a_list_of_one_adapter(write: Any) -> None:
     recipe = load_recipe(write({**MINIMAL, "adapters": "mma"}))
     assert recipe.adapters == load_recipe(write(MINIMAL)).adapters
 
@@ -285,26 +285,26 @@ def test_a_setting_may_replace_a_whole_section_or_list() -> None:
     assert recipe.data.pocket.seed == 3
 
 
-def test_the_last_of_two_settings_wins() -> None:
+def test_the_last_setting_of_a_key_wins() -> None:
     assert load_recipe("scienceqa-pocket", ["training.seed=1", "training.seed=2"]).training.seed == 2
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("training.seed", "--set training.seed: write it as key=value"),
         ("=3", "--set =3: write it as key=value"),
-        ("name.sub=3", "--set name.sub: 'name' holds a value, not keys."),
-        ("adapters.5.rank=3", "--set adapters.5.rank: no item '5'; the list has 2, counted from 0."),
+        ("name.sub=3", "--set name.sub: 'name' is a value and has no keys."),
+        ("adapters.5.rank=3", "--set adapters.5.rank: no item '5'; the list has 2 items, counted from 0."),
         ("adapters.first.rank=3", "--set adapters.first.rank: no item 'first'"),
-        ("train=[connector", "--set train: '[connector' is not YAML."),
+        ("train=[connector", "--set train: '[connector' is not valid YAML."),
     ],
 )
-def test_a_setting_that_reaches_nothing_is_told(setting: str, told: str) -> None:
+def test_a_setting_without_a_target_is_refused(setting: str, message: str) -> None:
     lines = faults("scienceqa-pocket", setting)
-    assert lines[0].startswith(told)
+    assert lines[0].startswith(message)
 
 
-def test_the_tests_own_recipe_is_fine(tmp_path: Path) -> None:
+def test_the_recipe_of_the_tests_is_valid(tmp_path: Path) -> None:
     file = make_recipe(tmp_path / "tiny.yaml", Path("base"), Path("data"), training={"max_steps": 2})
     assert load_recipe(str(file)).training.save_steps == 3

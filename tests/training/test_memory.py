@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import lora_mm
-from lora_mm.models.loading import Quantization, load_base
+from lora_mm.models.loading import load_base
+from lora_mm.models.precision import Quantization
 from lora_mm.models.weightless import META, Usage
 from lora_mm.training.loss import compute_answer_loss
 from lora_mm.training.memory import CannotEstimateError, measure_step

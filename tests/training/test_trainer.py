@@ -1,4 +1,4 @@
-"""The trainer: what decays, tensors without a gradient, losses that are no numbers, accumulation and order."""
+"""The trainer and its callbacks: weight decay, tensors without a gradient, losses that are not finite, accumulation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoProcessor, TrainingArguments
 
 import lora_mm
+from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.training.trainer import AdapterTrainer, LengthGroups
+from lora_mm.training.samplers import LengthGroupedSampler
+from lora_mm.training.trainer import AdapterTrainer
 from tests.helpers.tiny import perturb, tiny_model
 
 ADAPTERS = [{"method": "mma", "dropout": 0}, {"method": "mma", "part": "vision", "dropout": 0}]
@@ -80,10 +80,13 @@ def test_weights_decay_and_biases_and_vectors_do_not(
     decays: dict[float, set[str]] = {}
     for group in trainer.optimizer.param_groups:
         decays.setdefault(group["weight_decay"], set()).update(names[id(p)] for p in group["params"])
-    kinds = {decay: {name.split(".")[-2] for name in found if ".routed_" in name} for decay, found in decays.items()}
+    kinds = {
+        decay: {name.partition(".routed_")[2].replace(".default", "") for name in found if ".routed_" in name}
+        for decay, found in decays.items()
+    }
     assert kinds == {
-        0.5: {"routed_A", "routed_B", "routed_R", "routed_modality"},
-        0.0: {"routed_a", "routed_b", "routed_c"},
+        0.5: {"down.weight", "up.weight", "router.weight", "modality.weight"},
+        0.0: {"down.bias", "up.bias", "router.bias"},
     }
     whole = {
         decay: {name.split(".")[-1] for name in found if "modules_to_save" in name} for decay, found in decays.items()
@@ -97,17 +100,17 @@ def test_a_tensor_cut_off_from_the_loss_stops_the_run_and_is_named(
     adapted: Any, pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
     adapted.get_submodule(LAST_NORM).register_forward_hook(lambda _, __, output: output.detach())
-    with pytest.raises(LoraMMError, match=r"After step 1, 6 trained tensors have had no gradient") as error:
+    with pytest.raises(LoraMMError, match=r"Step 1: 6 trained tensors got no gradient") as error:
         trainer_of(adapted, pictured).train()
-    assert f"{LAST_NORM}.routed_A.default" in str(error.value)
+    assert f"{LAST_NORM}.routed_down.default.weight" in str(error.value)
     assert "and 3 more" in str(error.value)
 
 
 def test_an_unused_tensor_stops_the_run_and_is_named(
     adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
-    adapted.get_submodule(LAST_NORM).routed_A["stray"] = nn.Parameter(torch.zeros(2))
-    with pytest.raises(LoraMMError, match=f"1 trained tensors have had no gradient: {LAST_NORM}.routed_A.stray"):
+    adapted.get_submodule(LAST_NORM).routed_down["stray"] = AdapterWeight(torch.zeros(2))
+    with pytest.raises(LoraMMError, match=f"1 trained tensors got no gradient: {LAST_NORM}.routed_down.stray.weight"):
         trainer_of(adapted, texts).train()
 
 
@@ -116,7 +119,7 @@ def test_a_tower_layer_that_is_never_read_stops_the_run_once_there_are_pictures(
 ) -> None:
     path = "base_model.model.model.vision_tower.encoder.layers.2.mlp.fc1.bias"
     adapted.get_parameter(path).requires_grad_(True)
-    with pytest.raises(LoraMMError, match=f"After step 2, 1 trained tensors have had no gradient: {path}"):
+    with pytest.raises(LoraMMError, match=f"Step 2: 1 trained tensors got no gradient: {path}"):
         trainer_of(adapted, texts + pictured).train()
 
 
@@ -129,11 +132,11 @@ def test_a_first_batch_without_pictures_waits_for_them(
     assert without.train().global_step == 3
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_not_finite_stops_the_run(
     adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
     with torch.no_grad():
-        adapted.get_submodule(LAST_NORM).routed_B["default"].fill_(float("inf"))
+        adapted.get_submodule(LAST_NORM).routed_up["default"].weight.fill_(float("inf"))
     with pytest.raises(LoraMMError, match=r"The loss is nan at step 1; .*training.learning_rate"):
         trainer_of(adapted, texts).train()
 
@@ -160,36 +163,15 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
     assert max(change.abs().max() for change in after[0].values()) > 1e-3
 
 
-def test_grouped_by_length_every_example_comes_once_and_alike_come_together(
-    adapted: Any, trainer_of: Callable[..., AdapterTrainer]
+def test_grouping_by_length_counts_all_batches_of_a_step(
+    adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
-    examples = [Example(str(n), "so " * (n * 7 % 40), "A") for n in range(400)]
-    trainer = trainer_of(adapted, examples, train_sampling_strategy="group_by_length", per_device_train_batch_size=4)
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    trainer = trainer_of(adapted, texts, train_sampling_strategy="group_by_length", **settings)
     sampler = trainer._get_train_sampler()
-    order = list(sampler)
-    assert sorted(order) == list(range(400))
-    runs = [[trainer.lengths[index] for index in order[start : start + 4]] for start in range(0, 400, 4)]
-    spread = sum(max(run) - min(run) for run in runs) / len(runs)
-    unsorted = [trainer.lengths[start : start + 4] for start in range(0, 400, 4)]
-    assert spread < 0.2 * sum(max(run) - min(run) for run in unsorted) / len(unsorted)
-    assert list(trainer._get_train_sampler()) == order, "the order is the seed's"
-    sampler.set_epoch(1)
-    assert sorted(sampler) == sorted(order)
-    assert list(sampler) != order, "and another in every epoch"
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=90), st.integers(1, 8))
-def test_grouped_by_modality_every_example_comes_once_and_batches_are_of_one(
-    rows: list[tuple[int, bool]], size: int
-) -> None:
-    lengths, pictured = [length for length, _ in rows], [shown for _, shown in rows]
-    sampler = LengthGroups(lengths, size, 0, pictured)
-    order = list(sampler)
-    assert sorted(order) == list(range(len(rows)))
-    assert list(sampler) == order
-    whole = sum(sum(shown is kind for shown in pictured) // size for kind in (True, False))
-    for start in range(0, whole * size, size):
-        assert len({pictured[number] for number in order[start : start + size]}) == 1
+    assert isinstance(sampler, LengthGroupedSampler)
+    assert (sampler.lengths, sampler.batch_size) == (trainer.lengths, 6)
+    assert sorted(trainer.get_train_dataloader().sampler) == list(range(len(texts)))
 
 
 def test_a_batch_without_pictures_passes_over_a_connector_that_trains_alone(

@@ -371,7 +371,8 @@ def _tense(rng: Random) -> str:
     return rng.choice(
         (
             f"Every day {name} {verb} {rest}.", f"Yesterday {name} {tables.past(verb)} {rest}.",
-            f"Tomorrow {name} will {tables.conjugate_plain(verb)} {rest}.", f"Did {name} {tables.plain(verb)} {rest}?",
+            f"Tomorrow {name} will {tables.conjugate_plain(verb)} {rest}.",
+            f"Did {name} {tables.conjugate_plain(verb)} {rest}?",
             f"Please {tables.conjugate_plain(verb)} {rest}.",
             f"{tables.conjugate_plain(verb).capitalize()} {rest}!", f"How well {name} {verb} {rest}!",
         )

@@ -1,4 +1,4 @@
-"""The primitive's registration: gradients by finite differences, opcheck, compiled, checkpointed, under autocast."""
+"""The registered operations: gradients by finite differences, opcheck, compiled, checkpointed, under autocast."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lora_mm.ops.lowrank import routed_update
+from lora_mm.ops.lowrank import make_uniform_update, routed_update
+from lora_mm.ops.update import Norm, Update
 
 EXPERTS, GROUPS, RANK = 2, 2, 4
 
@@ -29,7 +30,8 @@ def parameters(width: int, dtype: torch.dtype = torch.float64) -> dict[str, Tens
 
 
 def behind_norm(x: Tensor, norm: Tensor | None = None, **tensors: Tensor) -> Tensor:
-    return routed_update(x, x, **tensors, groups=GROUPS, scale=0.5, norm=norm, eps=1e-6)  # type: ignore[arg-type]
+    folded = None if norm is None else Norm(norm, 1e-6)
+    return routed_update(x, x, **tensors, groups=GROUPS, scale=0.5, norm=folded)  # type: ignore[arg-type]
 
 
 def beside_linear(x: Tensor, base: Tensor, **tensors: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def test_the_folded_norm_is_the_norm_before_the_update() -> None:
         torch.testing.assert_close(grads[key], grad, msg=key)
 
 
-@pytest.mark.parametrize("op", ["shrink", "expand_add", "residual"])
+@pytest.mark.parametrize("op", ["project_down", "project_up", "residual"])
 @pytest.mark.parametrize("kind", ["plain", "other"])
 def test_opcheck(op: str, kind: str) -> None:
     """``other``: by crop or, for the residual, with the norm, biases, dropout and weights."""
@@ -95,13 +97,16 @@ def test_opcheck(op: str, kind: str) -> None:
     index = torch.tensor([1, -1]) if kind == "other" else None
     experts = () if index is None else (2,)
     args: dict[str, tuple[Any, ...]] = {
-        "shrink": (drawn(2, 3, 6), drawn(*experts, 4, 6), index),
-        "expand_add": (drawn(2, 3, 6), drawn(2, 3, 4), drawn(*experts, 6, 4), index),
-        "residual": (drawn(2, 3, 6), None, 0.0, drawn(4, 6), None, drawn(6, 4), None, None, 0.5, 1, 4)
-        if kind == "plain"
-        else (drawn(2, 3, 6), drawn(6, trained=False), 1e-6, drawn(4, 6), drawn(4), drawn(6, 10), drawn(2, 1, 2),
-              torch.rand(2, 3, 4).double(), 0.5, 2, 4),
-    }  # fmt: skip
+        "project_down": (drawn(2, 3, 6), drawn(*experts, 4, 6), index, "torch"),
+        "project_up": (drawn(2, 3, 6), drawn(2, 3, 4), drawn(*experts, 6, 4), index, "torch"),
+    }
+    if kind == "plain":
+        update = make_uniform_update(drawn(4, 6), drawn(6, 4), 0.5, "torch")
+        args["residual"] = (drawn(2, 3, 6), None, 0.0, *update.tensors, *update.settings)
+    else:
+        keep = torch.rand(2, 3, 4).double()
+        update = Update(drawn(4, 6), drawn(6, 10), drawn(4), drawn(2, 1, 2), keep, None, 0.5, 2, 4, "torch")
+        args["residual"] = (drawn(2, 3, 6), drawn(6, trained=False), 1e-6, *update.tensors, *update.settings)
     torch.library.opcheck(getattr(torch.ops.lora_mm, op).default, args[op])
 
 

@@ -1,0 +1,90 @@
+"""Puts a saved adapter on its base in one call: :func:`load`. Knows no recipe and no data."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import peft
+
+from lora_mm.adapters.kernel_choice import set_kernels
+from lora_mm.artifact.files import CONFIG, PREPROCESSING, WEIGHTS, check_no_pickle
+from lora_mm.artifact.folder import put_adapter
+from lora_mm.artifact.hub import find_adapter
+from lora_mm.artifact.preprocessing import Mismatch, check_mismatches
+from lora_mm.errors import InputError
+from lora_mm.models.base_files import compute_fingerprint, find_base_folder
+from lora_mm.models.loading import Base, get_default_device, load_base
+from lora_mm.models.precision import Dtype, Quantization
+from lora_mm.ops.kernel_choice import Kernels
+
+
+def load(
+    base: Any,
+    adapter: str | Path,
+    *,
+    adapter_name: str = "default",
+    revision: str | None = None,
+    dtype: Dtype = "bfloat16",
+    quantization: Quantization = "none",
+    accept: Collection[Mismatch] = (),
+    kernels: Kernels = "auto",
+) -> peft.PeftModel:
+    """Put a saved adapter on its base, ready for inference.
+
+    Args:
+        base: a loaded transformers model, or the Hub id or folder of one, or ``pocket``, the base that ships with the
+            package. A ``PeftModel`` with adapters of the same PEFT type gets this one beside them.
+        adapter: a folder, a packed file or a Hub id (``ID@REVISION`` for a certain commit). A folder may also be what
+            ``model.save_pretrained`` wrote after :func:`lora_mm.attach`.
+        adapter_name: PEFT's name for the adapter.
+        revision: branch, tag or commit of the base on the Hub; for a base that is loaded here.
+        dtype: of the base's weights that are not quantised; for a base that is loaded here.
+        quantization: ``nf4``, ``int8`` or ``none``; for a base that is loaded here.
+        accept: mismatches between the adapter and the base that are warned of instead of refused: ``base`` for another
+            base than the adapter was trained on, ``inputs`` for inputs that are prepared in another way.
+        kernels: ``auto``, ``torch`` or ``triton``: what computes the adapters.
+
+    Returns:
+        A ``PeftModel`` in eval mode; a base that was loaded here is on the GPU if there is one.
+
+    Raises:
+        InputError: when base or adapter cannot be loaded, or when the adapter does not belong on this base.
+
+    Example:
+        >>> model = lora_mm.load("pocket", "my-adapter")
+    """
+    folder = _find_folder(adapter)
+    if isinstance(base, str | Path):
+        loaded = load_base(str(base), revision=revision, dtype=dtype, quantization=quantization)
+        if quantization == "none":
+            loaded.model.to(get_default_device())
+    else:
+        loaded = _describe_loaded(base)
+    if (folder / PREPROCESSING).is_file():  # what lora-mm itself wrote says which base it is for
+        check_mismatches(loaded, folder, accept)
+    model = put_adapter(loaded.model, folder, adapter_name)
+    set_kernels(model, kernels)
+    return model
+
+
+def _find_folder(adapter: str | Path) -> Path:
+    """The folder of an adapter; one here needs PEFT's two files and no more."""
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        return find_adapter(adapter)
+    check_no_pickle(str(folder), [file.name for file in folder.iterdir()])
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: not an adapter folder; it lacks {', '.join(missing)}.")
+    return folder
+
+
+def _describe_loaded(model: Any) -> Base:
+    """A model that the caller loaded, with its fingerprint where its files are on this machine; without processor."""
+    root: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    name, revision = root.config.name_or_path, getattr(root.config, "_commit_hash", None)
+    try:
+        fingerprint = compute_fingerprint(find_base_folder(name, revision, local_only=True)) if name else ""
+    except (OSError, ValueError):  # its files are not here
+        fingerprint = ""
+    return Base(name, model, None, revision, fingerprint)

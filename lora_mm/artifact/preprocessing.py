@@ -1,0 +1,151 @@
+"""What an adapter was trained on, its base and how inputs are prepared: written beside it, and compared at loading.
+
+Knows bases, processors and one file, ``preprocessing.json``. Knows no weights, and imports no torch.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lora_mm.artifact.files import PREPROCESSING, read_json_object
+from lora_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from lora_mm.models.loading import Base
+
+Mismatch = Literal["base", "inputs"]
+"""A mismatch that a user may accept: another base than in training, or inputs prepared differently."""
+
+_IMAGE_KEYS = (
+    "size", "crop_size", "image_mean", "image_std", "rescale_factor", "do_resize", "do_center_crop", "resample",
+    "do_pad", "min_pixels", "max_pixels", "patch_size", "merge_size",
+)  # fmt: skip
+"""Settings of an image processor that change what the model sees."""
+
+
+def write_preprocessing(folder: Path, base: "Base") -> None:
+    """Write ``preprocessing.json``: the base's identity, where its parts are, and how its inputs are prepared.
+
+    Args:
+        folder: of the adapter.
+        base: that the adapter was trained on.
+    """
+    from lora_mm.models.anatomy import get_anatomy
+
+    facts = {
+        "base": _identify_base(base),
+        "parts": get_anatomy(base.model).parts,
+        "inputs": describe_preprocessing(base.processor),
+    }
+    (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_trained_base(folder: Path) -> dict[str, Any]:
+    """The base that the adapter in ``folder`` was trained on: ``name``, ``revision`` and ``fingerprint``."""
+    return _get_section(read_json_object(folder / PREPROCESSING), "base")
+
+
+def describe_preprocessing(processor: Any) -> dict[str, Any]:
+    """How a processor prepares inputs: image sizes and statistics, hash of the chat template, special tokens."""
+    image = processor.image_processor.to_dict()
+    template = processor.chat_template or ""
+    tokenizer = processor.tokenizer
+    return {
+        "image": {name: _to_plain_json(image[name]) for name in _IMAGE_KEYS if image.get(name) is not None},
+        "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:16],
+        "tokens": {"vocabulary": len(tokenizer), "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id},
+    }
+
+
+def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch]) -> None:
+    """Compare a base with the one an adapter was trained on; warn of accepted mismatches.
+
+    Args:
+        base: to put the adapter on. Without fingerprint or processor, that half is not compared.
+        folder: of the adapter.
+        accept: mismatches to warn of instead of refusing.
+
+    Raises:
+        InputError: a mismatch that is not accepted, or an unknown name in ``accept``.
+    """
+    facts = read_json_object(folder / PREPROCESSING)
+    mismatches: dict[Mismatch, list[str]] = {"base": [], "inputs": []}
+    if base.fingerprint:
+        mismatches["base"] = _explain_other_base(_get_section(facts, "base"), _identify_base(base))
+    if base.processor is not None:
+        inputs = describe_preprocessing(base.processor)
+        mismatches["inputs"] = _explain_other_inputs(_get_section(facts, "inputs"), inputs)
+    unknown = [kind for kind in accept if kind not in mismatches]
+    if unknown:
+        raise InputError(f"Cannot accept '{unknown[0]}'. Known: {', '.join(get_args(Mismatch))}.")
+    refused: list[str] = []
+    for kind, lines in mismatches.items():
+        if lines and kind in accept:
+            warnings.warn(f"{folder}: {' '.join(lines[:-1])} Accepted.", stacklevel=3)
+        elif lines:
+            refused += [f"{folder}: {lines[0]}", *lines[1:]]
+    if refused:
+        raise InputError(*refused)
+
+
+def check_same_base(folders: Sequence[Path]) -> None:
+    """Check, before anything large is loaded, that adapters were trained on one base.
+
+    Args:
+        folders: of the adapters.
+
+    Raises:
+        InputError: they were trained on different bases; names each base.
+    """
+    bases = {folder: read_trained_base(folder) for folder in folders}
+    if len({base.get("fingerprint") for base in bases.values()}) > 1:
+        trained_on = "; ".join(f"{folder} on '{base.get('name')}'" for folder, base in bases.items())
+        raise InputError(f"The adapters were trained on different bases ({trained_on}); merge each on its own.")
+
+
+def _identify_base(base: "Base") -> dict[str, str | None]:
+    return {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint}
+
+
+def _get_section(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = facts.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _explain_other_base(trained: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """How the bases differ, and the ways out; empty for the same base under any name."""
+    if trained.get("fingerprint") == current["fingerprint"]:
+        return []
+    return [
+        f"trained on {_describe_base(trained)}, but this is {_describe_base(current)}.",
+        "Give the base it was trained on: `--set base.model=FOLDER-OR-HUB-ID` (and base.revision); or use this one "
+        "knowingly: `--accept base`.",
+    ]
+
+
+def _describe_base(base: Mapping[str, Any]) -> str:
+    revision = f"revision {base['revision']}, " if base.get("revision") else ""
+    return f"base '{base.get('name')}' ({revision}fingerprint {base.get('fingerprint')})"
+
+
+def _explain_other_inputs(trained: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """How the preparation of inputs differs, and the ways out; empty for no difference."""
+    differences = [
+        f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(current[section])}"
+        for section in current
+        if trained.get(section) != current[section]
+    ]
+    if not differences:
+        return []
+    return [
+        "the base's processor prepares inputs differently than in training:",
+        *differences,
+        "Use the processor files of the base it was trained on; or use these knowingly: `--accept inputs`.",
+    ]
+
+
+def _to_plain_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item)))

@@ -1,0 +1,213 @@
+"""The user's own rows as examples: one source or a mixture of several, each row used or counted. Knows no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lora_mm.data.data_split import DataSplit
+from lora_mm.data.location import resolve_path
+from lora_mm.data.mixture import SourceCounts, allocate_counts, cap_rows, draw_rows, format_counts, hold_out_rows
+from lora_mm.data.selection import Selection
+from lora_mm.data.source import Examples, Source, open_source
+from lora_mm.data.survey import Survey, hash_source, survey_source
+from lora_mm.errors import InputError
+from lora_mm.recipe.data_section import DataSection, SourceSection
+
+_FAULTS_IN_ERROR = 10
+_FAULTS_IN_ACCOUNT = 3
+
+
+def find_sources(section: DataSection, split: str) -> list[tuple[Source, np.ndarray]]:
+    """Open every source of a recipe; see :func:`find_source`.
+
+    Args:
+        section: the recipe's ``data``.
+        split: name of the split.
+    """
+    return [find_source(section, entry, split, number) for number, entry in enumerate(section.places)]
+
+
+def find_source(section: DataSection, entry: SourceSection, split: str, number: int = 0) -> tuple[Source, np.ndarray]:
+    """Open one source, and find which of its rows are in a split.
+
+    Args:
+        section: the recipe's ``data``.
+        entry: the source: one of ``data.sources``, or what ``data`` says of its one path.
+        split: name of the split.
+        number: of the source, from 0; it begins the ids of a mixture's examples.
+
+    Returns:
+        The source, and the numbers of the split's rows.
+
+    Raises:
+        InputError: the source has no rows, no known layout, or no such split.
+    """
+    evaluating = split == section.eval_split and split != section.train_split
+    limit = section.eval_limit if evaluating else section.train_limit
+    held_out = section.eval_share and split in (section.train_split, section.eval_split)
+    path = entry.eval_path if evaluating and entry.eval_path else entry.path
+    source = open_source(
+        resolve_path(section, path),
+        section.train_split if held_out else split,
+        layout=entry.layout,
+        columns=entry.columns,
+        image_root=Path(entry.image_root).expanduser() if entry.image_root else None,
+        question=entry.question,
+        response=entry.response,
+        stream=limit if section.streaming else None,
+        prefix=f"{number}/" if section.sources else "",
+    )
+    if held_out:
+        source, hashes = hash_source(source)
+        train, test = hold_out_rows(hashes, section.eval_share, section.seed)
+        return source, test if evaluating else train
+    if source.split is None and split != section.train_split and not (evaluating and entry.eval_path):
+        raise InputError(
+            f"data.path: '{path}' has no split '{split}'. Set data.eval_path to a file with its rows, or hold out "
+            "some: --set data.eval_share=0.1."
+        )
+    return source, np.arange(len(source))
+
+
+@dataclass(frozen=True)
+class _SurveyedSource:
+    """One source's rows of a split.
+
+    Attributes:
+        entry: what the recipe says of the source.
+        source: the source.
+        rows: how many rows of the split it has.
+        survey: which of the rows can be used.
+        chosen: numbers, in ``survey.kept``, of the rows that selection and cap leave.
+    """
+
+    entry: SourceSection
+    source: Source
+    rows: int
+    survey: Survey
+    chosen: np.ndarray
+
+    def count(self, drawn: int) -> SourceCounts:
+        """Count the rows, of which ``drawn`` are in the split's examples."""
+        return SourceCounts(
+            name=self.entry.path,
+            layout=self.source.reader.layout,
+            rows=self.rows,
+            faulty=self.survey.faults.rows,
+            usable=len(self.survey.kept),
+            chosen=len(self.chosen),
+            drawn=drawn,
+        )
+
+
+def load_own_split(section: DataSection, split: str, limit: int | None) -> DataSplit:
+    """Load a split of the user's own rows, mixed from all sources.
+
+    Args:
+        section: the recipe's ``data``.
+        split: name of the split.
+        limit: maximum number of examples, the first ones; None for all.
+
+    Raises:
+        InputError: everything wrong with any source, or no row can be used.
+    """
+    surveyed = _survey_sources(section, split, limit)
+    drawn = _draw(section, split, surveyed)
+    index, hashes = _join(surveyed, drawn)
+    count = len(index)
+    order = np.random.default_rng(section.seed).permutation(count) if len(surveyed) > 1 else np.arange(count)
+    order = order[:limit]
+    counts = [one.count(len(numbers)) for one, numbers in zip(surveyed, drawn, strict=True)]
+    faults = [line for one in surveyed for line in one.survey.faults.lines]
+    account = _write_account(split, counts, len(order), faults)
+    if not len(order):
+        raise InputError(f"No usable rows in split '{split}'.", *account)
+    examples = Examples([one.source for one in surveyed], index[order])
+    return DataSplit(split, examples, tuple(account), hashes[order], faults=tuple(faults))
+
+
+def _survey_sources(section: DataSection, split: str, limit: int | None) -> list[_SurveyedSource]:
+    """Survey every source; raises InputError for all that is wrong with any, faulty rows unless they are dropped."""
+    training = split == section.train_split
+    surveyed: list[_SurveyedSource] = []
+    faults: list[str] = []
+    for number, entry in enumerate(section.places):
+        try:
+            source, rows = find_source(section, entry, split, number)
+        except InputError as error:
+            faults += error.faults
+            continue
+        needs_all = len(section.places) > 1 or (training and (entry.select or entry.cap))
+        survey = survey_source(source, rows, limit=None if needs_all else limit)
+        chosen = _choose_rows(section, entry, source, survey) if training else np.arange(len(survey.kept))
+        surveyed.append(_SurveyedSource(entry, source, len(rows), survey, chosen))
+    if section.faulty_rows == "error":
+        faults += _describe_faulty_rows(split, surveyed)
+    if faults:
+        raise InputError(*faults)
+    return surveyed
+
+
+def _choose_rows(section: DataSection, entry: SourceSection, source: Source, survey: Survey) -> np.ndarray:
+    """Choose among the usable rows by the entry's selection and cap; gives their numbers in ``survey.kept``."""
+    numbers = np.arange(len(survey.kept))
+    if entry.select:
+        selection = Selection(entry.select.concepts, entry.select.keep, entry.select.yes_no, section.seed)
+        for row in survey.kept:
+            selection.add(source[int(row)])
+        numbers = selection.choose()
+    return cap_rows(numbers, entry.cap, section.seed)
+
+
+def _describe_faulty_rows(split: str, surveyed: Sequence[_SurveyedSource]) -> list[str]:
+    lines = [line for one in surveyed for line in one.survey.faults.lines]
+    if not lines:
+        return []
+    count = sum(one.survey.faults.rows for one in surveyed)
+    return [
+        *lines[:_FAULTS_IN_ERROR],
+        f"{_count(count, 'faulty row')} in split '{split}'. Fix them, or drop them: --set data.faulty_rows=drop.",
+    ]
+
+
+def _draw(section: DataSection, split: str, surveyed: Sequence[_SurveyedSource]) -> list[np.ndarray]:
+    """Draw each source's part of an epoch, as numbers in its ``survey.kept``. Evaluation takes each chosen row once."""
+    sizes = [len(one.chosen) for one in surveyed]
+    if split == section.train_split:
+        sizes = allocate_counts(sizes, [one.entry.weight for one in surveyed], section.sampling)
+    return [draw_rows(one.chosen, size, section.seed) for one, size in zip(surveyed, sizes, strict=True)]
+
+
+def _join(surveyed: Sequence[_SurveyedSource], drawn: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Join what is drawn of all sources: ``[examples, 2]`` of source and row, and the hash of each example."""
+    pairs = list(zip(surveyed, drawn, strict=True))
+    rows = np.concatenate([one.survey.kept[numbers] for one, numbers in pairs]).astype(np.int64)
+    hashes = np.concatenate([one.survey.hashes[numbers] for one, numbers in pairs])
+    sources = np.repeat(np.arange(len(surveyed)), [len(numbers) for numbers in drawn])
+    return np.stack([sources, rows], axis=1), hashes
+
+
+def _write_account(split: str, counts: Sequence[SourceCounts], used: int, faults: Sequence[str]) -> list[str]:
+    """Say what became of every row of a split: one line, the first faults, and of a mixture a table of its sources."""
+    rows, faulty, usable, chosen, drawn = (
+        sum(getattr(one, name) for one in counts) for name in ("rows", "faulty", "usable", "chosen", "drawn")
+    )
+    line = f"{split}: {used:,} of {rows:,} rows used"
+    if len(counts) == 1:
+        line += f" ({counts[0].layout})"
+    if faulty:
+        line += f"; {_count(faulty, 'faulty row')} dropped"
+    if unchosen := usable - chosen:
+        line += f"; {unchosen:,} left out by selection and cap"
+    if beyond := rows - usable - faulty + drawn - used:
+        line += f"; {beyond:,} beyond the limit"
+    first_faults = [f"  dropped: {fault}" for fault in faults[:_FAULTS_IN_ACCOUNT]]
+    if faulty > _FAULTS_IN_ACCOUNT:
+        first_faults.append(f"  … and {faulty - _FAULTS_IN_ACCOUNT:,} more")
+    return [line, *first_faults, *(format_counts(counts) if len(counts) > 1 else [])]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

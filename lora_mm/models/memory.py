@@ -1,0 +1,44 @@
+"""Measures what the parts of a loaded model weigh. Knows no adapters."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_mm.models.anatomy import find_part
+
+
+def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Part → (parameters, trainable parameters, bytes); a 4-bit tensor counts the weights that it stands for.
+
+    Of a part that is trained whole, PEFT keeps the frozen original beside the copy: it counts in the bytes only.
+    """
+    table: dict[str, tuple[int, int, int]] = {}
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    root: nn.Module = model if get_base_model is None else get_base_model()
+    for name, parameter in root.named_parameters():
+        part = find_part(root, name)
+        state = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if state is None else state.shape.numel()
+        if ".original_module." in name:
+            count = 0
+        total, trainable, size = table.get(part, (0, 0, 0))
+        table[part] = (
+            total + count,
+            trainable + (count if parameter.requires_grad else 0),
+            size + sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *_list_scales(state))),
+        )
+    return table
+
+
+def _list_scales(state: Any) -> list[torch.Tensor]:
+    """The scales that a 4-bit weight keeps beside its values: each block's largest, which may be quantised itself."""
+    if state is None:
+        return []
+    return [state.absmax, *([state.state2.absmax] if state.nested else [])]
+
+
+def format_memory(model: nn.Module) -> str:
+    """What the parts of a loaded model weigh, in one line."""
+    sizes = {part: size / 2**20 for part, (_, _, size) in measure_memory(model).items()}
+    return f"{sum(sizes.values()):,.1f} MiB: {', '.join(f'{part} {size:,.1f}' for part, size in sizes.items())}"

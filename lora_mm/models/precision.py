@@ -1,0 +1,121 @@
+"""In which precision a base is loaded: dtypes, and quantisation by bitsandbytes. Knows no adapters; reads no files."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PretrainedConfig
+
+from lora_mm.errors import InputError
+from lora_mm.hub_access import root_cause
+from lora_mm.models.anatomy import find_anatomy
+from lora_mm.models.families import PARTS
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "nf4", "int8"]
+
+
+def check_quantization(quantization: Quantization) -> None:
+    """Check that bitsandbytes works on this machine, by quantising a few numbers; loads nothing.
+
+    Importing it is not enough: bitsandbytes can be imported without its native library.
+
+    Raises:
+        InputError: when it does not work.
+    """
+    if quantization == "none":
+        return
+    try:
+        import bitsandbytes
+        import bitsandbytes.functional
+
+        numbers = torch.ones(1, 64, dtype=torch.float16, device="cuda" if torch.cuda.is_available() else "cpu")
+        if quantization == "nf4":
+            bitsandbytes.functional.quantize_4bit(numbers, quant_type="nf4", compress_statistics=True)
+        else:
+            bitsandbytes.functional.int8_vectorwise_quant(numbers)
+    except Exception as error:  # the missing library decides what is raised
+        raise InputError(
+            f"base.quantization: {quantization} needs bitsandbytes, which does not work here: {root_cause(error)}",
+            "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
+        ) from error
+
+
+def make_quantization_config(
+    quantization: Quantization, dtype: Dtype, config: PretrainedConfig, full_precision: Sequence[str]
+) -> BitsAndBytesConfig | None:
+    """Make transformers' config of the quantisation; None for ``none``.
+
+    Args:
+        quantization: ``nf4`` (4 bits, double quantisation), ``int8``, or ``none``.
+        dtype: of the products with 4-bit weights.
+        config: of the base.
+        full_precision: parts that are not quantised.
+
+    Raises:
+        InputError: where bitsandbytes does not work, or for an unknown part.
+    """
+    if quantization == "none":
+        return None
+    check_quantization(quantization)
+    parts = find_anatomy(config).parts
+    unknown = [part for part in full_precision if part not in PARTS]
+    if unknown:
+        raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")
+    kept = [path for part in full_precision for path in parts.get(part, ())]
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=kept,
+    )
+
+
+def keep_weights_in_place(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first eval forward on CPUs with AVX512-BF16.
+
+    After that, training silently loses gradients and merging is wrong (relative error 1.41 instead of 1e-4).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors
+
+
+def quantize_without_data(model: Any, config: BitsAndBytesConfig) -> None:
+    """Give a model the layers that transformers would quantise, without data. Call it under ``torch.device("meta")``.
+
+    Args:
+        model: a transformers model without data.
+        config: as :func:`make_quantization_config` makes it.
+    """
+    import bitsandbytes as bnb
+    from transformers.integrations import replace_with_bnb_linear
+
+    kept = config.llm_int8_skip_modules or []
+    replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=config)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            weight = _make_nf4_weight(module.weight.shape, config.bnb_4bit_compute_dtype)
+            module.weight, module.quant_state = weight, weight.quant_state
+        elif isinstance(module, bnb.nn.Linear8bitLt):
+            data = torch.empty(module.weight.shape, dtype=torch.int8)
+            scales = torch.empty(len(data))
+            module.weight = bnb.nn.Int8Params(data, requires_grad=False, CB=data, SCB=scales)
+    setattr(model, "is_loaded_in_4bit" if config.load_in_4bit else "is_loaded_in_8bit", True)
+
+
+def _make_nf4_weight(shape: torch.Size, dtype: torch.dtype) -> Any:
+    """A weight of ``shape`` in NF4 with double quantisation: scales of blocks of 64, themselves in blocks of 256."""
+    import bitsandbytes as bnb
+
+    values = shape.numel()
+    blocks = -(-values // 64)
+    absmax, second = torch.empty(blocks, dtype=torch.uint8), torch.empty(-(-blocks // 256))
+    state2 = bnb.functional.QuantState(second, code=torch.empty(256), blocksize=256, dtype=torch.float32)
+    state = bnb.functional.QuantState(absmax, shape, torch.empty(16), 64, "nf4", dtype, torch.empty(()), state2)
+    data = torch.empty(-(-values // 2), 1, dtype=torch.uint8)
+    return bnb.nn.Params4bit(data, False, state, 64, quant_type="nf4", bnb_quantized=True)

@@ -1,0 +1,66 @@
+"""Registers a differentiable operation with ``torch.library``, so that ``torch.compile`` takes it whole. Knows none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_mm.ops.autocast import without_autocast
+
+
+def register_operation(
+    name: str,
+    schema: str,
+    forward: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Callable[..., Any]:
+    """Register ``forward`` as ``lora_mm::name`` and return the function that calls it.
+
+    Outside of ``torch.compile`` the same functions run as a ``torch.autograd.Function``: the dispatcher's way through
+    Python is long for a small adapter. That function's forward sets up its context itself, because with a
+    ``setup_context`` of its own ``apply`` binds the arguments at every call.
+
+    Args:
+        name: of the operation, without the namespace.
+        schema: its arguments and results, as ``torch.library`` writes them. Tensors are flat in it: records are
+            taken apart by the caller and put together in ``forward``.
+        forward: the operation.
+        fake: its results' shapes and dtypes, without computing them.
+        backward: gradients of all arguments, from ``ctx`` and the gradients of the results; None for an operation that
+            is not differentiable.
+        setup_context: keeps on ``ctx`` what ``backward`` needs; given together with ``backward``.
+
+    Returns:
+        A function with the arguments of ``forward``, which casts nothing under autocast.
+    """
+    op = torch.library.custom_op(f"lora_mm::{name}", forward, mutates_args=(), schema=schema)
+    op.register_fake(fake)
+    eager = forward
+    if backward is not None and setup_context is not None:
+        op.register_autograd(backward, setup_context=setup_context)
+        eager = _make_function(name, forward, backward, setup_context).apply
+
+    def call(*args: Any) -> Any:
+        first: Tensor = args[0]
+        run = op if torch.compiler.is_compiling() or type(first) is not Tensor else eager
+        run = forward if run is eager and not torch.is_grad_enabled() else run
+        with without_autocast(first):
+            return run(*args)
+
+    call.__doc__ = forward.__doc__
+    return call
+
+
+def _make_function(
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> Any:
+    def forward_and_keep(ctx: Any, *args: Any) -> Any:
+        output = forward(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward_and_keep), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), methods)

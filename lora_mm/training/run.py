@@ -1,0 +1,134 @@
+"""The training loop of one run: the Trainer's arguments, resuming, Ctrl-C, and what training measured.
+
+Knows the ``training`` section of a recipe; knows no scores and no adapter folder.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
+
+from lora_mm import distributed
+from lora_mm.data.collate import Collator, PreparedExamples
+from lora_mm.errors import InputError, LoraMMError
+from lora_mm.out_of_memory import explain_out_of_memory
+from lora_mm.progress import Display, TrainingProgress
+from lora_mm.recipe.sections import TrainingSection
+from lora_mm.training.callbacks import StopOnInterrupt
+from lora_mm.training.trainer import AdapterTrainer
+
+
+class Interrupted(LoraMMError):
+    """Ctrl-C during training, after a checkpoint was saved. Exit code 130."""
+
+    exit_code = 130
+
+
+def check_logger(name: str) -> None:
+    """Raise InputError unless the logger that ``training.report_to`` names is installed."""
+    if name not in ("none", *get_available_reporting_integrations()):
+        raise InputError(f"training.report_to: {name} is not installed; `pip install {name}`, or set it to none.")
+
+
+def train(
+    model: peft.PeftModel,
+    collator: Collator,
+    prepared: PreparedExamples,
+    settings: TrainingSection,
+    checkpoints: Path,
+    display: Display,
+    *,
+    run_name: str,
+    resume_from: Path | None = None,
+) -> dict[str, Any]:
+    """Train the parameters of ``model`` that require gradients, in place.
+
+    Args:
+        model: the base with its adapters.
+        collator: makes batches of examples.
+        prepared: the examples, with their lengths and modalities.
+        settings: the recipe's ``training`` section.
+        checkpoints: the folder that checkpoints go into.
+        display: shows progress.
+        run_name: what loggers call the run.
+        resume_from: the checkpoint to continue from; None starts at step 0.
+
+    Returns:
+        JSON values: ``steps``, ``train_seconds``, ``samples_per_second``, ``history`` (one entry per log),
+        ``trained_parameters`` and ``peak_gpu_bytes`` (None without a GPU).
+
+    Raises:
+        LoraMMError: the loss is not finite, a trained tensor gets no gradient, a checkpoint cannot be written, or the
+            GPU is out of memory.
+        Interrupted: after Ctrl-C, with a checkpoint saved.
+    """
+    progress, interrupt = TrainingProgress(display), StopOnInterrupt()
+    trainer = AdapterTrainer(
+        model=model,
+        args=_make_arguments(settings, checkpoints, run_name),
+        data_collator=collator,
+        train_dataset=prepared.examples,
+        lengths=prepared.lengths,
+        pictured=prepared.pictured if settings.train_sampling_strategy == "group_by_modality" else None,
+        callbacks=[progress, interrupt],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if distributed.rank():  # rank 0 has the dropout of a run by one process; the other ranks draw their own
+        set_seed(settings.seed + distributed.rank())
+    progress.loss_of = lambda: trainer.last_loss
+    started = time.monotonic()
+    try:
+        if resume_from is None or not trainer.load_finished(resume_from):
+            with interrupt.listening(), explain_out_of_memory():
+                trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        progress.close()
+    if distributed.any_rank(interrupt.asked):
+        distributed.destroy_process_group()  # waits until all ranks have saved
+        raise Interrupted(
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, checkpoint saved in "
+            f"{checkpoints}. Run the same command with --resume to continue."
+        )
+    return _collect_figures(trainer, time.monotonic() - started)
+
+
+def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str) -> TrainingArguments:
+    values = settings.model_dump()
+    report_to = values.pop("report_to")
+    if values["train_sampling_strategy"] == "group_by_modality":  # ours; the Trainer only knows the grouping by length
+        values["train_sampling_strategy"] = "group_by_length"
+    gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        save_strategy="steps",
+        eval_strategy="no",
+        data_seed=settings.seed,
+        report_to=[] if report_to == "none" else [report_to],
+        run_name=run_name,
+        optim="adamw_torch",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_pin_memory=gpu,
+        use_cpu=distributed.world_size() > 1 and not gpu,  # without it accelerate sees one process on a CPU
+        **values,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # GPUs of one process; the Trainer would split batches over all it sees
+    return arguments
+
+
+def _collect_figures(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:
+    last_log = trainer.state.log_history[-1]  # the Trainer's summary of the whole run, where it trained to the end
+    rate = last_log.get("train_samples_per_second", last_log.get("samples_per_second", 0.0))
+    return {
+        "steps": trainer.state.global_step,
+        "train_seconds": round(seconds, 1),
+        "samples_per_second": round(rate, 2),
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,51 @@
+"""Validation errors of pydantic as lines for people. Knows no model that is validated."""
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_mm.errors import suggest_name
+
+
+def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
+    """Describe a validation error, one line a fault: the key, what is wrong with it, the nearest known key.
+
+    Args:
+        error: pydantic's error.
+        model: the pydantic model or dataclass that was validated; its fields are the known keys.
+
+    Returns:
+        Lines such as ``adapters.0.rnak: unknown key. Did you mean 'rank'?``.
+    """
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(step) for step in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            *path, name = item["loc"]
+            lines.append(f"{key}: unknown key.{suggest_name(str(name), _list_keys(model, path))}")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: is missing.")
+        elif item["type"] == "value_error":
+            lines += [f"{key}: {line}" if key else line for line in message.splitlines()]
+        else:
+            known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
+            suggestion = suggest_name(str(item["input"]), known)
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}.{suggestion}")
+    return lines
+
+
+def _list_keys(model: Any, path: list[int | str]) -> list[str]:
+    """Names of the fields of the section at ``path`` inside ``model``."""
+    for step in path:
+        if isinstance(step, int):
+            continue  # an index of a list: the step before already gave the type of its items
+        model = _get_fields(model)[step].annotation
+        model = getattr(model, "__args__", (model,))[0]
+    return list(_get_fields(model))
+
+
+def _get_fields(model: Any) -> dict[str, Any]:
+    """Name → field of a pydantic model or dataclass."""
+    return dict(getattr(model, "model_fields", None) or getattr(model, "__pydantic_fields__", {}))

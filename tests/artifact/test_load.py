@@ -1,0 +1,100 @@
+"""lora_mm.load: a saved adapter on its base in one call, by whatever names the two are given."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+import lora_mm
+from lora_mm.artifact.files import PREPROCESSING, RECIPE
+from lora_mm.artifact.folder import save_adapter
+from lora_mm.artifact.packing import pack_adapter
+from lora_mm.errors import InputError
+from lora_mm.models.loading import load_base
+from tests.helpers.tiny import make_base, perturb, tiny_batch, tiny_model
+
+
+@torch.no_grad()
+def logits(model: nn.Module) -> Tensor:
+    return model(**tiny_batch(), use_cache=False).logits
+
+
+@pytest.fixture(scope="module")
+def saved(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """An adapter folder as a run writes it, and the logits of its model."""
+    base = load_base(str(base_folder))
+    model = lora_mm.attach(base.model, ["mma"], train=["connector"]).eval()
+    perturb(model)
+    folder = tmp_path_factory.mktemp("saved") / "adapter"
+    save_adapter(model, folder, base=base, recipe="name: tiny\n")
+    return folder, logits(model)
+
+
+def load_model(folder: Path) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_base_and_adapter_by_their_folders(base_folder: Path, saved: tuple[Path, Tensor]) -> None:
+    model = lora_mm.load(str(base_folder), saved[0], dtype="float32")
+    assert isinstance(model, peft.PeftModel)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(logits(model.cpu()), saved[1])
+
+
+def test_a_packed_file_on_a_loaded_model(
+    base_folder: Path, saved: tuple[Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "adapter.tar.gz"
+    pack_adapter(saved[0], file)
+    assert torch.equal(logits(lora_mm.load(load_model(base_folder), str(file))), saved[1])
+
+
+@pytest.mark.parametrize("adapters", [["mma"], ["lora"]])
+def test_what_attach_and_save_pretrained_wrote(adapters: list[str], base_folder: Path, tmp_path: Path) -> None:
+    model = lora_mm.attach(load_model(base_folder), adapters, train=["connector"]).eval()
+    perturb(model)
+    model.save_pretrained(str(tmp_path))
+    assert not (tmp_path / RECIPE).exists()
+    assert not (tmp_path / PREPROCESSING).exists()
+    assert torch.equal(logits(lora_mm.load(load_model(base_folder), tmp_path)), logits(model))
+    assert torch.equal(logits(lora_mm.load(base_folder, tmp_path, dtype="float32").cpu()), logits(model))
+
+
+def test_a_second_adapter_beside_the_first(base_folder: Path, saved: tuple[Path, Tensor]) -> None:
+    first = lora_mm.load(load_model(base_folder), saved[0])
+    both = lora_mm.load(first, saved[0], adapter_name="second")
+    assert both is first
+    assert set(both.peft_config) == {"default", "second"}
+    both.set_adapter("second")
+    assert torch.equal(logits(both), saved[1])
+
+
+def test_another_base_is_refused_and_can_be_accepted(saved: tuple[Path, Tensor], tmp_path: Path) -> None:
+    other = make_base(tmp_path / "other", seed=7)
+    for base in (str(other), load_model(other)):
+        with pytest.raises(InputError, match="trained on base"):
+            lora_mm.load(base, saved[0])
+    with pytest.warns(UserWarning, match="Accepted"):
+        lora_mm.load(load_model(other), saved[0], accept=["base"])
+
+
+def test_a_model_whose_files_are_not_here_is_taken_as_it_is(saved: tuple[Path, Tensor]) -> None:
+    assert torch.equal(logits(lora_mm.load(tiny_model(), saved[0])), saved[1])
+
+
+def test_a_folder_without_an_adapter_is_refused(base_folder: Path, saved: tuple[Path, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"it lacks adapter_config.json, adapter_model.safetensors\."):
+        lora_mm.load(str(base_folder), tmp_path)
+    with pytest.raises(InputError, match="No adapter folder 'nowhere'"):
+        lora_mm.load(str(base_folder), "nowhere")
+    folder = shutil.copytree(saved[0], tmp_path / "with pickle")
+    (folder / "weights.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="holds a pickle"):
+        lora_mm.load(str(base_folder), folder)
