@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WALKS = ("Add a model family", "Add a method", "Add a metric")
 STEP = re.compile(
-    r"^ *<!-- walk: (\S+) \| (above|below|replace): ([^\n]*) -->\n *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE
+    r"^ *<!-- walk: (\S+) \| (above|below|replace): ([^\n]*) -->\n *```\w+\n(.*?)^ *```", re.DOTALL | re.MULTILINE
 )
 SHELL = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
@@ -44,7 +44,7 @@ class Step:
             path.write_text(text.replace(self.mark, self.block.strip()), encoding="utf-8")
             return
         lines = text.splitlines(keepends=True)
-        found = [number for number, line in enumerate(lines) if line.startswith(self.mark)]
+        found = [number for number, line in enumerate(lines) if line.strip().startswith(self.mark)]
         assert len(found) == 1, f"CONTRIBUTING.md: {self.file} has no single line '{self.mark}'"
         lines.insert(found[0] + (self.place == "below"), self.block)
         path.write_text("".join(lines), encoding="utf-8")

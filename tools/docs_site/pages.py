@@ -264,16 +264,11 @@ def make_methods_page() -> str:
 
 def make_metrics_page() -> str:
     """The table of metrics, a row of ``lora_mm.evaluation.metrics.METRICS`` each."""
-    rows = [
-        (
-            f"`{name}`",
-            metric.title,
-            "yes" if metric.choice else "no",
-            "counted as wrong" if metric.reads else "cannot be",
-        )
-        for name, metric in METRICS.items()
-    ]
-    return make_table(("metric", "its table", "needs choices", "unreadable answers"), rows)
+    rows = []
+    for name, metric in METRICS.items():
+        unparsed = "counted as wrong" if metric.can_be_unparsed else "–"
+        rows.append((f"`{name}`", metric.title, "yes" if metric.has_choices else "no", unparsed))
+    return make_table(("metric", "title of its table", "needs choices", "answers that cannot be parsed"), rows)
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------
