@@ -1,11 +1,11 @@
-"""Whether merged files answer as the adapter does, on a whole split; and what a merge in place does to an NF4 base.
+"""Compares answers of merged files and of the adapter on a whole split, and merges into an NF4 base.
 
     lora-mm finetune --recipe scienceqa-pocket --output runs/quickstart
     python benchmarks/merge.py runs/quickstart [--output benchmarks/results/merge.md]
 
 First table: the adapter's answers against those of merged models and of stock LoRAs, one for each modality, in fp32 and
-on an NF4 base. Second table: one stock LoRA on an NF4 base, merged by PEFT's ``merge_and_unload`` (which quantises what
-it merged) and by lora-mm (which dequantises and stays there), each against the unmerged model.
+on an NF4 base. Second table: a stock LoRA on an NF4 base, merged by PEFT's ``merge_and_unload`` (which quantises the
+result) and by lora-mm (which saves it dequantised), each against the unmerged model.
 """
 
 import argparse
@@ -41,41 +41,43 @@ MODALITIES = ("text", "image")
 FORMATS: tuple[MergeFormat, ...] = ("model", "lora")
 
 
-def of_modality(examples: Sequence[Example], modality: str) -> list[Example]:
-    """The examples with a picture, or those without."""
+def filter_modality(examples: Sequence[Example], modality: str) -> list[Example]:
+    """Keep the examples with a picture (``image``), or those without (``text``)."""
     return [example for example in examples if bool(example.images) is (modality == "image")]
 
 
-def batches(collator: Any, examples: Sequence[Example], size: int = 64) -> list[Any]:
-    """All of ``examples`` with their right answers."""
+def make_batches(collator: Any, examples: Sequence[Example], size: int = 64) -> list[Any]:
+    """Make batches of all ``examples`` with their right answers as labels."""
     return [collator(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
-def answers(model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]) -> dict[str, int | None]:
+def choose_answers(
+    model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]
+) -> dict[str, int | None]:
     """Example's id → the choice that ``model`` finds likeliest."""
     scored = score_model(model, collator, recipe, examples, ignore_progress("", len(examples)))
     return {answer.id: answer.choice for answer in scored.answers}
 
 
-def load(folder: Path, recipe: Recipe, scratch: Path) -> nn.Module:
+def load_merged(folder: Path, recipe: Recipe, scratch: Path) -> nn.Module:
     """A merged checkpoint, wholly in memory."""
     return load_merged_model(
         folder, dtype="float32", attention=recipe.base.attention, max_bytes=10**12, offload=scratch
     )
 
 
-def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
+def compare_on_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
     """Rows of the first table."""
     recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    of_both = {modality: batches(collator, of_modality(examples, modality)) for modality in MODALITIES}
-    bare = {modality: compute_probe_logits(base.model, of_both[modality]) for modality in MODALITIES}
+    batches = {modality: make_batches(collator, filter_modality(examples, modality)) for modality in MODALITIES}
+    bare = {modality: compute_probe_logits(base.model, batches[modality]) for modality in MODALITIES}
     model = load_adapter(base, adapter)
-    want = answers(model, recipe, collator, examples)
-    before = {modality: compute_probe_logits(model, of_both[modality]) for modality in MODALITIES}
-    rows = [f"| {label} | adapter | | | | {accuracy(want, examples):.2f} |"]
+    want = choose_answers(model, recipe, collator, examples)
+    before = {modality: compute_probe_logits(model, batches[modality]) for modality in MODALITIES}
+    rows = [f"| {label} | adapter | | | | {compute_accuracy(want, examples):.2f} |"]
     for form in FORMATS:
         found: dict[str, int | None] = {}
         apart: dict[str, Drift] = {}
@@ -83,51 +85,51 @@ def on_a_split(adapter: Path, settings: list[str], label: str, scratch: Path) ->
             folder = scratch / f"{label}-{form}-{modality}"
             merge(adapter, folder, overrides=settings, format=form, modality=modality, dtype="float32")
             if form == "model":
-                merged = load(folder, recipe, scratch)
+                merged = load_merged(folder, recipe, scratch)
             else:
                 merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
             apart[modality] = measure_drift(
-                before[modality], compute_probe_logits(merged, of_both[modality]), bare[modality]
+                before[modality], compute_probe_logits(merged, batches[modality]), bare[modality]
             )
-            found |= answers(merged, recipe, collator, of_modality(examples, modality))
+            found |= choose_answers(merged, recipe, collator, filter_modality(examples, modality))
         cells = [f"{apart[modality].largest:.1e}" for modality in MODALITIES]
         equal = sum(found[example.id] == want[example.id] for example in examples)
         name = "merged models" if form == "model" else "stock LoRAs"
-        score = f"{accuracy(found, examples):.2f}"
+        score = f"{compute_accuracy(found, examples):.2f}"
         rows.append(f"| {label} | {name} | {' | '.join(cells)} | {equal:,} of {len(examples):,} | {score} |")
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float:
-    """In %."""
+def compute_accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float:
+    """Share of right answers, in percent."""
     return 100 * sum(found[example.id] == example.answer for example in examples) / len(examples)
 
 
-def in_place(adapter: Path, scratch: Path) -> list[str]:
-    """Rows of the second table: a bias-free LoRA on NF4, merged both ways."""
+def compare_merges_of_nf4(adapter: Path, scratch: Path) -> list[str]:
+    """Rows of the second table: a bias-free LoRA on NF4, merged by PEFT and by lora-mm."""
     settings = ["base.quantization=nf4", "base.dtype=float32"]
     recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
-    pictured = of_modality(examples, "image")
+    pictured = filter_modality(examples, "image")
     folder = scratch / "stock"
     merge(adapter, folder, overrides=settings, format="lora", modality="image")
-    without_biases(folder)
+    remove_biases(folder)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    asked = batches(collator, pictured)
+    asked = make_batches(collator, pictured)
     bare = compute_probe_logits(base.model, asked)
     model = peft.PeftModel.from_pretrained(base.model, str(folder))
-    before, want = compute_probe_logits(model, asked), answers(model, recipe, collator, pictured)
+    before, want = compute_probe_logits(model, asked), choose_answers(model, recipe, collator, pictured)
 
     written = scratch / "ours"
     written.mkdir()
     write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.bfloat16)
-    coarse = load(written, recipe, scratch)
+    coarse = load_merged(written, recipe, scratch)
     for path in written.iterdir():
         path.unlink()
     write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.float32)
-    exact = load(written, recipe, scratch)
+    exact = load_merged(written, recipe, scratch)
     again = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
     rows = []
     ways = {
@@ -137,7 +139,7 @@ def in_place(adapter: Path, scratch: Path) -> list[str]:
     }
     for name, merged in ways.items():
         one = measure_drift(before, compute_probe_logits(merged, asked), bare)
-        found = answers(merged, recipe, collator, pictured)
+        found = choose_answers(merged, recipe, collator, pictured)
         equal = sum(found[key] == want[key] for key in want)
         cells = [f"{one.largest:.1e}", f"{one.typical:.1e}", f"{one.typical / one.effect:.1%}"]
         rows.append(f"| {name} | {' | '.join(cells)} | {equal:,} of {len(want):,} |")
@@ -145,8 +147,8 @@ def in_place(adapter: Path, scratch: Path) -> list[str]:
     return rows
 
 
-def without_biases(folder: Path) -> None:
-    """A LoRA that PEFT can merge: it has no place for biases on layers without one."""
+def remove_biases(folder: Path) -> None:
+    """Remove the biases of a LoRA: PEFT cannot merge them into layers without one."""
     tensors = {name: value for name, value in load_file(folder / WEIGHTS).items() if not name.endswith("lora_B.bias")}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -154,7 +156,7 @@ def without_biases(folder: Path) -> None:
 
 
 def main() -> None:
-    """Print both tables, and write them."""
+    """Measure, print and write both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--output", type=Path)
@@ -164,9 +166,9 @@ def main() -> None:
         first = [
             row
             for label, settings in {"fp32": [], "nf4": ["base.quantization=nf4"]}.items()
-            for row in on_a_split(arguments.adapter, ["base.dtype=float32", *settings], label, scratch)
+            for row in compare_on_split(arguments.adapter, ["base.dtype=float32", *settings], label, scratch)
         ]
-        second = in_place(arguments.adapter, scratch)
+        second = compare_merges_of_nf4(arguments.adapter, scratch)
     text = "\n".join(
         [
             "| base | answered by | max \\|Δlogit\\| text | image | equal answers | accuracy % |",

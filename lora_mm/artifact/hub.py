@@ -178,6 +178,7 @@ def push_adapter(
         _check_visibility(repo, bool(info.private), public)
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
+        # One commit: the Hub's client splits only uploads of hundreds of files, or of 100 MB of text.
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,

@@ -66,6 +66,7 @@ def test_a_pushed_and_pulled_adapter_gives_the_same_answers(
     assert json.loads(out) == {"repo": "me/one", "commit": sha, "url": f"{hub.url}/me/one", "private": True}
     assert "whoever downloads the adapter must give its Hub id" in err
     assert repo.private
+    assert len(repo.commits) == 2, "the empty repository, and one commit of all files"
     there = repo.commits[sha]
     assert {name: there[name] for name in there if name in LIMITS} == files(folder)
     assert set(there) - set(LIMITS) == {".gitattributes"}, "no checkpoint, no predictions"
