@@ -73,7 +73,7 @@ def _select(layers: Mapping[str, RoutedLayer], targets: Mapping[str, Target], ro
 
 def _select_first_of_shared(layers: Mapping[str, RoutedLayer]) -> dict[str, RoutedLayer]:
     """One layer for each token router, which the layers of a feed-forward share."""
-    first = {id(layer.mixtures[_NAME]): path for path, layer in reversed(layers.items())}
+    first = {id(layer.mixtures[_NAME]): path for path, layer in reversed(list(layers.items()))}
     return {path: layer for path, layer in layers.items() if first[id(layer.mixtures[_NAME])] == path}
 
 
