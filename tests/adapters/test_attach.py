@@ -533,5 +533,5 @@ def test_a_cache_filled_without_routing_is_refused() -> None:
 def test_a_layer_called_outside_its_model_is_refused() -> None:
     model = adapted("attn")
     logits(model)
-    with pytest.raises(LoraMMError, match="An adapter met 3 rows, but the modality of 2 is known"):
+    with pytest.raises(LoraMMError, match="An adapter got 3 rows, but the modality of 2 is known"):
         routed_layers(model)[0](torch.zeros(3, 1, 48))
