@@ -34,7 +34,7 @@ def save_adapter(
     """Write everything but the model card: config, weights, resolved recipe, and what the base and its inputs were.
 
     Args:
-        model: as :func:`~.tuner.attach` returned it.
+        model: as :func:`~lora_mm.adapters.attach.attach` returned it.
         folder: made if it does not exist.
         base: what the adapter was trained on.
         recipe: the resolved recipe, as YAML.
@@ -88,7 +88,7 @@ def load_adapter(
         onto: ``base`` with adapters of the same PEFT type, to add this one to; which is active stays as it is
             (``onto.set_adapter(name)`` switches).
         accept: mismatches that are to be warned of, not refused.
-        kernels: form of the adapters' operations (see :func:`~.attach.attach`); with ``onto`` the form of that model.
+        kernels: form of the adapters' operations (see :func:`~lora_mm.adapters.attach.attach`); with ``onto`` the form of that model.
 
     Raises:
         InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, one that

@@ -526,7 +526,7 @@ def test_a_cache_filled_without_routing_is_refused() -> None:
     with torch.no_grad():
         cache = base(**single, past_key_values=DynamicCache(), use_cache=True).past_key_values
     model = lora_mm.attach(base, "mma").eval()
-    with pytest.raises(LoraMMError, match="key-value cache does not say"):
+    with pytest.raises(LoraMMError, match="key-value cache does not hold the modality"):
         model(input_ids=torch.tensor([[7]]), past_key_values=cache)
 
 
