@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: str) -> dict[str, float]:
     """Measure the median milliseconds of each form.
 
-    Rounds are interleaved, so that other load on the machine affects all forms equally. Every form runs once before, and
+    Rounds are interleaved, so that other load on the machine affects all forms alike. Every form runs once before, and
     on a GPU a buffer larger than the L2 is written between runs. On one CPU thread (``OMP_NUM_THREADS=1``) the time is
     the processor's, which other processes do not lengthen.
 

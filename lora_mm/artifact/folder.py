@@ -88,7 +88,7 @@ def load_adapter(
         onto: ``base`` with adapters of the same PEFT type, to add this one to; which is active stays as it is
             (``onto.set_adapter(name)`` switches).
         accept: mismatches that are to be warned of, not refused.
-        kernels: form of the adapters' operations (see :func:`~lora_mm.adapters.attach.attach`); with ``onto`` the form of that model.
+        kernels: form of their operations, as in :func:`~lora_mm.adapters.attach.attach`; ``onto`` keeps its own.
 
     Raises:
         InputError: for a folder that is no adapter, one of another base or of inputs prepared otherwise, one that
