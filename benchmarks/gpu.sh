@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh [PYTHON]
 #
 # Checks: every Triton kernel against float64 at small and at real sizes, outputs poisoned with NaN, bugs planted. What a
-# benchmark needs and the machine lacks (bitsandbytes, pydantic) is said in a line; the rest goes on. Tables are
+# benchmark needs and the machine lacks (bitsandbytes, pydantic) is reported in a line; the rest runs. Tables are
 # appended to benchmarks/results/. Exit code 1 if a check failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ run() { # name, seconds, command…
   fi
 }
 
-"$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || { echo "No CUDA device: nothing to do here."; exit 2; }
+"$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || { echo "No CUDA device: nothing to measure."; exit 2; }
 has triton || { echo "Triton is not installed: nothing to check."; exit 2; }
 
 run kernels-small 80 "$PYTHON" -m tests.ops.triton_checks
@@ -40,10 +40,10 @@ if has pydantic && has peft && has transformers; then
   if has bitsandbytes; then
     run layer-nf4 40 "$PYTHON" benchmarks/layer.py --tokens 4096 --rank 16 --rounds 9 --nf4
   else
-    echo "left out: layer-nf4 (bitsandbytes is not installed)"
+    echo "skipped: layer-nf4 (bitsandbytes is not installed)"
   fi
 else
-  echo "left out: layer, step, plan (they need pydantic, peft and transformers)"
+  echo "skipped: layer, step, plan (they need pydantic, peft and transformers)"
 fi
 
 "$PYTHON" benchmarks/gpu_summary.py "$LOG" || failed=1

@@ -1,4 +1,4 @@
-"""The short table at the end of ``gpu.sh``: what its checks found, and the figures that decide. Reads its logs only."""
+"""Prints the short table at the end of ``gpu.sh``: results of its checks, and the decisive figures. Reads logs only."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from typing import Any
 TOLERANCE = {"float16": 1.5e-3, "bfloat16": 1.5e-2}
 
 
-def worst(found: dict[str, Any]) -> tuple[str, bool]:
-    """The largest error as a share of its tolerance, and whether all are below; NaN is not."""
+def find_worst(report: dict[str, Any]) -> tuple[str, bool]:
+    """The error that is largest beside its tolerance, and whether all are below theirs; NaN is not."""
     shares = [
         (error / TOLERANCE[dtype], f"{case}, {dtype}, {name}: {error:.1e}")
-        for case, by_dtype in found["errors"].items()
+        for case, by_dtype in report["errors"].items()
         for dtype, errors in by_dtype.items()
         for name, error in errors.items()
     ]
@@ -21,8 +21,8 @@ def worst(found: dict[str, Any]) -> tuple[str, bool]:
     return (bad[0], False) if bad else (max(shares)[1], True)
 
 
-def rows_of(text: str) -> list[list[str]]:
-    """Cells of the Markdown tables in a log, heads and rules left out."""
+def parse_rows(text: str) -> list[list[str]]:
+    """Cells of the Markdown tables in a log, without heads and rules."""
     lines = [line for line in text.splitlines() if line.startswith("| ") and not re.match(r"\| -", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
@@ -32,9 +32,9 @@ def main(logs: Path) -> int:
     print("\n| check | result |\n| --- | --- |")
     for size in ("small", "large"):
         text = _read(logs / f"kernels-{size}.txt")
-        said, good = worst(json.loads(text)) if text else ("did not run", False)
+        error, good = find_worst(json.loads(text)) if text else ("did not run", False)
         fine &= good
-        print(f"| kernels against float64, {size} | {'fine' if good else 'WRONG'}: {said} |")
+        print(f"| kernels against float64, {size} | {'fine' if good else 'WRONG'}: {error} |")
     text = _read(logs / "kernels-planted.txt")
     missed = (
         [bug for bug, errors in json.loads(text).items() if all(e < 1e-2 for e in errors.values())]
@@ -44,7 +44,7 @@ def main(logs: Path) -> int:
     fine &= not missed
     print(f"| planted bugs | {'all found' if not missed else 'MISSED: ' + ', '.join(missed)} |")
     by_size: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for row in rows_of(_read(logs / "primitive.txt")):
+    for row in parse_rows(_read(logs / "primitive.txt")):
         by_size.setdefault(tuple(row[:5]), {})[row[5]] = row
     head = "D, T, E, r, dtype", "Triton over compiled fold (default from 1.15)", "of 2 passes", "of 4 passes"
     print(f"\n| {' | '.join(head)} |\n| --- | --- | --- | --- |")
@@ -53,7 +53,7 @@ def main(logs: Path) -> int:
             triton, fold = forms["ours, Triton"], forms["fold, compiled"]
             print(f"| {', '.join(size)} | {float(fold[7]) / float(triton[7]):.2f} | {triton[9]} | {triton[10]} |")
     for name in ("crops", "nf4", "layer", "layer-nf4", "step", "plan"):
-        for row in rows_of(_read(logs / f"{name}.txt")):
+        for row in parse_rows(_read(logs / f"{name}.txt")):
             print(f"| {name}: {' | '.join(row)} |")
     return 0 if fine else 1
 

@@ -2,8 +2,8 @@
 
     python benchmarks/layer.py [--width 4096] [--feed-forward 11008] [--tokens 2048] [--rank 8] [--dtype NAME] [--nf4]
 
-A LLaVA of one Llama layer at random, through ``lora_mm.attach``; a step is a forward and a backward to the layer's
-input, weights frozen, text only. ``--nf4`` quantises the layer (bitsandbytes) and compares LoRA alone.
+A random LLaVA of one Llama layer, through ``lora_mm.attach``; a step is a forward and a backward to the layer's input,
+with frozen weights, on text only. ``--nf4`` quantises the layer (bitsandbytes) and compares LoRA only.
 """
 
 import argparse

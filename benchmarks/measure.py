@@ -15,9 +15,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each form. Rounds are interleaved, so that whatever else the machine does meets all alike;
-    every form runs once before, and on a GPU a buffer larger than the L2 is written between runs. On one CPU thread
-    (``OMP_NUM_THREADS=1``) the time is the processor's, which other processes do not lengthen."""
+    """Measure the median milliseconds of each form.
+
+    Rounds are interleaved, so that other load on the machine affects all forms alike. Every form runs once before, and
+    on a GPU a buffer larger than the L2 is written between runs. On one CPU thread (``OMP_NUM_THREADS=1``) the time is
+    the processor's, which other processes do not lengthen.
+
+    Args:
+        forms: name → one run of it.
+        rounds: runs of each form.
+        device: ``cpu`` or ``cuda``.
+    """
     keep_memory()
     clock = time.process_time if alone() else time.perf_counter
     flush = torch.empty(2**28, dtype=torch.uint8, device=device) if device == "cuda" else None
@@ -42,8 +50,9 @@ def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: s
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory for the process. Pages given back and fetched anew, which the system clears, are
-    else most of what runs of one computation differ by.
+    """Have glibc keep freed memory for the process.
+
+    Otherwise pages that are given back and fetched again, cleared, are most of the difference between two runs.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc, trim_threshold, mmap_max = ctypes.CDLL("libc.so.6"), -1, -4
@@ -65,7 +74,7 @@ def bandwidth(device: str) -> float:
 
 
 def machine() -> str:
-    """The device and the versions that a figure holds for."""
+    """The device and the versions that figures are measured with."""
     packages = ("torch", "triton", "transformers", "peft", "bitsandbytes")
     versions = []
     for package in packages:
@@ -88,13 +97,25 @@ def _lines(file: Path) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """In Markdown."""
+    """A table in Markdown.
+
+    Args:
+        head: names of the columns.
+        rows: their cells.
+    """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def append(name: str, title: str, command: str, text: str) -> None:
-    """Print a table, and put it at the end of ``results/NAME.md``, under what it was measured on."""
+    """Print a table and append it to ``results/NAME.md``, with the device and versions of the measurement.
+
+    Args:
+        name: of the file.
+        title: of the table.
+        command: that repeats the measurement.
+        text: the table in Markdown.
+    """
     print(f"\n{title}\n\n{text}")
     file = RESULTS / f"{name}.md"
     before = file.read_text(encoding="utf-8") if file.is_file() else f"# {name}\n"

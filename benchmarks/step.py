@@ -1,9 +1,9 @@
-"""Training, all of it: MMA in LaVIN's form and in ours, LoRA by PEFT and by us; by the stock Trainer and by ours.
+"""Whole training steps: MMA in LaVIN's form and in ours, LoRA by PEFT and by us; by the stock Trainer and by ours.
 
     python benchmarks/step.py [--base pocket|100m] [--rank 8] [--dtype bfloat16] [--batch 8] [--tokens 256] [--rounds 7]
 
-On the pocket base, and on a LLaVA of some 100 million parameters at random. LoRA stands on the same layers with equal
-rank. What is timed is ``train()`` for some steps: collating, forward, loss, backward, clipping, AdamW, callbacks.
+On the pocket base, and on a random LLaVA of some 100 million parameters. LoRA is on the same layers with equal rank.
+The time is that of ``train()`` for some steps: collating, forward, loss, backward, clipping, AdamW, callbacks.
 """
 
 import argparse

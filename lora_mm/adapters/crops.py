@@ -1,4 +1,4 @@
-"""Which crop of its picture each row of a tower holds, by the prompt's placeholders or the pixels. Knows no adapter."""
+"""Which crop of its picture each row of a tower holds, read off the prompt or the pixels. Knows no adapter."""
 
 from itertools import chain
 
@@ -19,39 +19,42 @@ def compute_crop_index(
     framed: bool = False,
     sizes: list[int] | None = None,
 ) -> Tensor:
-    """Which crop each row of a tower holds, ``[rows]``.
+    """Compute which crop each row of a tower holds.
 
     Args:
         crops: how the family lays crops out (``Anatomy.crops``).
         ids: ``[batch, tokens]``, the prompt.
         token_ids: of visual placeholders.
         rows: of the tower.
-        views: rows of a sliced picture, where the family does not slice by itself.
-        framed: whether its views do not stand in one run (``Anatomy.framed``).
+        views: rows of a sliced picture, where the family does not slice pictures itself.
+        framed: whether its views are not one run of placeholders (``Anatomy.framed``).
         sizes: rows of each picture, where the pixels tell.
+
+    Returns:
+        ``[rows]``, each row's crop, from 0; :data:`OVERVIEW` for the whole picture.
     """
-    first = crops == "overview_first"
-    if not torch.isin(ids, torch.tensor(token_ids, device=ids.device)).any() or (first and sizes is None):
-        sizes = [1] * rows  # pictures that no token stands for (BLIP's dummy), or that were not tiled
-    elif not first:
-        runs = _runs(ids, token_ids)
-        counts = _rows_of_runs(runs, rows)
+    is_overview_first = crops == "overview_first"
+    if not torch.isin(ids, torch.tensor(token_ids, device=ids.device)).any() or (is_overview_first and sizes is None):
+        sizes = [1] * rows  # pictures without placeholders (BLIP's dummy), or not tiled
+    elif not is_overview_first:
+        runs = _find_runs(ids, token_ids)
+        counts = _count_rows_of_runs(runs, rows)
         if crops == "overview_last":
-            sizes = _tiled(ids, runs, counts)
+            sizes = _size_pictures_before_overviews(ids, runs, counts)
         elif crops == "quarters":
-            sizes = _sliced(_chained(runs, counts), views=5)
+            sizes = _split_into_pictures(_join_adjacent(runs, counts), views=5)
         else:
-            sizes = _sliced(_by_sample(runs, counts) if framed else counts, views)
-    places = [list(range(size - 1)) for size in sizes or []]
-    found = [[OVERVIEW, *place] if first else [*place, OVERVIEW] for place in places]
-    return torch.tensor(list(chain.from_iterable(found)), device=ids.device)
+            sizes = _split_into_pictures(_join_by_sample(runs, counts) if framed else counts, views)
+    grids = [list(range(size - 1)) for size in sizes or []]
+    pictures = [[OVERVIEW, *grid] if is_overview_first else [*grid, OVERVIEW] for grid in grids]
+    return torch.tensor(list(chain.from_iterable(pictures)), device=ids.device)
 
 
 Run = tuple[int, int, int]
 """A run of placeholders: row of the batch, start and length."""
 
 
-def _runs(ids: Tensor, token_ids: list[int]) -> list[Run]:
+def _find_runs(ids: Tensor, token_ids: list[int]) -> list[Run]:
     """The runs of placeholders, in order."""
     visual = torch.isin(ids, torch.tensor(token_ids, device=ids.device)).long()
     edges = torch.diff(nn.functional.pad(visual, (1, 1)))
@@ -59,47 +62,47 @@ def _runs(ids: Tensor, token_ids: list[int]) -> list[Run]:
     return [(row, start, end - start) for (row, start), (_, end) in zip(starts, ends, strict=True)]
 
 
-def _rows_of_runs(runs: list[Run], rows: int) -> list[int]:
-    """Tower rows behind each run, all rows having equally many placeholders; empty where that cannot be."""
+def _count_rows_of_runs(runs: list[Run], rows: int) -> list[int]:
+    """Tower rows of each run, where all rows have equally many placeholders; empty where that is impossible."""
     total = sum(length for *_, length in runs)
     each = total // rows
     return [length // each for *_, length in runs] if each and total == each * rows else []
 
 
-def _sliced(counts: list[int], views: int) -> list[int]:
-    """Tower rows of each picture: ``views``, or one where a run has rows that do not come out even: not sliced."""
+def _split_into_pictures(counts: list[int], views: int) -> list[int]:
+    """Tower rows of each picture: ``views``, or one where ``views`` does not divide a run: its pictures are whole."""
     sizes: list[int] = []
     for count in counts:
         sizes += [views] * (count // views) if count % views == 0 else [1] * count
     return sizes
 
 
-def _by_sample(runs: list[Run], counts: list[int]) -> list[int]:
-    """``counts`` with those of one sample put together."""
+def _join_by_sample(runs: list[Run], counts: list[int]) -> list[int]:
+    """``counts`` with those of one sample added."""
     totals: dict[int, int] = {}
     for (row, *_), count in zip(runs, counts, strict=False):
         totals[row] = totals.get(row, 0) + count
     return list(totals.values())
 
 
-def _chained(runs: list[Run], counts: list[int]) -> list[int]:
-    """``counts`` with those of runs put together that only one token parts."""
-    chained: list[int] = []
+def _join_adjacent(runs: list[Run], counts: list[int]) -> list[int]:
+    """``counts`` with those of runs added that a single token separates."""
+    joined: list[int] = []
     end = (-1, -1)
     for (row, start, length), count in zip(runs, counts, strict=False):
         if (row, start - 1) == end:
-            chained[-1] += count
+            joined[-1] += count
         else:
-            chained.append(count)
+            joined.append(count)
         end = (row, start + length)
-    return chained
+    return joined
 
 
-def _tiled(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
+def _size_pictures_before_overviews(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
     """Tower rows of each picture where the overview comes last.
 
-    InternVL's crops of one picture are one run. Idefics3's are a run each, and the token before an overview is always
-    the same one: the token before a sample's last run.
+    InternVL's crops of one picture are one run. Idefics3's are a run each, and one token stands before every overview:
+    the token before a sample's last run.
     """
     if any(count != 1 for count in counts):
         return counts
@@ -115,8 +118,8 @@ def _tiled(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
 
 
 def count_tiles(pixels: Tensor) -> list[int]:
-    """Tower rows of each picture; ``pixels`` [pictures, tiles, channels, height, width].
+    """Tower rows of each picture of ``pixels`` [pictures, tiles, channels, height, width].
 
-    Pictures with fewer tiles than the most are padded with zeros, and the model leaves those tiles out.
+    Pictures are padded to the same number of tiles with zeros, and the model drops those tiles.
     """
     return [max(1, int(count)) for count in pixels.flatten(2).any(dim=-1).sum(dim=-1)]

@@ -224,7 +224,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             return {"weights": scale}
         if router == "crop":
             assert self.signal is not None
-            return {"weights": scale, "index": self.signal.crop_rows(x.shape[0])}
+            return {"weights": scale, "index": self.signal.get_crop_index(x.shape[0])}
         if router == "modality":
             weights = self._weigh_by_modality(name, x)
         elif router == "visual":
@@ -239,12 +239,15 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             return table[0]
         assert self.signal is not None
         if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
-            return table[self.signal.folded(x.shape[0])]
-        return table[self.signal.rows(x.shape[0])].unsqueeze(1)
+            return table[self.signal.get_folded_modality(x.shape[0])]
+        return table[self.signal.get_modality(x.shape[0])].unsqueeze(1)
 
     def _weigh_by_token_kind(self, x: Tensor) -> Tensor:
         assert self.signal is not None
-        visual = self.signal.visual_folded(x.shape[0]) if x.dim() == 2 else self.signal.tokens(*x.shape[:2])
+        if x.dim() == 2:
+            visual = self.signal.get_folded_visual(x.shape[0])
+        else:
+            visual = self.signal.get_visual(x.shape[0], x.shape[1])
         return visual.unsqueeze(-1).to(x.dtype)
 
     def _weigh_by_token(self, name: str, x: Tensor) -> Tensor:

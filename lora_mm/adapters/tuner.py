@@ -100,7 +100,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         # PEFT calls this around forward and generate; generate runs the tower before the model's forward.
         input_ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         if self.signal is not None and input_ids is not None:
-            self.signal.announce(input_ids, kwargs.get("pixel_values"))
+            self.signal.announce_tower_input(input_ids, kwargs.get("pixel_values"))
         yield
 
     def delete_adapter(self, adapter_name: str) -> None:

@@ -126,7 +126,8 @@ def routed_update(
     update = make_update(x, down, up, **options)
     down, columns = update.down.to(x.dtype), update.columns.to(base.dtype)
     if base is x and update.index is None:
-        return update_residual(x, Update(down, columns, *update.tensors[2:], *update.settings), norm)
+        rest: tuple[Any, ...] = update.tensors[2:] + update.settings
+        return update_residual(x, Update(down, columns, *rest), norm)
     assert norm is None
     h = project_down(x, down, update.index, update.kernels)
     h = h if update.down_bias is None else h + update.down_bias

@@ -527,12 +527,12 @@ def test_a_cache_filled_without_routing_is_refused() -> None:
     with torch.no_grad():
         cache = base(**single, past_key_values=DynamicCache(), use_cache=True).past_key_values
     model = lora_mm.attach(base, "mma").eval()
-    with pytest.raises(LoraMMError, match="key-value cache does not say"):
+    with pytest.raises(LoraMMError, match="key-value cache does not hold the modality"):
         model(input_ids=torch.tensor([[7]]), past_key_values=cache)
 
 
 def test_a_layer_called_outside_its_model_is_refused() -> None:
     model = adapted("attn")
     logits(model)
-    with pytest.raises(LoraMMError, match="An adapter met 3 rows, but the modality of 2 is known"):
+    with pytest.raises(LoraMMError, match="An adapter got 3 rows, but the modality of 2 is known"):
         routed_layers(model)[0](torch.zeros(3, 1, 48))

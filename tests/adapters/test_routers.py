@@ -266,7 +266,7 @@ def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them() -> None:
     model = lora_mm.attach(tiny_model(), [{"method": "crop_lora", "experts": 2, "dropout": 0}]).eval()
     perturb(model)
     model.base_model.signal.crops = "overview_last"  # as in families that tile by themselves, into as many as they like
-    with pytest.warns(UserWarning, match="more than 2 crops; those beyond stay"):
+    with pytest.warns(UserWarning, match="more than 2 crops; the others get no adapter"):
         after = tower(model, batch)
     changed = (after - tower(lora_mm.attach(tiny_model(), METHODS["crop"]), batch)).flatten(1).abs()
     assert (changed.amax(1) > 0).tolist() == [True, True, False, False, False]

@@ -73,10 +73,10 @@ def test_looking_changes_no_count_that_training_reads() -> None:
     model = adapted({"method": "moe_lora"})
     with torch.no_grad():
         model(**tiny_batch())
-    before = [mixture.use.clone() for mixture in find_token_routers(model)]
+    before = [mixture.usage.clone() for mixture in find_token_routers(model)]
     assert before[0].sum() > 0
     measure_routing(model, asked())
-    assert all(torch.equal(old, mixture.use) for old, mixture in zip(before, find_token_routers(model), strict=True))
+    assert all(torch.equal(old, mixture.usage) for old, mixture in zip(before, find_token_routers(model), strict=True))
 
 
 @pytest.mark.parametrize("method", ["lora", "visual_expert"])

@@ -1,1 +1,1 @@
-"""The Triton kernels, and whether and how they run."""
+"""The Triton kernels, their launchers, and whether Triton can run here."""
