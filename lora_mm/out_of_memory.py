@@ -1,4 +1,4 @@
-"""A GPU that is out of memory, as a message that says what to change. Knows no models."""
+"""Turns a GPU's out-of-memory error into a message that says what to change. Knows no models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from lora_mm.errors import LoraMMError
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Turn a GPU that is out of memory into a message that says what to change."""
+    """Raise LoraMMError with the settings to change when the GPU is out of memory within the block."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise LoraMMError(
             f"Out of GPU memory: {str(error).splitlines()[0]}\n"
             "Halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, set "
-            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size. What training takes "
-            "is told before by `lora-mm plan`."
+            "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size. "
+            "`lora-mm plan` estimates the memory of a run before it starts."
         ) from error
