@@ -1,4 +1,4 @@
-"""Turns running out of GPU memory into a message that says what to change. Knows no models."""
+"""Turns a GPU's out-of-memory error into a message that says what to change. Knows no models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,5 +22,5 @@ def explain_out_of_memory() -> Iterator[None]:
             f"Out of GPU memory: {str(error).splitlines()[0]}\n"
             "Halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, set "
             "training.gradient_checkpointing=true, or lower evaluation.per_device_eval_batch_size. "
-            "`lora-mm plan` estimates memory before a run."
+            "`lora-mm plan` estimates the memory of a run before it starts."
         ) from error

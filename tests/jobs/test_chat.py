@@ -200,9 +200,23 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
     def press_ctrl_c(self) -> None:
-        """Ctrl-C at the prompt."""
-        time.sleep(0.5)  # readline, just after it has written the prompt, misses a signal; no hand is that fast
+        """Ctrl-C at the prompt, once the process waits there: just after the prompt readline misses a signal."""
+        self._wait_until_idle()
         self.interrupt()
+
+    def _wait_until_idle(self) -> None:
+        """Wait until the process has slept for half a second without computing, however busy the machine is."""
+        deadline, used = time.monotonic() + 90, -1
+        while time.monotonic() < deadline:
+            stat = Path(f"/proc/{self.process.pid}/stat")
+            if not stat.is_file():  # no such files on this system
+                time.sleep(0.5)
+                return
+            state, *fields = stat.read_text().rpartition(")")[2].split()
+            before, used = used, int(fields[10]) + int(fields[11])
+            if state == "S" and used == before:
+                return
+            time.sleep(0.5)
 
     def press_ctrl_d(self) -> None:
         os.write(self.master, b"\x04")

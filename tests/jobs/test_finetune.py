@@ -126,7 +126,9 @@ def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, RunR
 
 def test_trains_every_tensor_it_saves(finished: tuple[Path, RunResult, str], tmp_path: Path, recipe_file: Path) -> None:
     start = tmp_path / "start"
-    recipe = load_recipe(str(recipe_file), ["training.learning_rate=1e-30", "training.max_steps=1"])
+    recipe = load_recipe(
+        str(recipe_file), ["training.learning_rate=1e-30", "training.max_steps=1", "evaluation.base=false"]
+    )
     finetune(recipe, start, console())
     before, after = load_file(start / WEIGHTS), load_file(finished[0] / WEIGHTS)
     assert set(before) == set(after)
@@ -147,9 +149,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
     expected = (finished[0] / WEIGHTS).read_bytes()
-    finetune(load_recipe(str(recipe_file)), tmp_path / "again", console())
+    finetune(load_recipe(str(recipe_file), ["evaluation.base=false"]), tmp_path / "again", console())
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == expected
-    finetune(load_recipe(str(recipe_file), ["training.seed=1"]), tmp_path / "other", console())
+    finetune(load_recipe(str(recipe_file), ["training.seed=1", "evaluation.base=false"]), tmp_path / "other", console())
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != expected
 
 
@@ -205,7 +207,23 @@ def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
     assert found.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
 
 
-# --- going on ------------------------------------------------------------------------------------------------------
+def test_from_python_a_recipe_file_runs_with_overrides_into_the_folder_of_its_name(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = finetune(recipe_file, console=console(), overrides=["training.max_steps=1", "evaluation.base=false"])
+    assert result is not None
+    assert result.folder == Path("runs") / "tiny"
+    assert result.figures["steps"] == 1
+    assert (tmp_path / "runs" / "tiny" / WEIGHTS).is_file()
+    found = evaluate(result.folder, overrides=["data.eval_limit=3"], compare="base", console=console())
+    assert list(found.scored) == ["adapter", "frozen base"]
+    assert len(found.examples) == 3
+    with pytest.raises(ValueError, match="overrides apply to a recipe given by name or file"):
+        finetune(load_recipe(str(recipe_file)), overrides=["training.seed=1"])
+
+
+# --- continuing ----------------------------------------------------------------------------------------------------
 
 
 def stopped_at(checkpoint: int, finished: Path, folder: Path) -> Path:
@@ -286,7 +304,7 @@ def test_a_checkpoint_cut_off_in_writing_is_passed_over(
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
 def test_ctrl_c_saves_and_exits_130_and_resume_finishes(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    settings = ["training.max_steps=40", "training.save_steps=1", "evaluation.base=false"]
+    settings = ["training.max_steps=20", "training.save_steps=1", "evaluation.base=false"]
     flags = [part for setting in settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "lora_mm", "finetune", "--recipe", str(recipe_file), "--output", str(folder)]
     run = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -304,11 +322,11 @@ def test_ctrl_c_saves_and_exits_130_and_resume_finishes(recipe_file: Path, tmp_p
     assert "with --resume to continue" in err
     assert not (folder / WEIGHTS).exists()
     step = int(err.split("Stopped at step ")[1].split()[0])
-    assert step < 40
+    assert step < 20
     assert (folder / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").is_file()
     outcome = finetune(load_recipe(str(recipe_file), settings), folder, console(), resume=True)
     assert outcome is not None
-    assert outcome.figures["steps"] == 40
+    assert outcome.figures["steps"] == 20
     assert (folder / WEIGHTS).is_file()
 
 
@@ -354,7 +372,7 @@ def test_a_dry_run_writes_nothing(recipe_file: Path, tmp_path: Path) -> None:
     out = console()
     assert finetune(load_recipe(str(recipe_file)), tmp_path / "run", out, dry_run=True) is None
     assert list(tmp_path.iterdir()) == []
-    assert "nothing was written" in printed(out)
+    assert "Nothing was written" in printed(out)
     assert "connector" in printed(out)
 
 

@@ -4,7 +4,7 @@ import enum
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ README = ROOT / "README.md"
 SCORE_BEGIN, SCORE_END = "<!-- score: begin -->\n", "<!-- score: end -->"
 
 
-def make_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def make_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a ``|`` in a cell is escaped.
 
     Args:
         head: the column titles.
         rows: the cells of each row, as Markdown.
     """
-    lines = [head, tuple("---" for _ in head), *rows]
+    lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
