@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WALKS = ("Add a model family", "Add a method", "Add a metric")
 STEP = re.compile(

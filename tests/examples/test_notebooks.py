@@ -20,6 +20,7 @@ def test_a_notebook_holds_no_outputs(name: str) -> None:
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 @every_notebook
 def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "TMPDIR"):

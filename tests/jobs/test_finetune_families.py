@@ -132,6 +132,7 @@ def test_answers_are_written_by_the_adapted_model(
     assert set(told["scores"]) == {"random choice", "adapter"}
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_every_adapter_scores_as_it_did(
     run_of: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from tests.helpers.launch import LAUNCH_TWO, launch_two
 from tests.helpers.tiny import make_recipe
 from tests.jobs.test_finetune import stopped_at
 
+pytestmark = pytest.mark.distributed
+
 WEIGHTS = "adapter_model.safetensors"
 HALF = "training.per_device_train_batch_size=2"
 

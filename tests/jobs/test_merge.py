@@ -243,6 +243,7 @@ def test_an_existing_output_a_repeated_adapter_and_another_base_are_refused(
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_more_memory_than_the_base_and_one_gigabyte(recipe_file: Path, tmp_path: Path) -> None:
     """A base of 416 MB; with files of 50 MB instead of 500, a second copy anywhere would show."""
     script = """

@@ -54,6 +54,7 @@ def test_on_a_card_every_kernel_agrees_with_float64() -> None:
     assert list_errors(result) == []
 
 
+@pytest.mark.slow
 def test_every_planted_bug_is_found() -> None:
     result = run_checks("--planted")
     assert len(result) > 10

@@ -58,6 +58,7 @@ def test_a_twin_differs_from_its_recipe_in_base_and_size_only(twin: str) -> None
     assert small.data.question == real.data.question
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_twin_runs(twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if twin == "captioning-pocket" and importlib.util.find_spec("sacrebleu") is None:

@@ -3,7 +3,11 @@
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.launch import launch_two
+
+pytestmark = pytest.mark.distributed
 
 SCRIPT = """
 import torch

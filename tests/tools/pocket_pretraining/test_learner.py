@@ -31,6 +31,7 @@ def test_pretraining_prepares_samples_as_the_processor_does(processor) -> None:
     assert encode_samples(processor.tokenizer, samples)[0][0] == ids
 
 
+@pytest.mark.slow
 def test_the_base_binds_letters_and_reads_pictures(model, processor) -> None:
     # The seed is not that of the pretraining.
     asked = ("named", "kinds", "picture open", "picture choice")
