@@ -22,7 +22,7 @@ from lora_mm.ops.update import Norm
 
 
 @dataclass(frozen=True)
-class Site:
+class LayerContext:
     """The place of an adapted layer in the model.
 
     Attributes:
@@ -75,19 +75,19 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
+    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, context: LayerContext) -> None:
         """Create the weights of one adapter. The update starts at zero, so the model starts as its base.
 
         Args:
             adapter_name: PEFT's name for the adapter.
             placement: method and sizes of the adapter.
-            site: place of this layer in the model.
+            context: place of this layer in the model.
         """
         experts, groups, rank, row = placement.experts, placement.groups, placement.rank, placement.row
-        self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
-        if site.residual is not None:
-            self.norm_inputs[adapter_name] = NormInput(site.residual)
-        width = self.in_features if site.residual is None else get_feature_sizes(site.residual)[0]
+        self.placements[adapter_name], self.roles[adapter_name] = placement, context.role
+        if context.residual is not None:
+            self.norm_inputs[adapter_name] = NormInput(context.residual)
+        width = self.in_features if context.residual is None else get_feature_sizes(context.residual)[0]
         # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
         down = torch.empty(rank if row.shared_down else experts * rank, width)
         if row.shared_down:
@@ -101,9 +101,9 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         if placement.learned_scale:
             self.routed_scale[adapter_name] = AdapterWeight(torch.ones(experts))
         if row.router == "modality":
-            self._add_modality_router(adapter_name, experts, site)
+            self._add_modality_router(adapter_name, experts, context)
         elif row.router == "token":
-            self._add_token_router(adapter_name, placement, site)
+            self._add_token_router(adapter_name, placement, context)
         self._move_to_base_device(adapter_name)
         self.set_adapter(self.active_adapters)
 
@@ -121,16 +121,16 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         bound = 1 / math.sqrt(self.in_features)  # nn.Linear's default, as in LaVIN and MoE-LLaVA
         return torch.empty(shape).uniform_(-bound, bound)
 
-    def _add_modality_router(self, adapter_name: str, experts: int, site: Site) -> None:
+    def _add_modality_router(self, adapter_name: str, experts: int, context: LayerContext) -> None:
         weight = self._draw_router_weight(experts, self.in_features)
         self.routed_router[adapter_name] = AdapterWeight(weight, self._draw_router_weight(experts))
-        if site.first is None:
-            self.routed_modality[adapter_name] = AdapterWeight(torch.randn(site.modalities, self.in_features))
-        self.modality_embeddings[adapter_name] = (site.first or self).routed_modality
+        if context.first is None:
+            self.routed_modality[adapter_name] = AdapterWeight(torch.randn(context.modalities, self.in_features))
+        self.modality_embeddings[adapter_name] = (context.first or self).routed_modality
 
-    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
-        if site.first is not None:
-            self.token_routers[adapter_name] = site.first.token_routers[adapter_name]
+    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, context: LayerContext) -> None:
+        if context.first is not None:
+            self.token_routers[adapter_name] = context.first.token_routers[adapter_name]
             return
         router = AdapterWeight(self._draw_router_weight(placement.experts, self.in_features))
         self.routed_router[adapter_name] = router

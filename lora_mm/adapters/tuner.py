@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.kernel_choice import HasKernelChoice
-from lora_mm.adapters.layers import RoutedLayer, Site
+from lora_mm.adapters.layers import LayerContext, RoutedLayer
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.targets import Target, resolve_targets
 from lora_mm.errors import InputError
@@ -39,7 +39,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         self.first_layers: dict[tuple[str, ...], RoutedLayer] = {}
 
     def _prepare_adapter_config(self, peft_config: peft.PeftConfig, model_config: dict[str, Any]) -> RoutedConfig:
-        """Have PEFT target no modules if there are no placements, as when only whole parts are trained."""
+        """Have PEFT target no modules if there are no placements, for example when only whole parts are trained."""
         config = _check_routed(peft_config)
         config.target_modules = None if config.placements else DUMMY_TARGET_MODULES
         return config
@@ -82,14 +82,14 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
         key = _get_sharing_key(adapter_name, resolved)
         norm = self.model.get_submodule(resolved.residual) if resolved.residual else None
-        site = Site(
+        context = LayerContext(
             role=resolved.role,
             modalities=len(list_modalities(self.model)) if resolved.placement.part == "language" else 1,
             first=self.first_layers.get(key),
             residual=norm.get_base_layer() if isinstance(norm, RoutedLayer) else norm,
         )
         layer.kernels = self.kernels
-        layer.update_layer(adapter_name, resolved.placement, site)
+        layer.update_layer(adapter_name, resolved.placement, context)
         self.first_layers.setdefault(key, layer)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)

@@ -155,7 +155,7 @@ def load_adapters(base: Base, folders: Sequence[Path], kernels: Kernels = "auto"
     """
     names = [f"adapter{number}" for number in range(len(folders))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PEFT warns of adapters on the model already: intended here
+        warnings.simplefilter("ignore", UserWarning)  # PEFT warns about adapters that are already on the model
         for name, folder in zip(names, folders, strict=True):
             load_adapter(base, folder, name, kernels=kernels)
     for module in base.model.modules():

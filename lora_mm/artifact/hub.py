@@ -109,7 +109,7 @@ def locate_adapter(text: str, revision: str | None = None) -> LocatedAdapter:
 
 
 def pull_adapter(text: str, output: Path | None = None, *, revision: str | None = None) -> tuple[Path, LocatedAdapter]:
-    """Copy an adapter into a folder of its own.
+    """Copy an adapter into a new folder.
 
     Args:
         text: as for :func:`locate_adapter`.

@@ -37,15 +37,15 @@ def load(
         adapter: a folder, a packed file or a Hub id (``ID@REVISION`` for a certain commit); also a folder that
             ``model.save_pretrained`` wrote after :func:`lora_mm.attach`.
         adapter_name: PEFT's name for the adapter.
-        revision: branch, tag or commit of the base on the Hub; for a base that is loaded here.
-        dtype: of the base's weights that are not quantised; for a base that is loaded here.
-        quantization: ``nf4``, ``int8`` or ``none``; for a base that is loaded here.
+        revision: branch, tag or commit of the base on the Hub; used if ``base`` is a name.
+        dtype: of the base's weights that are not quantised; used if ``base`` is a name.
+        quantization: ``nf4``, ``int8`` or ``none``; used if ``base`` is a name.
         accept: mismatches to warn of instead of refusing: ``base`` if it is not the base that the adapter was trained
             on, ``inputs`` if the processor prepares inputs differently.
         kernels: how the adapters' operations run: ``auto``, ``torch`` or ``triton``.
 
     Returns:
-        A ``PeftModel`` in eval mode; a base that was loaded here is on the GPU if there is one.
+        A ``PeftModel`` in eval mode; a base that was given by name is on the GPU if there is one.
 
     Raises:
         InputError: base or adapter cannot be loaded, or the adapter was trained on another base.

@@ -53,7 +53,7 @@ def record_reference(model: Any, probes: Mapping[str, Sequence[Batch]], *, modal
     Args:
         model: transformers model with the adapters on it.
         probes: modality → batches with ``labels``.
-        modality: route every probe by this modality, whatever it contains; None to route each by its own.
+        modality: route every probe by this modality, whatever it contains; None to route each by its own modality.
     """
     with _route_all(model, modality):
         adapted = _compute_logits(model, probes)

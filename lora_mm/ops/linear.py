@@ -70,7 +70,7 @@ _TENSOR_COUNT = 6
 
 
 class _AdaptedLinears(torch.autograd.Function):
-    """:func:`adapted_linears` with the updates' tensors as arguments of their own, so that autograd sees them."""
+    """:func:`adapted_linears` with the updates' tensors as separate arguments, so that autograd sees them."""
 
     @staticmethod
     def forward(

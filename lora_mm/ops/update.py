@@ -117,5 +117,5 @@ class Update:
 
 
 def get_sum_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of sums over ``x``: fp32 for 16-bit tensors, else its own."""
+    """The dtype of sums over ``x``: fp32 for 16-bit tensors, else the dtype of ``x``."""
     return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype

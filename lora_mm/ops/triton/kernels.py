@@ -96,7 +96,7 @@ def outer_kernel(
     x, z, index, out, rows, tokens, chunk, width, columns,
     INDEXED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """out[part, e, c, d] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and one part of their tokens."""
+    """out[part, e, c, d] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and a part of ``chunk`` tokens."""
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     e, part = tl.program_id(1), tl.program_id(2)
     c = tl.arange(0, BC)
