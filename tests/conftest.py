@@ -18,8 +18,6 @@ from tests.helpers import tiny
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other longer than they compute
 
-SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "scienceqa-sample"
-
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

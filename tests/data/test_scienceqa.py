@@ -18,9 +18,7 @@ from PIL import Image
 from lora_mm.data.example import ImageCell, open_image
 from lora_mm.data.scienceqa import Problem, check_images, format_answer, load_problems, to_example
 from lora_mm.errors import InputError
-
-SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "scienceqa-sample"
-needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample is not here")
+from tests.helpers.sample import SAMPLE, needs_sample
 
 
 def png(colour: str = "red") -> bytes:

@@ -20,9 +20,8 @@ from lora_mm.evaluation.scienceqa import (
     write_results,
 )
 from lora_mm.evaluation.score import Score
+from tests.helpers.sample import SAMPLE, needs_sample
 
-SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "scienceqa-sample"
-needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample is not here")
 SUBJECTS = ("natural science", "social science", "language science")
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels' mathematics, in Triton's interpreter, and whether these checks would notice a wrong kernel."""
+"""The Triton kernels' mathematics, in the interpreter and on a card, and whether these checks notice a wrong kernel."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -16,20 +17,21 @@ TOLERANCE = {"float32": 1e-6, "float16": 1.5e-3, "bfloat16": 1.5e-2}
 """Largest error, as a ratio of norms. The interpreter cuts bf16 off where a card rounds."""
 
 
-def checked(*options: str) -> dict[str, Any]:
+def run_checks(*options: str, interpret: bool = True) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.ops.triton_checks", *options]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def wrong(found: dict[str, Any]) -> list[str]:
-    """What is off by more than rounding; NaN, where nothing was written, is never below a tolerance."""
+def list_errors(result: dict[str, Any]) -> list[str]:
+    """Results that differ by more than rounding; NaN, where nothing was written, is never below a tolerance."""
     return [
         f"{case}, {dtype}: {name} {error:.1e}"
-        for case, by_dtype in found["errors"].items()
+        for case, by_dtype in result["errors"].items()
         for dtype, errors in by_dtype.items()
         for name, error in errors.items()
         if not error < TOLERANCE[dtype]
@@ -37,15 +39,23 @@ def wrong(found: dict[str, Any]) -> list[str]:
 
 
 def test_every_kernel_agrees_with_float64_in_every_dtype() -> None:
-    found = checked()
+    result = run_checks()
     launched = ["expand", "nf4_merge", "outer", "residual", "residual_bwd", "shrink"]
-    assert found["launched"] == [f"launch_{name}" for name in launched]
-    assert {len(by_dtype) for by_dtype in found["errors"].values()} == {3}
-    assert wrong(found) == []
+    assert result["launched"] == [f"launch_{name}" for name in launched]
+    assert {len(by_dtype) for by_dtype in result["errors"].values()} == {3}
+    assert list_errors(result) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_card_every_kernel_agrees_with_float64() -> None:
+    result = run_checks(interpret=False)
+    assert len(result["launched"]) == 6
+    assert list_errors(result) == []
 
 
 def test_every_planted_bug_is_found() -> None:
-    found = checked("--planted")
-    assert len(found) > 10
-    missed = [bug for bug, errors in found.items() if all(error < TOLERANCE["float32"] for error in errors.values())]
+    result = run_checks("--planted")
+    assert len(result) > 10
+    missed = [bug for bug, errors in result.items() if all(error < TOLERANCE["float32"] for error in errors.values())]
     assert missed == [], "the checks cannot tell a wrong kernel from a right one"
