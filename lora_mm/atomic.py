@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all. Knows nothing of their content."""
+"""Writes files and folders that appear complete or not at all. Does not look at their content."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from lora_mm.errors import InputError, LoraMMError
 
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to ``output`` at the end of the block. After a failure nothing is left.
+    """Make a temporary folder that is renamed to ``output`` at the end of the block. A failure leaves nothing behind.
 
     Args:
         output: the new folder; must not exist or be empty.

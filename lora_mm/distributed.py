@@ -1,6 +1,6 @@
 """The processes of one run, as ``torchrun`` and ``accelerate launch`` start them: rank, world size, synchronization.
 
-A run of one process does not import torch here. Knows nothing of what the processes do.
+A run of one process does not import torch here. Does not know what the processes compute.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_mm.errors import InputError, LoraMMError
 
-TIMEOUT = timedelta(days=1)
+PROCESS_GROUP_TIMEOUT = timedelta(days=1)
 """How long a rank waits for the others. Rank 0 may evaluate a whole split; the launcher ends all ranks if one fails."""
 
 
@@ -51,7 +51,9 @@ def init_process_group() -> None:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    torch.distributed.init_process_group(backend, store=_store(), rank=rank(), world_size=world_size(), timeout=TIMEOUT)
+    torch.distributed.init_process_group(
+        backend, store=_store(), rank=rank(), world_size=world_size(), timeout=PROCESS_GROUP_TIMEOUT
+    )
 
 
 def destroy_process_group() -> None:
@@ -129,5 +131,5 @@ def _store() -> Any:
     """The launcher's key-value store, which all ranks share."""
     import torch.distributed
 
-    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))
+    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=PROCESS_GROUP_TIMEOUT))
     return store

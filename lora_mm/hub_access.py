@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached, the error if not, and the cache folder. Knows no models and no data."""
+"""Checks whether the Hugging Face Hub can be reached, and finds the cache folder. Knows no models and no data."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: work stops at its next safe point instead of immediately. Knows nothing of the work."""
+"""Turns Ctrl-C into a request: work stops at its next safe point instead of immediately. Does not know the work."""
 
 import signal
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ class Interrupt:
     """Whether the user pressed Ctrl-C.
 
     Attributes:
-        asked: whether the user asked to stop since :meth:`listening` began.
+        requested: whether the user pressed Ctrl-C since :meth:`listening` began.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside the block, the first Ctrl-C only sets ``asked``; the second one has its usual effect."""
-        self.asked = False
+        """Inside the block, the first Ctrl-C only sets ``requested``; the second one has its usual effect."""
+        self.requested = False
         previous = signal.getsignal(signal.SIGINT)
 
         def request_stop(number: int, frame: Any) -> None:
-            self.asked = True
+            self.requested = True
             signal.signal(signal.SIGINT, previous)
 
         try:

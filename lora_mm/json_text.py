@@ -1,4 +1,4 @@
-"""Reads JSON strictly: a key that an object has twice is a fault. Knows no adapters and no data sets."""
+"""Reads JSON strictly: an object with a repeated key is a fault. Knows no adapters and no data sets."""
 
 import json
 from collections import Counter
@@ -12,8 +12,8 @@ def read_json_file(path: Path) -> Any:
     """Read the JSON value in a file; a byte order mark is skipped.
 
     Raises:
-        InputError: no such file, not text, not JSON (with line and column), cut off, or a key that an object has twice,
-            of which a plain parser keeps the last in silence.
+        InputError: no such file, not text, not JSON (with line and column), cut off, or an object with a repeated key,
+            of which a plain parser silently keeps the last.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -40,7 +40,7 @@ def read_json_file(path: Path) -> Any:
 
 
 def find_repeated_keys(pairs: list[tuple[str, Any]]) -> list[str]:
-    """Find the keys that one object's pairs have more than once."""
+    """Find the keys that occur more than once in the pairs of one object."""
     if len(dict(pairs)) == len(pairs):
         return []
     return [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]

@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar on a terminal, plain lines elsewhere. Knows nothing of the work."""
+"""Shows the progress of a run: a live bar on a terminal, plain lines elsewhere. Does not know the work."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ class Display:
             yield _print_lines(self.console, label, total, unit)
 
     def watch(self, label: str, total: int) -> Callable[[int], None]:
-        """A bar that closes itself when ``total`` is reached.
+        """Show a bar that closes itself when ``total`` is reached.
 
         Args:
             label: name of the model that is scored.
@@ -80,7 +80,7 @@ class Display:
 
 
 def _print_lines(console: Console, label: str, total: int, unit: str) -> Callable[[int, str], None]:
-    """The function of :meth:`Display.bar` that prints plain lines."""
+    """Make the function of :meth:`Display.bar` that prints plain lines."""
     start = last = time.monotonic()
     done = 0
 
@@ -113,6 +113,7 @@ class TrainingProgress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Show the bar, on rank 0 only."""
         if not state.is_world_process_zero:
             return
         self._samples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -121,6 +122,7 @@ class TrainingProgress(TrainerCallback):
         self._report = self._bar.__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the bar by one optimizer step."""
         if self._bar is None:
             return
         self._steps += 1
@@ -131,6 +133,7 @@ class TrainingProgress(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:

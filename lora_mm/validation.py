@@ -1,4 +1,4 @@
-"""Validation errors of pydantic as lines for people. Knows no model that is validated."""
+"""Formats pydantic's validation errors as lines for people. Knows no particular model."""
 
 import re
 from typing import Any
@@ -40,7 +40,7 @@ def _list_keys(model: Any, path: list[int | str]) -> list[str]:
     """Names of the fields of the section at ``path`` inside ``model``."""
     for step in path:
         if isinstance(step, int):
-            continue  # an index of a list: the step before already gave the type of its items
+            continue  # an index of a list: the previous step gave the type of its items
         model = _get_fields(model)[step].annotation
         model = getattr(model, "__args__", (model,))[0]
     return list(_get_fields(model))

@@ -1,4 +1,4 @@
-"""YAML that loads as exactly what was written. Knows no recipes and no cards."""
+"""Writes YAML that loads as exactly the same data. Knows no recipes and no cards."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import yaml
 
 
 def to_yaml(data: Any) -> str:
-    """``data`` as YAML, with its order of keys and without escaping other scripts.
+    """Write ``data`` as YAML, with its order of keys and without escaping other scripts.
 
     PyYAML writes U+0085 unescaped but reads it as a space, so data with that character is written in ASCII.
     """

@@ -38,22 +38,22 @@ def attach(
             Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
         train: parts to train whole beside the adapters, such as ``connector``.
         adapter_name: PEFT's name for the adapter.
-        kernels: form of the adapters' operations: ``torch``, ``triton`` where it can run, or ``auto``: Triton where it
-            was measured to be faster. It belongs to this model, and adapters added to it later follow it.
+        kernels: how the adapters' operations run: ``torch``, ``triton`` where it can run, or ``auto``: Triton where it
+            was measured to be faster. Applies to this model, also to adapters that are added to it later.
 
     Returns:
-        A ``PeftModel``. Save and load it as any other. Until it is trained it computes exactly what ``model`` did; to
-        rounding, where a part of a 16-bit model is trained whole and so computes in fp32.
+        A ``PeftModel``. Save and load it as any other. Until it is trained it computes exactly what ``model`` did; up
+        to rounding if a part of a 16-bit model is trained whole, because that part then computes in fp32.
 
     Raises:
-        InputError: for a method, part, site or number that is not possible; names every fault of the placements.
+        InputError: a method, part, site or number is not possible; names every fault of the placements.
 
     Example:
         >>> model = lora_mm.attach(model, ["mma", {"method": "mma", "part": "vision"}])
     """
     items = [adapters] if isinstance(adapters, str) else list(adapters)
     placements = [parse_placement(item) for item in items]
-    get_anatomy(model)  # refuses a model of an unknown family before anything is changed
+    get_anatomy(model)  # raises for an unknown family, before the model is changed
     modules_to_save = find_trained_paths(model, train) or None
     if not placements and not modules_to_save:
         raise InputError("Nothing to train: name at least one adapter, or one part to train whole.")

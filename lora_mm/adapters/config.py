@@ -20,7 +20,7 @@ PEFT_TYPE = "ROUTED"
 
 
 def _add_peft_type(name: str) -> PeftType:
-    """Add a real member to PEFT's closed enumeration; transformers reads ``peft_type.value``, so no string will do."""
+    """Add a member to PEFT's closed enumeration. A string would not do: transformers reads ``peft_type.value``."""
     if name in PeftType.__members__:
         return PeftType[name]
     member = str.__new__(PeftType, name)
@@ -59,5 +59,5 @@ class RoutedConfig(PeftConfig):
         self.targets: dict[str, Target] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as they are saved, with placements as plain dictionaries."""
+        """Convert to the fields that are saved, with placements as plain dictionaries."""
         return super().to_dict() | {"placements": [asdict(item) for item in self.placements]}

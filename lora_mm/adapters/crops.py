@@ -1,4 +1,4 @@
-"""Which crop of its picture each row of a tower holds, read off the prompt or the pixels. Knows no adapter."""
+"""Computes which crop each row of a vision tower holds, from the prompt or the pixels. Knows no adapter."""
 
 from itertools import chain
 
@@ -24,11 +24,11 @@ def compute_crop_index(
     Args:
         crops: how the family lays crops out (``Anatomy.crops``).
         ids: ``[batch, tokens]``, the prompt.
-        token_ids: of visual placeholders.
-        rows: of the tower.
-        views: rows of a sliced picture, where the family does not slice pictures itself.
-        framed: whether its views are not one run of placeholders (``Anatomy.framed``).
-        sizes: rows of each picture, where the pixels tell.
+        token_ids: ids of the visual placeholders.
+        rows: number of rows of the tower.
+        views: number of rows of a sliced picture, for families that do not slice pictures themselves.
+        framed: whether each view of a picture is a separate run of placeholders (``Anatomy.framed``).
+        sizes: number of rows of each picture, if the pixels show it.
 
     Returns:
         ``[rows]``, each row's crop, from 0; :data:`OVERVIEW` for the whole picture.
@@ -63,14 +63,14 @@ def _find_runs(ids: Tensor, token_ids: list[int]) -> list[Run]:
 
 
 def _count_rows_of_runs(runs: list[Run], rows: int) -> list[int]:
-    """Tower rows of each run, where all rows have equally many placeholders; empty where that is impossible."""
+    """Tower rows of each run, if all rows have the same number of placeholders; empty if that is impossible."""
     total = sum(length for *_, length in runs)
-    each = total // rows
-    return [length // each for *_, length in runs] if each and total == each * rows else []
+    per_row = total // rows
+    return [length // per_row for *_, length in runs] if per_row and total == per_row * rows else []
 
 
 def _split_into_pictures(counts: list[int], views: int) -> list[int]:
-    """Tower rows of each picture: ``views``, or one where ``views`` does not divide a run: its pictures are whole."""
+    """Tower rows of each picture: ``views``, or one for unsliced pictures, whose run ``views`` does not divide."""
     sizes: list[int] = []
     for count in counts:
         sizes += [views] * (count // views) if count % views == 0 else [1] * count
@@ -78,7 +78,7 @@ def _split_into_pictures(counts: list[int], views: int) -> list[int]:
 
 
 def _join_by_sample(runs: list[Run], counts: list[int]) -> list[int]:
-    """``counts`` with those of one sample added."""
+    """Add up the ``counts`` of each sample."""
     totals: dict[int, int] = {}
     for (row, *_), count in zip(runs, counts, strict=False):
         totals[row] = totals.get(row, 0) + count
@@ -86,7 +86,7 @@ def _join_by_sample(runs: list[Run], counts: list[int]) -> list[int]:
 
 
 def _join_adjacent(runs: list[Run], counts: list[int]) -> list[int]:
-    """``counts`` with those of runs added that a single token separates."""
+    """Add up the ``counts`` of runs that a single token separates."""
     joined: list[int] = []
     end = (-1, -1)
     for (row, start, length), count in zip(runs, counts, strict=False):
@@ -101,8 +101,8 @@ def _join_adjacent(runs: list[Run], counts: list[int]) -> list[int]:
 def _size_pictures_before_overviews(ids: Tensor, runs: list[Run], counts: list[int]) -> list[int]:
     """Tower rows of each picture where the overview comes last.
 
-    InternVL's crops of one picture are one run. Idefics3's are a run each, and one token stands before every overview:
-    the token before a sample's last run.
+    In InternVL the crops of a picture are one run. In Idefics3 each crop is a run, and the same token precedes every
+    overview: the one before the last run of a sample.
     """
     if any(count != 1 for count in counts):
         return counts
@@ -118,8 +118,8 @@ def _size_pictures_before_overviews(ids: Tensor, runs: list[Run], counts: list[i
 
 
 def count_tiles(pixels: Tensor) -> list[int]:
-    """Tower rows of each picture of ``pixels`` [pictures, tiles, channels, height, width].
+    """Count the tower rows of each picture of ``pixels`` [pictures, tiles, channels, height, width].
 
-    Pictures are padded to the same number of tiles with zeros, and the model drops those tiles.
+    Pictures are padded to the same number of tiles with zeros; the model drops those tiles.
     """
     return [max(1, int(count)) for count in pixels.flatten(2).any(dim=-1).sum(dim=-1)]

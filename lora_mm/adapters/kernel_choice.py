@@ -1,4 +1,4 @@
-"""The choice of kernels on an adapted model: its layers hold it and pass it with every update. Knows no kernels."""
+"""Stores the choice of kernels in an adapted model: layers pass it on with every update. Knows no kernels."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ class HasKernelChoice:
 
 
 def set_kernels(model: Any, kernels: Kernels) -> None:
-    """Have the adapters on ``model`` compute by ``kernels``, also those that are added to it later.
+    """Set how the adapters on ``model`` compute, also those that are added to it later.
 
     Args:
         model: an adapted model; other models in the process keep their own choice.
-        kernels: the form in which operations run.
+        kernels: how operations run.
     """
     assert isinstance(model, nn.Module)
     for module in model.modules():

@@ -22,15 +22,15 @@ from lora_mm.ops.update import Norm
 
 
 @dataclass(frozen=True)
-class Site:
-    """What a layer knows of its place in the model.
+class LayerContext:
+    """The place of an adapted layer in the model.
 
     Attributes:
-        role: what the layer is in its block (see ``Stack.roles``).
+        role: role of the layer in its block (see ``Stack.roles``).
         modalities: M, the number of modalities that a sample of this part can have.
-        first: the layer that holds what is shared: by modality the embedding of the part's modalities, by token the
-            router of the feed-forward; None makes this one the first.
-        residual: the norm before the block, where its input is read in place of the layer's.
+        first: the layer that owns the shared weights: of a router by modality the embeddings of the part's modalities,
+            of a router by token the router of the feed-forward. None if this layer is the first.
+        residual: the norm whose input the update reads in place of the layer's own; None for the layer's own.
     """
 
     role: str
@@ -54,7 +54,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
     Args:
         base_layer: a norm or a linear layer of the base.
-        signal: what routers by modality, visual token and crop read; None where no adapter of the model routes.
+        signal: what routers by modality, visual token and crop read; None if no adapter of the model routes.
     """
 
     adapter_layer_names = ("routed_down", "routed_up", "routed_router", "routed_scale", "routed_modality")
@@ -75,21 +75,19 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
+    def update_layer(self, adapter_name: str, placement: ResolvedPlacement, context: LayerContext) -> None:
         """Create the weights of one adapter. The update starts at zero, so the model starts as its base.
 
         Args:
             adapter_name: PEFT's name for the adapter.
-            placement: what to create.
-            site: where this layer stands.
+            placement: method and sizes of the adapter.
+            context: place of this layer in the model.
         """
         experts, groups, rank, row = placement.experts, placement.groups, placement.rank, placement.row
-        assert experts is not None
-        assert groups is not None
-        self.placements[adapter_name], self.roles[adapter_name] = placement, site.role
-        if site.residual is not None:
-            self.norm_inputs[adapter_name] = NormInput(site.residual)
-        width = self.in_features if site.residual is None else get_feature_sizes(site.residual)[0]
+        self.placements[adapter_name], self.roles[adapter_name] = placement, context.role
+        if context.residual is not None:
+            self.norm_inputs[adapter_name] = NormInput(context.residual)
+        width = self.in_features if context.residual is None else get_feature_sizes(context.residual)[0]
         # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
         down = torch.empty(rank if row.shared_down else experts * rank, width)
         if row.shared_down:
@@ -103,9 +101,9 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         if placement.learned_scale:
             self.routed_scale[adapter_name] = AdapterWeight(torch.ones(experts))
         if row.router == "modality":
-            self._add_modality_router(adapter_name, experts, site)
+            self._add_modality_router(adapter_name, experts, context)
         elif row.router == "token":
-            self._add_token_router(adapter_name, placement, site)
+            self._add_token_router(adapter_name, placement, context)
         self._move_to_base_device(adapter_name)
         self.set_adapter(self.active_adapters)
 
@@ -123,34 +121,28 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         bound = 1 / math.sqrt(self.in_features)  # nn.Linear's default, as in LaVIN and MoE-LLaVA
         return torch.empty(shape).uniform_(-bound, bound)
 
-    def _add_modality_router(self, adapter_name: str, experts: int, site: Site) -> None:
+    def _add_modality_router(self, adapter_name: str, experts: int, context: LayerContext) -> None:
         weight = self._draw_router_weight(experts, self.in_features)
         self.routed_router[adapter_name] = AdapterWeight(weight, self._draw_router_weight(experts))
-        if site.first is None:
-            self.routed_modality[adapter_name] = AdapterWeight(torch.randn(site.modalities, self.in_features))
-        self.modality_embeddings[adapter_name] = (site.first or self).routed_modality
+        if context.first is None:
+            self.routed_modality[adapter_name] = AdapterWeight(torch.randn(context.modalities, self.in_features))
+        self.modality_embeddings[adapter_name] = (context.first or self).routed_modality
 
-    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, site: Site) -> None:
-        if site.first is not None:
-            self.token_routers[adapter_name] = site.first.token_routers[adapter_name]
+    def _add_token_router(self, adapter_name: str, placement: ResolvedPlacement, context: LayerContext) -> None:
+        if context.first is not None:
+            self.token_routers[adapter_name] = context.first.token_routers[adapter_name]
             return
-        assert placement.experts is not None
-        assert placement.top_k is not None
         router = AdapterWeight(self._draw_router_weight(placement.experts, self.in_features))
         self.routed_router[adapter_name] = router
-        self.token_routers[adapter_name] = TokenRouter(router, placement.top_k, placement.balance or 0.0)
+        self.token_routers[adapter_name] = TokenRouter(router, placement.top_k, placement.balance)
 
     def compute_routing_table(self, adapter_name: str) -> Tensor:
-        """Weight of every expert for every modality, ``[M, E]``: w = softmax((R m̂ + c) / t), m̂ = m / rms(m)."""
-        embedding, router = (
-            self.modality_embeddings[adapter_name][adapter_name].weight,
-            self.routed_router[adapter_name],
-        )
+        """Compute every expert's weight for every modality, ``[M, E]``: w = softmax((R m̂ + c) / t), m̂ = m / rms(m)."""
+        embedding = self.modality_embeddings[adapter_name][adapter_name].weight
+        router = self.routed_router[adapter_name]
         unit = embedding * torch.rsqrt(embedding.square().mean(dim=-1, keepdim=True) + 1e-6)
         logits = nn.functional.linear(unit, router.weight, router.bias)
-        temperature = self.placements[adapter_name].temperature
-        assert temperature is not None
-        return torch.softmax(logits / temperature, dim=-1)
+        return torch.softmax(logits / self.placements[adapter_name].temperature, dim=-1)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Call the base layer and add the active adapters' updates."""
@@ -171,7 +163,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         return output
 
     def _call_base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Call the base layer. bitsandbytes' int8 product takes three dimensions; experts side by side are a fourth."""
+        """Call the base layer. bitsandbytes' int8 product takes three dimensions; experts side by side add a fourth."""
         folded = x.flatten(0, -3) if x.dim() > 3 else x
         output: Tensor = self.base_layer(folded, *args, **kwargs)
         return output.unflatten(0, x.shape[:-2]) if x.dim() > 3 else output
@@ -180,45 +172,45 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         return self.placements[name].row.reads == "output"
 
     def _is_fusable(self, names: list[str]) -> bool:
-        """Whether a linear layer and its update may be one function: of one adapter that reads the layer's input."""
+        """Whether the layer and its update can run as one function: for one adapter, which reads the layer's input."""
         if len(names) != 1 or names[0] in self.norm_inputs:
             return False
         return not self._reads_output(names[0]) and not self.placements[names[0]].side_by_side
 
     def _add_adapter(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """Add the update of adapter ``name``, which reads the layer's input, its output or the input of a norm."""
-        read = output if self._reads_output(name) else x
+        update_input = output if self._reads_output(name) else x
         if name in self.norm_inputs:
-            read = self.norm_inputs[name].take()
+            update_input = self.norm_inputs[name].take()
         if self.placements[name].side_by_side:
-            return self._add_experts_side_by_side(name, read, output)
-        return self._add_update(name, read, output)
+            return self._add_experts_side_by_side(name, update_input, output)
+        return self._add_update(name, update_input, output)
 
-    def _add_update(self, name: str, read: Tensor, output: Tensor, norm: Norm | None = None) -> Tensor:
+    def _add_update(self, name: str, update_input: Tensor, output: Tensor, norm: Norm | None = None) -> Tensor:
         options = self.get_update_options(name)
-        return routed_update(output, read, norm=norm, **self._route(name, read), **options)
+        return routed_update(output, update_input, norm=norm, **self._route(name, update_input), **options)
 
     def get_update_options(self, name: str) -> dict[str, Any]:
-        """The arguments of :func:`~lora_mm.ops.lowrank.make_update` that no input decides, of adapter ``name``."""
+        """Get the arguments of :func:`~lora_mm.ops.lowrank.make_update` for adapter ``name`` that no input changes."""
         placement, down, up = self.placements[name], self.routed_down[name], self.routed_up[name]
         return {
             "down": down.weight,
             "up": up.weight,
             "down_bias": down.bias,
             "up_bias": up.bias,
-            "groups": placement.groups or 1,
+            "groups": placement.groups,
             "scale": placement.factor,
-            "dropout": (placement.dropout or 0.0) if self.training else 0.0,
+            "dropout": placement.dropout if self.training else 0.0,
             "kernels": self.kernels,
         }
 
     def get_learned_scale(self, name: str) -> Tensor | None:
-        """``[E]``, the experts' learned scales; None where adapter ``name`` has none."""
+        """Get the experts' learned scales ``[E]``; None if adapter ``name`` has none."""
         return self.routed_scale[name].weight if name in self.routed_scale else None
 
     def _route(self, name: str, x: Tensor) -> dict[str, Any]:
-        """The experts' weights for ``x`` [batch, tokens, D], [batch, 1 or tokens, E], or [E] where all rows are alike;
-        with a router by crop the rows' experts as well."""
+        """Route ``x`` [batch, tokens, D]: ``weights`` of the experts, [batch, 1 or tokens, E], or [E] if equal in all
+        rows; for a router by crop also ``index``, the expert of each row."""
         router, scale = self.placements[name].row.router, self.get_learned_scale(name)
         if router is None:
             return {"weights": scale}
@@ -235,7 +227,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
     def _weigh_by_modality(self, name: str, x: Tensor) -> Tensor:
         table = self.compute_routing_table(name)
-        if table.shape[0] == 1:  # a vision tower: all that it sees is a picture
+        if table.shape[0] == 1:  # a vision tower, which sees pictures only
             return table[0]
         assert self.signal is not None
         if x.dim() == 2:  # OPT's feed-forward folds rows and tokens into one dimension
@@ -265,7 +257,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         return weights, nn.functional.one_hot(index, len(self.routed_up[name].weight)).to(x.dtype)
 
     def _add_experts_side_by_side(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """One layer of a feed-forward whose experts stand side by side (see :mod:`.token_router`)."""
+        """Run one layer of a feed-forward whose experts run side by side (see :mod:`.token_router`)."""
         weights, chosen = self._choose_experts(name, x)
         chosen = chosen.movedim(-2, 0)
         is_last, scale = self.roles[name] == "down", self.get_learned_scale(name)
@@ -275,7 +267,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         results = routed_update(output, x, weights=chosen, **self.get_update_options(name))
         if not is_last:
             return results
-        first = results[0]  # the weights' sum is 1; written like this, equal results mix to themselves to the bit
+        first = results[0]  # the weights sum to 1; in this form, the mixture of equal results is equal to the bit
         others = (results[1:] - first) * weights.movedim(-1, 0)[1:].unsqueeze(-1).to(first.dtype)
         return first + others.sum(dim=0)
 
@@ -292,10 +284,10 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
 
 def get_feature_sizes(base_layer: nn.Module) -> tuple[int, int]:
-    """Width of the input and of the output of a norm or a linear layer.
+    """Get the width of the input and of the output of a norm or a linear layer.
 
     Raises:
-        InputError: for any other module.
+        InputError: any other module.
     """
     weight = getattr(base_layer, "weight", None)
     if weight is not None and weight.dim() == 1:

@@ -22,9 +22,9 @@ class Method:
 
     Attributes:
         summary: one line for people.
-        reads: what the update is computed from. ``output``: what the module returns (after a norm, that is the block's
-            input). ``input``: what the module reads (beside a linear layer).
-        router: what the experts' weights depend on; None for no routing.
+        reads: what the update is computed from: the module's ``output`` (for a norm, that is the block's input) or its
+            ``input`` (for an update beside a linear layer).
+        router: what the weights of the experts depend on; None for no routing.
         sites: site → roles (see ``Stack.roles``) that it adapts; roles that a layer lacks are skipped. The first site
             is the default.
         parts: where the method can be placed; the first is the default.

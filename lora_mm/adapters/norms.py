@@ -1,4 +1,4 @@
-"""What adapted layers need of norms: the input of one, or one that runs together with its update. Knows no adapter."""
+"""Keeps a norm's input for a later layer, and finds norms that run together with their update. Knows no adapter."""
 
 import copy
 from typing import Any
@@ -14,32 +14,33 @@ class NormInput:
     """The input of a norm in the current forward, for a layer that runs later. It is kept only until it is taken.
 
     Args:
-        norm: whose input is kept.
+        norm: the norm whose input is kept.
     """
 
     def __init__(self, norm: nn.Module) -> None:
         self._hook = norm.register_forward_pre_hook(self._keep)
-        self._kept: Tensor | None = None
+        self._input: Tensor | None = None
 
     def take(self) -> Tensor:
-        """The norm's input; the next forward brings the next one."""
-        assert self._kept is not None
-        kept, self._kept = self._kept, None
-        return kept
+        """Return the norm's input, and forget it."""
+        assert self._input is not None
+        norm_input, self._input = self._input, None
+        return norm_input
 
     def remove(self) -> None:
-        """Stop keeping it."""
+        """Remove the hook from the norm."""
         self._hook.remove()
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._kept = args[0]
+        self._input = args[0]
 
 
 def find_foldable_norm(base: nn.Module, x: Tensor) -> Norm | None:
-    """The RMSNorm that ``base`` is, where it can run together with its update; None where it cannot.
+    """Get ``base`` as an RMSNorm that can run together with its update; None if it cannot.
 
-    Together they keep one [tokens, D] for the backward, in the activations' dtype; alone Llama's norm keeps another in
-    fp32. A norm is folded where its own code would run, unhooked, and our formula gives the same bits.
+    Together they save one tensor [tokens, D] for the backward, in the activations' dtype; Llama's norm alone saves
+    another one in fp32. A norm is folded only if its own forward would run, without hooks, and our formula gives the
+    same bits.
 
     Args:
         base: the base layer.

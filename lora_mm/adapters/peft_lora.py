@@ -1,4 +1,4 @@
-"""PEFT's own LoRA layers, computed by our operations while they train; saved and loaded as the stock layers they are.
+"""Computes PEFT's LoRA layers with our operations in training; they are saved and loaded as stock layers.
 
 They are registered by PEFT's hook for custom layers on the config that :func:`~.attach.attach` makes. That registration
 is not saved: whoever loads the adapter, with or without lora-mm, gets PEFT's layers. Knows PEFT's LoRA and no methods.
@@ -25,7 +25,7 @@ from lora_mm.ops.update import Update
 class SharedInput:
     """Layers that read the same tensor one after the other, such as q, k and v: the first call computes all of them.
 
-    Results wait here until their layer is called with that same tensor, and at most until the next tensor comes.
+    The other results are kept until their layer is called with the same tensor, at most until the next tensor comes.
     """
 
     def __init__(self) -> None:
@@ -34,41 +34,41 @@ class SharedInput:
         self._waiting: dict[int, Tensor] = {}
 
     def forward(self, layer: Any, x: Tensor) -> Tensor | None:
-        """Compute ``layer`` of ``x``.
+        """Compute the output of ``layer`` for ``x``.
 
         Args:
             layer: one of the members.
             x: its input, ``[..., Din]``.
 
         Returns:
-            Its output ``[..., Dout]``; None where PEFT's own forward has to run.
+            The output ``[..., Dout]``; None if PEFT's own forward has to run.
         """
         if self._input is x and id(layer) in self._waiting:
             result = self._waiting.pop(id(layer))
             self._input = self._input if self._waiting else None
             return result
         self._input, self._waiting = None, {}
-        called = make_adapted_linear(layer, x)
-        if called is None:
+        linear = make_adapted_linear(layer, x)
+        if linear is None:
             return None
-        forms = {id(other): make_adapted_linear(other, x) for other in self.members if other is not layer}
-        others = {key: form for key, form in forms.items() if form is not None}
-        first, *results = adapted_linears(x, [called, *others.values()])
-        if others:
-            self._input, self._waiting = x, dict(zip(others, results, strict=True))
+        candidates = {id(member): make_adapted_linear(member, x) for member in self.members if member is not layer}
+        siblings = {key: sibling for key, sibling in candidates.items() if sibling is not None}
+        first, *results = adapted_linears(x, [linear, *siblings.values()])
+        if siblings:
+            self._input, self._waiting = x, dict(zip(siblings, results, strict=True))
         return first
 
 
 def make_adapted_linear(layer: Any, x: Tensor) -> tuple[FrozenLinear, Update] | None:
-    """A LoRA layer of PEFT in the form of :func:`~lora_mm.ops.linear.adapted_linears`.
+    """Convert a LoRA layer of PEFT to what :func:`~lora_mm.ops.linear.adapted_linears` takes.
 
     Args:
-        layer: with its active adapters.
+        layer: PEFT's layer.
         x: its input.
 
     Returns:
-        None where that function does not compute it: several adapters at once, dropout, variants such as DoRA, and the
-        cases of :func:`make_frozen_linear`.
+        The frozen layer and its update; None for what that function does not compute: several active adapters, dropout,
+        variants such as DoRA, and the cases of :func:`make_frozen_linear`.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1 or names[0] in layer.lora_variant:
@@ -86,15 +86,15 @@ def make_adapted_linear(layer: Any, x: Tensor) -> tuple[FrozenLinear, Update] | 
 
 
 def make_frozen_linear(base: nn.Module, x: Tensor) -> FrozenLinear | None:
-    """A frozen base layer in the form of ``adapted_linears``.
+    """Convert a frozen layer of the base to what ``adapted_linears`` takes.
 
     Args:
         base: the layer.
         x: its input.
 
     Returns:
-        None for hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes' own product
-        needs no 16-bit weight, and ``torch.compile``, which takes operations and fuses by itself.
+        The layer; None with hooks, autocast, other quantisations, a 4-bit base outside of training, where bitsandbytes'
+        own product needs no 16-bit weight, and ``torch.compile``, which fuses operations by itself.
     """
     weight: Any = getattr(base, "weight", None)
     if weight is None or weight.requires_grad or "forward" in base.__dict__ or base._forward_hooks:
@@ -107,16 +107,16 @@ def make_frozen_linear(base: nn.Module, x: Tensor) -> FrozenLinear | None:
     if type(base) is nn.Linear:
         is_plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
         return FrozenLinear(weight, bias) if is_plain else None
-    form = read_nf4_weight(weight) if type(base).__name__ == "Linear4bit" else None
-    if form is None or not torch.is_grad_enabled():
+    nf4 = read_nf4_weight(weight) if type(base).__name__ == "Linear4bit" else None
+    if nf4 is None or not torch.is_grad_enabled():
         return None
     if base.compute_dtype is not None and base.compute_dtype != x.dtype:
         return None
-    return FrozenLinear(form, None if bias is None else bias.to(x.dtype))
+    return FrozenLinear(nf4, None if bias is None else bias.to(x.dtype))
 
 
 class _FusedLora(HasKernelChoice):
-    """A LoRA layer of PEFT with our forward where that computes it."""
+    """A LoRA layer of PEFT with our forward, and PEFT's where ours does not apply."""
 
     siblings: SharedInput
 
@@ -155,8 +155,8 @@ def _make_fused_layer(target: nn.Module, adapter_name: str, **kwargs: Any) -> Lo
 
 
 def register_fused_layers(config: peft.LoraConfig) -> None:
-    """Have the LoRA layers that PEFT makes from ``config`` in this process computed by our operations."""
-    # PEFT annotates classes, and calls what it is given as a function
+    """Compute the LoRA layers that PEFT makes from ``config`` in this process with our operations."""
+    # PEFT annotates the values as classes, but calls them as functions
     config._register_custom_module(cast(Any, {nn.Linear: _make_fused_layer}))
 
 
@@ -164,7 +164,7 @@ def group_shared_inputs(model: nn.Module, groups: Mapping[Any, Sequence[str]]) -
     """Compute the layers of each group together.
 
     Args:
-        model: with the layers.
+        model: the model with the layers.
         groups: any key → the paths of linear layers that read one tensor.
     """
     for paths in groups.values():

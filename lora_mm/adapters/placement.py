@@ -1,7 +1,7 @@
-"""One method at one place, as data. Knows no modules and no torch, so recipes are read without either.
+"""A method and where it is placed, as data. Knows no modules and no torch, so recipes are read without either.
 
-A :class:`Placement` is what a recipe says, where most fields may be left out; a :class:`ResolvedPlacement` has a number
-in every field, and is what the layers compute by.
+A :class:`Placement` is written in a recipe, where most fields may be left out. A :class:`ResolvedPlacement` has a value
+in every field, and layers compute by it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ from lora_mm.adapters.methods import METHODS, Method
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.validation import explain_validation_error
 
-Part = Literal["language", "vision"]
+AdaptedPart = Literal["language", "vision"]
+"""A part of a model whose layers can be adapted."""
 
 _DEFAULTED = (
     "part", "at", "experts", "groups", "temperature", "dropout", "bias", "learned_scale", "top_k", "combine", "balance",
@@ -25,11 +26,11 @@ _TOKEN_ROUTER_FIELDS = ("top_k", "combine", "balance")
 T = TypeVar("T")
 
 
-class _Place:
-    """What both forms of a placement say of the method and where it is placed."""
+class _MethodAndSite:
+    """The method and where it is placed, which both kinds of placement have."""
 
     method: str
-    part: Part
+    part: AdaptedPart
     at: str
 
     @property
@@ -47,15 +48,15 @@ class _Place:
 
 
 @plain_dataclass(frozen=True)
-class ResolvedPlacement(_Place):
-    """A placement with every number there; see :class:`Placement` for the fields.
+class ResolvedPlacement(_MethodAndSite):
+    """A placement with a value in every field; see :class:`Placement` for the fields.
 
     Attributes:
-        factor: s, by which the update is multiplied.
+        factor: s, the scale of the update.
     """
 
     method: str
-    part: Part
+    part: AdaptedPart
     at: str
     rank: int
     experts: int
@@ -77,11 +78,11 @@ class ResolvedPlacement(_Place):
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Placement(_Place):
-    """One method at one place, as a recipe or ``adapter_config.json`` says it.
+class Placement(_MethodAndSite):
+    """A method and where it is placed, as in a recipe or ``adapter_config.json``.
 
     A field that is left out, or None, takes the method's default when the placement is made, so that saved recipes and
-    adapters hold every number.
+    adapters hold every value.
 
     Attributes:
         method: a row of :data:`~.methods.METHODS`.
@@ -89,8 +90,8 @@ class Placement(_Place):
         at: one of the method's sites, such as ``attn`` or ``block``; by default the method's first site.
         rank: r, the width of the bottleneck.
         experts: E, the number of experts.
-        groups: blocks that the up-projection is cut into; must divide the rank and the layer's width.
-        temperature: t of the router's softmax.
+        groups: number of blocks that the up-projection is cut into; must divide the rank and the layer's width.
+        temperature: t, of the router's softmax.
         alpha: sets the update's scale to alpha / rank; None for a scale of 1.
         scale: the update's scale, s, set directly; takes precedence over ``alpha``.
         dropout: dropout probability of the hidden units.
@@ -98,14 +99,14 @@ class Placement(_Place):
         layers: indices of the layers to adapt; None for all.
         learned_scale: whether each expert's update has a trained factor, starting at 1, on top of ``scale``.
         top_k: number of experts that each token is sent to (moe_lora).
-        combine: what is mixed of a token's experts: the feed-forward's ``output`` (k passes, the mixture of the papers)
+        combine: what a token's experts mix: the feed-forward's ``output`` (k passes, the mixture of the papers)
             or its ``weight`` (one pass through the mixed updates; a feed-forward is not linear, so this is another
             function).
         balance: weight of the loss that keeps the experts evenly used (moe_lora).
     """
 
     method: str
-    part: Part = ""  # type: ignore[assignment]  # the validator below sets the method's default
+    part: AdaptedPart = ""  # type: ignore[assignment]  # the validator below sets the method's default
     at: str = ""
     rank: int = Field(default=8, ge=1)
     experts: int | None = Field(default=None, ge=1)
@@ -123,9 +124,9 @@ class Placement(_Place):
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
-        """Check the placement, and set what was left out to the method's defaults."""
+        """Check the placement, and set missing fields to the method's defaults."""
         if self.method not in METHODS:
-            raise ValueError(f"unknown method '{self.method}'; known are: {', '.join(METHODS)}."
+            raise ValueError(f"unknown method '{self.method}'; known: {', '.join(METHODS)}."
                              f"{suggest_name(self.method, list(METHODS))}")  # fmt: skip
         resolved = self.resolve()
         faults = list(_find_faults(resolved))
@@ -138,36 +139,35 @@ class Placement(_Place):
         return self
 
     def resolve(self) -> ResolvedPlacement:
-        """This placement with the method's defaults in every field that was left out."""
+        """Fill missing fields with the method's defaults."""
         row = self.row
-        alpha = _given_or(row.alpha, self.alpha)
+        alpha = row.alpha if self.alpha is None else self.alpha
         factor = 1.0 if alpha is None else alpha / self.rank
         return ResolvedPlacement(
             method=self.method,
             part=self.part or row.parts[0],
             at=self.at or next(iter(row.sites)),
             rank=self.rank,
-            experts=_given_or(row.experts, self.experts),
-            groups=_given_or(row.groups, self.groups),
-            temperature=_given_or(row.temperature, self.temperature),
+            experts=_or_default(self.experts, row.experts),
+            groups=_or_default(self.groups, row.groups),
+            temperature=_or_default(self.temperature, row.temperature),
             factor=factor if self.scale is None else self.scale,
-            dropout=_given_or(row.dropout, self.dropout),
-            bias=_given_or(row.bias, self.bias),
+            dropout=_or_default(self.dropout, row.dropout),
+            bias=_or_default(self.bias, row.bias),
             layers=None if self.layers is None else tuple(self.layers),
-            learned_scale=_given_or(row.learned_scale, self.learned_scale),
-            top_k=_given_or(row.top_k, self.top_k),
-            combine=_given_or(row.combine, self.combine),
-            balance=_given_or(row.balance, self.balance),
+            learned_scale=_or_default(self.learned_scale, row.learned_scale),
+            top_k=_or_default(self.top_k, row.top_k),
+            combine=_or_default(self.combine, row.combine),
+            balance=_or_default(self.balance, row.balance),
         )
 
 
-def _given_or(default: T, given: T | None) -> T:
-    """What was given; the default where nothing was."""
-    return default if given is None else given
+def _or_default(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _find_faults(item: ResolvedPlacement) -> Iterator[str]:
-    """Every value or combination of values that the method does not allow."""
+    """Find every value or combination of values that the method does not allow."""
     row, method = item.row, item.method
     if item.part not in row.parts:
         yield f"{method} has no part '{item.part}'; it has: {', '.join(row.parts)}.{suggest_name(item.part, row.parts)}"
@@ -193,7 +193,7 @@ def parse_placement(fields: str | Mapping[str, Any] | Placement) -> Placement:
         fields: a method's name, a mapping of ``Placement`` fields, or a placement, which is returned as it is.
 
     Raises:
-        InputError: naming every fault of the fields.
+        InputError: names every fault of the fields.
     """
     if isinstance(fields, Placement):
         return fields

@@ -9,7 +9,7 @@ from lora_mm.adapters.targets import Target
 from lora_mm.errors import InputError
 
 _SHARED_INPUT = {"q": "norm", "k": "norm", "v": "norm", "gate": "ffn", "up": "ffn"}
-"""Role of a linear layer → the input that it shares with others of its layer."""
+"""Role of a linear layer → the input that it shares with other linear layers of its block."""
 
 _CROSS_ATTENTION = ("cross", "EncDec")
 """Words in the path of a cross-attention, whose q reads one tensor and whose k and v read another."""
@@ -26,7 +26,7 @@ def make_lora_config(
         modules_to_save: paths of the modules that are trained whole.
 
     Raises:
-        InputError: for what one stock LoRA cannot have: biases, or more than one dropout.
+        InputError: the placements have biases or several dropouts, which one stock LoRA cannot have.
     """
     first = placements[0]
     if any(item.bias for item in placements):

@@ -1,8 +1,8 @@
-"""Makes the routed adapters known to PEFT as soon as PEFT is there. Imports neither PEFT nor torch by itself.
+"""Registers the routed adapters with PEFT once PEFT is imported. Imports neither PEFT nor torch by itself.
 
 PEFT has no plug-in mechanism: a method exists for ``peft.PeftModel.from_pretrained`` once ``register_peft_method`` was
 called in the process. ``import lora_mm`` must be enough for that, in either order with ``import peft``, and must not
-import torch. So :func:`register_with_peft` registers at once where PEFT is imported, and else watches for its import.
+import torch. So :func:`register_with_peft` registers at once if PEFT is imported, and else watches for its import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # and not importlib.abc, which takes 40 ms to import: a seven
 
 _TUNER = "lora_mm.adapters.tuner"
 _ADAPTERS = "lora_mm.adapters."
-"""What the modules begin with that the tuner is made of; one of them may itself be the first to import PEFT."""
+"""Prefix of the modules that the tuner needs; one of them may be the first to import PEFT."""
 
 
 def register_with_peft() -> None:
@@ -46,10 +46,10 @@ def _register() -> None:
 
 
 class _ImportWatcher:
-    """Lets the other finders find PEFT and our modules, and registers the tuner once PEFT has been imported.
+    """A finder that leaves the work to the others, and registers the tuner once PEFT has been imported.
 
-    Where a module of ours is the first to import PEFT, it is not complete when PEFT is, and neither is what the tuner
-    takes from it. Registration then waits until the outermost such module is complete.
+    If a module of ours is the first to import PEFT, it is not complete yet when PEFT is, and the tuner cannot import
+    from it. Registration then waits until the outermost module of ours is complete.
     """
 
     def __init__(self) -> None:
@@ -70,12 +70,12 @@ class _ImportWatcher:
         return None
 
     def _execute(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        ours = module.__name__ != "peft"
-        self._running += ours
+        is_ours = module.__name__ != "peft"
+        self._running += is_ours
         try:
             exec_module(module)
         finally:
-            self._running -= ours
+            self._running -= is_ours
         if not self._running and "peft" in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
             _register()

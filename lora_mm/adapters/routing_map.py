@@ -1,4 +1,4 @@
-"""Measures where an adapter's routers send what, by layer and modality. Draws nothing."""
+"""Measures how an adapter's routers weigh its experts, by layer and modality. Draws nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lora_mm.models.anatomy import find_layers, list_modalities
 from lora_mm.models.forward import move_batch
 
 Batches = Mapping[str, Sequence[dict[str, Tensor]]]
-"""Modality → model inputs of samples of it."""
+"""Modality → batches of model inputs of that modality."""
 
 _NAME = "default"
 """PEFT's name for the adapter that is measured."""
@@ -24,11 +24,11 @@ class RoutingMap:
     """The routing of one placement at one role.
 
     Attributes:
-        title: what is routed.
-        modalities: of the samples.
+        title: the placement, and the role if it has several.
+        modalities: modalities of the samples.
         layers: indices of the layers in their part.
         weights: ``[layers][modalities][experts]``, where the experts sum to 1.
-        meaning: what a weight is: an expert's weight, or its share of the tokens.
+        meaning: what a weight means: an expert's weight, or its share of the tokens.
     """
 
     title: str
@@ -42,8 +42,8 @@ def measure_routing(model: Any, batches: Batches) -> list[RoutingMap]:
     """Measure the routing maps of an adapted model.
 
     Args:
-        model: what :func:`~.attach.attach` or :func:`~lora_mm.artifact.load.load` returned.
-        batches: samples to count the choices of token routers on. Routers by modality are read without samples.
+        model: as :func:`~.attach.attach` or :func:`~lora_mm.artifact.load.load` returns it.
+        batches: samples to count the choices of token routers on; routers by modality need none.
 
     Returns:
         One map for each placement and role that is routed by modality or by token.
@@ -112,7 +112,7 @@ def _measure_token_shares(
         model(**move_batch(model, batch), logits_to_keep=1, use_cache=False)
     shares = {}
     for path, router in routers.items():
-        use = router.take_usage().double()
-        shares[path] = (use / use.sum()).tolist()
-        router.usage = before[path].to(router.usage.device)  # training reads the same counts, so they are put back
+        usage = router.take_usage().double()
+        shares[path] = (usage / usage.sum()).tolist()
+        router.usage = before[path].to(router.usage.device)  # restored, because training reads it too
     return shares

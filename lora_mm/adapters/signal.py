@@ -1,8 +1,8 @@
 """The signal that every router reads: the modality of each row of the batch, which tokens are visual, and which crop of
 its picture each row of the tower holds. Knows no adapter.
 
-It is read once a forward from the token ids that the model gets anyway: callers pass nothing, and padding, beams and
-caches cannot get it out of step. The modality travels with the key-value cache from prefill through decode.
+It is read in each forward from the token ids that the model gets anyway: callers pass nothing, and padding, beams and
+caches cannot put it out of step. The key-value cache carries the modality from prefill to decoding.
 """
 
 import warnings
@@ -28,8 +28,8 @@ class _TowerInput:
 
     Attributes:
         ids: ``[batch, tokens]``, the prompt; None where it is unknown.
-        tiles: tower rows of each picture, where the pixels tell.
-        crops: see :meth:`Signal.get_crop_index`; None until a layer asks, because it reads values back from the GPU.
+        tiles: tower rows of each picture; None if the pixels do not show it.
+        crops: see :meth:`Signal.get_crop_index`; None until a layer needs it: it reads values back from the GPU.
     """
 
     ids: Tensor | None = None
@@ -38,19 +38,19 @@ class _TowerInput:
 
 
 class Signal:
-    """What is known of the batch that is in the model now.
+    """The signal of the current batch.
 
     Args:
-        model: the whole model; hooks on its forward read the signal.
+        model: the whole model; gets hooks that read the signal.
 
     Attributes:
         modality: ``[batch]``, index of each row's modality in :func:`~lora_mm.models.anatomy.list_modalities`
             (0 is text; a row with placeholders of several modalities has the last of them). None before the first
             forward.
         visual: ``[batch, tokens]``, whether a token of this forward is a placeholder.
-        real: ``[batch, tokens]``, whether a token of this forward is no padding; None without an attention mask.
-        crop_experts: number of crops that have an expert. Where the slicer is ours, a sliced picture takes as many rows
-            of the tower and one for its overview.
+        real: ``[batch, tokens]``, whether a token of this forward is not padding; None without an attention mask.
+        crop_experts: number of crops that have an expert. If our slicer is used, a sliced picture takes one row
+            more in the tower, for its overview.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -73,61 +73,61 @@ class Signal:
             inner.register_forward_hook(self._after, with_kwargs=True)
 
     def get_modality(self, batch: int) -> Tensor:
-        """``modality``, checked against the batch size that a layer sees.
+        """Get ``modality``, checked against the batch size that a layer sees.
 
         Raises:
-            LoraMMError: where the two differ.
+            LoraMMError: the two differ.
         """
         if self.modality is None or self.modality.shape[0] != batch:
             known = "none" if self.modality is None else str(self.modality.shape[0])
             raise LoraMMError(
-                f"An adapter got {batch} rows, but the modality of {known} is known. Call the whole model, not its "
+                f"An adapter got {batch} rows, but the model's input had {known}. Call the whole model, not its "
                 "layers, and keep one row per sample."
             )
         return self.modality
 
     def get_visual(self, batch: int, length: int) -> Tensor:
-        """``visual``, checked against what a layer sees.
+        """Get ``visual``, checked against what a layer sees.
 
         Args:
             batch: rows that the layer sees.
             length: tokens of a row that the layer sees.
 
         Raises:
-            LoraMMError: where they differ.
+            LoraMMError: they differ.
         """
         if self.visual is None or tuple(self.visual.shape) != (batch, length):
             known = "none" if self.visual is None else " × ".join(map(str, self.visual.shape))
             raise LoraMMError(
-                f"An adapter got {batch} × {length} tokens, but the kind of {known} is known. Call the whole model, "
+                f"An adapter got {batch} × {length} tokens, but the model's input had {known}. Call the whole model, "
                 "not its layers."
             )
         return self.visual
 
     def get_folded_modality(self, count: int) -> Tensor:
-        """``modality`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
+        """Get ``modality`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
         batch = 0 if self.modality is None else self.modality.shape[0]
         rows = self.get_modality(batch if batch and count % batch == 0 else -1)
         return rows.repeat_interleave(count // batch)
 
     def get_folded_visual(self, count: int) -> Tensor:
-        """``visual`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
+        """Get ``visual`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
         batch = 1 if self.visual is None else self.visual.shape[0]
         return self.get_visual(batch, count // batch).flatten()
 
     def get_crop_index(self, rows: int) -> Tensor:
-        """Each tower row's place in its picture's grid, row-major; :data:`OVERVIEW` for the whole picture.
+        """Get each tower row's crop: its row-major index in the picture's grid; :data:`OVERVIEW` for the whole picture.
 
         A crop beyond ``crop_experts`` counts as an overview, with a warning.
 
         Args:
-            rows: of the tower, as a layer sees them.
+            rows: number of rows of the tower, as a layer sees them.
 
         Returns:
             ``[rows]``.
 
         Raises:
-            LoraMMError: for a tower that is called alone, or with other pictures than its prompt speaks of.
+            LoraMMError: the tower is called alone, or its pictures do not match the prompt.
         """
         tower = self._tower
         if tower.ids is None:
@@ -157,11 +157,11 @@ class Signal:
         return tower.crops
 
     def announce_tower_input(self, input_ids: Tensor, pixels: Tensor | None) -> None:
-        """Keep the input of the next call of the tower.
+        """Record the input of the next call of the tower.
 
         Args:
             input_ids: ``[batch, tokens]``, the prompt.
-            pixels: ``[pictures, tiles, channels, height, width]`` where pictures are tiled.
+            pixels: the pictures; ``[pictures, tiles, channels, height, width]`` if they are tiled.
         """
         tiles = None
         if self.crop_experts and pixels is not None and pixels.dim() == 5:
@@ -206,11 +206,11 @@ class Signal:
         self.modality = modality
 
     def snapshot(self) -> tuple[Any, ...]:
-        """The signal of the forward that runs now, for :meth:`restore`."""
+        """Get the signal of the current forward, for :meth:`restore`."""
         return self.modality, self.visual, self.real, self._tower
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go back to the signal of the forward in which ``snapshot`` was taken."""
+        """Set the signal to that of the forward in which ``snapshot`` was taken."""
         self.modality, self.visual, self.real, self._tower = snapshot
 
     def _before_embedding(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -233,9 +233,9 @@ class Signal:
 
 
 class _RoutedCheckpoint:
-    """A checkpointing function that recomputes a region under the signal of the forward that the region belongs to.
+    """A checkpointing function that recomputes a region with the signal of the forward that the region belongs to.
 
-    In the backward the signal may be that of a later batch: of the second of two forwards before one backward.
+    In the backward the current signal may belong to a later batch, if two forwards came before the backward.
     """
 
     def __init__(self, checkpoint: Callable[..., Any], signal: Signal) -> None:
@@ -244,7 +244,7 @@ class _RoutedCheckpoint:
     def __call__(self, region: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         snapshot = self.signal.snapshot()
 
-        def run_under_snapshot(*inputs: Any, **options: Any) -> Any:
+        def run_with_snapshot(*inputs: Any, **options: Any) -> Any:
             current = self.signal.snapshot()
             self.signal.restore(snapshot)
             try:
@@ -252,15 +252,15 @@ class _RoutedCheckpoint:
             finally:
                 self.signal.restore(current)
 
-        return self.checkpoint(run_under_snapshot, *args, **kwargs)
+        return self.checkpoint(run_with_snapshot, *args, **kwargs)
 
 
 def _wrap_checkpointing(model: nn.Module, signal: Signal) -> None:
-    """Wrap the checkpointing function that transformers gave the layers, wherever it is not wrapped yet.
+    """Wrap the checkpointing function that transformers sets on the layers, unless it is wrapped already.
 
-    ``checkpoint(context_fn=…)`` gives the same gradients, but only without re-entry, and only where whoever enables
-    checkpointing passes it: left out, gradients are wrong without a word (by 1e-3 on a tiny model, two batches before
-    one backward), and in ``TrainingArguments`` it keeps them from being written as JSON.
+    ``checkpoint(context_fn=…)`` gives the same gradients, but only without re-entry, and only if whoever enables
+    checkpointing passes it. Without it, gradients are silently wrong (by 1e-3 on a tiny model, two batches before one
+    backward); with it, ``TrainingArguments`` cannot be written as JSON.
     """
     name = "_gradient_checkpointing_func"
     for module in model.modules():

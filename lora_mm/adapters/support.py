@@ -1,4 +1,4 @@
-"""Says which methods apply to which model families, from their rows alone. Knows no modules and no torch."""
+"""Decides which methods apply to which model families, from their rows alone. Knows no modules and no torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from lora_mm.models.families import Anatomy, Stack, find_family
 _ROUTER_OBSTACLES: Mapping[str, tuple[tuple[Callable[[Anatomy], bool], str], ...]] = {
     "crop": (
         (lambda row: row.packed, "its tower takes several tiles or pictures in one row, so no row is a crop"),
-        (lambda row: not row.visual_tokens, "its prompt does not tell which row of its tower is which crop"),
+        (lambda row: not row.visual_tokens, "its prompt does not show which row of its tower is which crop"),
     ),
     "visual": (
         (
             lambda row: not row.visual_tokens,
-            "its language model looks at pictures by cross-attention, and none of its tokens is visual",
+            "its language model attends to pictures by cross-attention, and none of its tokens is visual",
         ),
     ),
 }
-"""Router → tests whether a family lacks what it reads, each with the reason in words."""
+"""Router → tests whether a family lacks what the router reads, each with the reason."""
 
 
 def find_obstacle(method_name: str, row: Anatomy, part: str | None = None) -> str | None:
-    """Find the reason why a method cannot be used on a family; None where it can.
+    """Find the reason why a method cannot be used on a family; None if it can.
 
     Args:
         method_name: a row of :data:`~.methods.METHODS`.
@@ -31,12 +31,11 @@ def find_obstacle(method_name: str, row: Anatomy, part: str | None = None) -> st
         part: where the method is to be placed; None for any part that it allows.
 
     Raises:
-        InputError: for a method that does not exist.
+        InputError: the method does not exist.
     """
     if method_name not in METHODS:
         raise InputError(
-            f"Unknown method '{method_name}'; known are: {', '.join(METHODS)}."
-            f"{suggest_name(method_name, list(METHODS))}"
+            f"Unknown method '{method_name}'; known: {', '.join(METHODS)}.{suggest_name(method_name, list(METHODS))}"
         )
     method = METHODS[method_name]
     if part is not None and part not in method.parts:
@@ -57,7 +56,7 @@ def _find_missing_layers(part: str, stack: Stack | None, roles: set[str]) -> str
 
 
 def list_methods(row: Anatomy) -> dict[str, str | None]:
-    """Every method → the reason why it cannot be used on the family of ``row``; None where it can."""
+    """List every method → the reason why it cannot be used on the family of ``row``; None if it can."""
     return {name: find_obstacle(name, row) for name in METHODS}
 
 
@@ -65,7 +64,7 @@ def describe_model_type(model_type: str) -> dict[str, Any]:
     """Describe a family, and the methods that it allows, as plain data for people and programs.
 
     Raises:
-        InputError: for a family that is not described.
+        InputError: the family has no row.
     """
     row = find_family(model_type)
     stacks = {
@@ -95,5 +94,5 @@ def _describe_stack(stack: Stack) -> dict[str, Any]:
 
 
 def _describe_placeholder(source: Any) -> str:
-    """The config attribute that gives a placeholder's id, or what the function that finds it says of itself."""
+    """The config attribute that holds a placeholder's id, or the docstring of the function that computes it."""
     return source if isinstance(source, str) else str(source.__doc__)

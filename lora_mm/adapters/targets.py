@@ -18,9 +18,9 @@ class Target:
     """A module that is adapted.
 
     Attributes:
-        placement: what is put on it.
-        role: what it is in its layer (see ``Stack.roles``).
-        layer: path of the layer that it is in.
+        placement: the placement that adapts it.
+        role: its role in its layer (see ``Stack.roles``).
+        layer: path of its layer.
         residual: path of the norm whose input the update reads in place of the module's own; None for the module's own.
     """
 
@@ -35,13 +35,13 @@ def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[s
 
     Args:
         model: the transformers model; it may have routed layers on it already.
-        placements: of one adapter.
+        placements: the placements of one adapter.
 
     Returns:
         Module path → its target.
 
     Raises:
-        InputError: naming every fault at once: a method that the family cannot have, a layer index beyond the model, a
+        InputError: names every fault: a method that does not apply to the family, a layer index beyond the model, a
             placement that matches nothing or does not fit a module's width, two placements on one module.
     """
     targets: dict[str, Target] = {}

@@ -1,7 +1,7 @@
 """The token router, which the linear layers of one feed-forward share: it chooses each token's experts.
 
-The experts' feed-forwards run side by side along a leading dimension: the layers that widen give one result per chosen
-expert, elementwise layers between pass them on, and the layer that narrows mixes them. No token is dropped. Knows no
+The experts' feed-forwards run side by side along a leading dimension: the gate and up layers give one result per chosen
+expert, the elementwise operations keep them apart, and the down layer mixes them. No token is dropped. Knows no
 placement.
 """
 
@@ -21,7 +21,7 @@ class TokenRouter:
     Attributes:
         router: its weight, [E, D].
         top_k: number of experts that a token goes to.
-        balance_weight: of ``balance`` in the gradient.
+        balance_weight: weight of ``balance`` in the gradient.
         usage: ``[E]``, the tokens sent to each expert since the last :meth:`take_usage`.
         balance: the loss that keeps experts evenly used, of the last forward: E Σ F_e G_e with F the share of tokens
             whose first choice is e and G its mean probability; 1 when uniform, E when collapsed.
@@ -39,8 +39,8 @@ class TokenRouter:
 
         Args:
             x: ``[batch, tokens, D]``, what the feed-forward reads.
-            real: ``[batch, tokens]``, whether a token is no padding; None without padding.
-            training: whether the balance's gradient is added.
+            real: ``[batch, tokens]``, whether a token is not padding; None without padding.
+            training: whether to add the gradient of ``balance``.
 
         Returns:
             Weights and indices of the experts, each ``[batch, tokens, k]``.
@@ -59,13 +59,13 @@ class TokenRouter:
         return self._routes
 
     def take_routes(self) -> tuple[Tensor, Tensor]:
-        """The routes of the feed-forward now running, for its last layer; they are dropped with this call."""
+        """Return the routes of the current feed-forward to its last layer, and forget them."""
         assert self._routes is not None
         routes, self._routes, self._input = self._routes, None, None
         return routes
 
     def take_usage(self) -> Tensor:
-        """``usage``, which starts again at zero."""
+        """Return ``usage``, and reset it to zero."""
         usage, self.usage = self.usage, torch.zeros_like(self.usage)
         return usage
 
@@ -81,23 +81,23 @@ class TokenRouter:
 
 
 class _AddLoss(torch.autograd.Function):
-    """Returns a tensor unchanged, and gives a loss a gradient of its weight in the backward.
+    """Returns a tensor unchanged; in the backward, gives ``loss`` the gradient ``weight``.
 
-    So the loss is no output of the layer; reentrant gradient checkpointing would detach it.
+    The loss is not an output of the layer, because reentrant gradient checkpointing would detach it.
     """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, loss: Tensor, weight: float) -> Tensor:
-        ctx.weight, ctx.like = weight, loss.detach()
+        ctx.weight, ctx.loss = weight, loss.detach()
         return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grads[0], torch.full_like(ctx.like, ctx.weight), None
+        return grads[0], torch.full_like(ctx.loss, ctx.weight), None
 
 
 def find_token_routers(model: nn.Module) -> list[TokenRouter]:
-    """The token routers of ``model``, each once."""
+    """Find the token routers of ``model``, each once."""
     modules = model.modules()
     routers = {id(router): router for module in modules for router in getattr(module, "token_routers", {}).values()}
     return list(routers.values())

@@ -12,14 +12,14 @@ from lora_mm.models.anatomy import find_part_modules
 
 
 def find_trained_paths(model: nn.Module, parts: Iterable[str]) -> list[str]:
-    """Paths of the modules of ``parts``; one that lies inside another (Qwen's connector is in its tower) is left out.
+    """Find the paths of the modules of ``parts``, without those inside another (Qwen's connector is in its tower).
 
     Args:
         model: the base, without adapters.
         parts: names such as ``connector`` or ``head``.
 
     Raises:
-        InputError: for a part that the model does not have.
+        InputError: the model does not have a part.
     """
     paths = [path for part in parts for path in find_part_modules(model, part)]
     return [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}.") for other in paths)]
@@ -52,7 +52,7 @@ def _cast_output(dtype: torch.dtype, module: nn.Module, args: Any, output: Any) 
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` with all floating-point tensors in it, at any depth of tuples and mappings, in ``dtype``."""
+    """Cast all floating-point tensors in ``value``, at any depth of tuples and mappings."""
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, Mapping):  # model outputs are mappings too

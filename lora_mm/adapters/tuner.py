@@ -1,6 +1,6 @@
 """Routed low-rank adapters as a PEFT tuner: one class that puts the layers into a model. Knows no training and no data.
 
-:mod:`.register` makes it known to PEFT.
+:mod:`.register` registers it with PEFT.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.kernel_choice import HasKernelChoice
-from lora_mm.adapters.layers import RoutedLayer, Site
+from lora_mm.adapters.layers import LayerContext, RoutedLayer
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.targets import Target, resolve_targets
 from lora_mm.errors import InputError
@@ -25,8 +25,8 @@ class RoutedModel(BaseTuner, HasKernelChoice):
     """The PEFT tuner: replaces the modules that the placements target by :class:`~.layers.RoutedLayer`.
 
     Attributes:
-        signal: what the routers read of each batch; None as long as no adapter on the model routes.
-        first_layers: key of the layers that share a router, or its input → the first of them, which owns it.
+        signal: what the routers read of each batch; None while no adapter on the model routes.
+        first_layers: key of layers that share a router or its input → the first of them, which owns it.
     """
 
     prefix = "routed_"
@@ -34,16 +34,18 @@ class RoutedModel(BaseTuner, HasKernelChoice):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it as an instance's
 
     def _pre_injection_hook(self, model: nn.Module, config: peft.PeftConfig, adapter_name: str) -> None:
-        # PEFT calls this once, before the first adapter; the constructor puts that on the model before it returns.
+        """Create the attributes: PEFT calls this before the first adapter, which its constructor puts on the model."""
         self.signal: Signal | None = None
         self.first_layers: dict[tuple[str, ...], RoutedLayer] = {}
 
     def _prepare_adapter_config(self, peft_config: peft.PeftConfig, model_config: dict[str, Any]) -> RoutedConfig:
+        """Have PEFT target no modules if there are no placements, for example when only whole parts are trained."""
         config = _check_routed(peft_config)
         config.target_modules = None if config.placements else DUMMY_TARGET_MODULES
         return config
 
     def _prepare_model(self, peft_config: peft.PeftConfig, model: nn.Module) -> None:
+        """Find the targets and check the new adapter, before PEFT changes the model."""
         config = _check_routed(peft_config)
         config.targets = resolve_targets(model, config.placements)
         placements = [item.resolve() for item in config.placements]
@@ -55,7 +57,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
                 f"crop_lora with {', '.join(map(str, sorted(crop_experts)))} experts on one model; "
                 "give all the same number of experts."
             )
-        # Everything is checked. Only now is the model changed.
+        # All checks are done: from here on the model changes.
         if self.signal is None and any(item.row.router for item in placements):
             self.signal = Signal(model)
         if self.signal is not None:
@@ -75,29 +77,30 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        """Put the adapter on one target module."""
         resolved = _check_routed(peft_config).targets[current_key]
         layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
         key = _get_sharing_key(adapter_name, resolved)
         norm = self.model.get_submodule(resolved.residual) if resolved.residual else None
-        site = Site(
+        context = LayerContext(
             role=resolved.role,
             modalities=len(list_modalities(self.model)) if resolved.placement.part == "language" else 1,
             first=self.first_layers.get(key),
             residual=norm.get_base_layer() if isinstance(norm, RoutedLayer) else norm,
         )
         layer.kernels = self.kernels
-        layer.update_layer(adapter_name, resolved.placement, site)
+        layer.update_layer(adapter_name, resolved.placement, context)
         self.first_layers.setdefault(key, layer)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT's own version copies the child's weights over on unload, which breaks parts that are trained whole.
+        """Set the module. PEFT's version also copies weights on unload, which breaks parts that are trained whole."""
         setattr(parent, child_name, new_module)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        # PEFT calls this around forward and generate; generate runs the tower before the model's forward.
+        """Announce the tower's input: PEFT calls this around generate, which runs the tower before the model."""
         input_ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         if self.signal is not None and input_ids is not None:
             self.signal.announce_tower_input(input_ids, kwargs.get("pixel_values"))
@@ -110,13 +113,13 @@ class RoutedModel(BaseTuner, HasKernelChoice):
 
 
 def _check_routed(config: peft.PeftConfig) -> RoutedConfig:
-    """``config`` as our type; raises InputError for the config of another PEFT method."""
+    """Cast ``config`` to our type; raises InputError for the config of another PEFT method."""
     if not isinstance(config, RoutedConfig):
         raise InputError(f"A {type(config).__name__} cannot be added to routed adapters; give a RoutedConfig.")
     return config
 
 
 def _get_sharing_key(adapter_name: str, target: Target) -> tuple[str, ...]:
-    """Key of the layers that share with ``target``: by modality those of a part, by token those of a feed-forward."""
+    """Key of the layers that share with ``target``: of a part for routers by modality, of a feed-forward by token."""
     router = target.placement.row.router or "none"
     return adapter_name, router, target.layer if router == "token" else target.placement.part

@@ -1,4 +1,4 @@
-"""What one adapter trains in one layer, as modules that PEFT finds by the adapter's name. Knows no placement."""
+"""An adapter's trained weights in one layer, as modules that PEFT finds by the adapter's name. Knows no placement."""
 
 from typing import cast
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class AdapterWeight(nn.Module):
-    """A weight and, where it has one, its bias; both trained.
+    """A trained weight with an optional trained bias.
 
     Args:
         weight: of any shape.

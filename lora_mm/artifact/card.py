@@ -1,4 +1,4 @@
-"""Model cards, of adapters and of merged files, rendered from what was measured. Knows text; computes nothing.
+"""Renders the model cards of adapters and of merged models. Knows text; measures nothing.
 
 ``huggingface_hub`` writes the front matter, and the scores in it that the Hub shows beside a model.
 """
@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lora_mm.adapters.methods import METHODS
 
 OTHER = "other"
-"""The Hub's name for the licence of an adapter whose maker named none."""
+"""The Hub's name for a licence that is not in its list, or not stated."""
 
 _TASK = "image-text-to-text"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,18 +44,18 @@ def render_model_card(
 
     Args:
         name: title of the card.
-        summary: of the recipe.
+        summary: the recipe's summary.
         base: the base's Hub id or folder.
         revision: the base's commit on the Hub; None for a folder.
-        version: of lora-mm.
+        version: version of lora-mm.
         data: what the adapter was trained on, as the recipe names it.
-        methods: of the adapter's placements.
+        methods: methods of the adapter's placements.
         stock: whether the adapter is a stock PEFT LoRA.
         trained: number of trained parameters.
-        size: of the weights' file, for people.
-        scores: Markdown table of what was measured, and on what.
+        size: size of the weights file, such as ``1.2 MB``.
+        scores: Markdown table of the scores, and the data that they were measured on.
         parts: part → (parameters, trained parameters, bytes).
-        folder: name to load the adapter by.
+        folder: name by which the adapter is loaded.
         licence: the Hub's name for it, such as ``apache-2.0``.
         metric: name of the metric, for the metadata.
         split: evaluated split, for the metadata.
@@ -117,10 +117,10 @@ def render_merged_card(
         base: the base's Hub id or folder.
         revision: the base's commit on the Hub; None for a folder.
         adapters: names of the merged adapters.
-        modality: modality they were merged for; None for all.
+        modality: modality that they were merged for; None for all.
         dtype: of the merged weights; None for a stock LoRA.
-        probes: what the result was compared on.
-        drifts: what the comparison measured, one line a modality.
+        probes: description of the probes that the result was compared on.
+        drifts: measured drifts, one line per modality.
         licence: the Hub's name for it.
     """
     metadata = _make_metadata(base, revision, licence, "transformers" if dtype else "peft", [])
@@ -154,9 +154,9 @@ def _make_metadata(
     name: str = "",
     results: Sequence[EvalResult] = (),
 ) -> ModelCardData:
-    """The Hub's metadata; every text in it is one line, which reads back from YAML as it was."""
+    """Make the Hub's metadata; every text is one line, so that YAML does not change it."""
     return ModelCardData(
-        # The Hub refuses a base that is not its own: the name of a folder stands in the text only.
+        # The Hub refuses a base that is not on the Hub: the name of a folder is in the text only.
         base_model=" ".join(base.split()) if revision else None,
         library_name=library,
         license=" ".join(licence.split()),

@@ -1,4 +1,4 @@
-"""The files of an adapter folder, and checks of what may be in one. Knows no models and imports no torch."""
+"""The files of an adapter folder, and checks of its content. Knows no models and imports no torch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "REA
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
 
 REQUIRED = (CONFIG, WEIGHTS, RECIPE, PREPROCESSING)
-"""Files that every adapter folder holds."""
+"""Files that every adapter folder must hold."""
 
 LIMITS = {
     CARD: 1_000_000,
@@ -22,7 +22,7 @@ LIMITS = {
     RECIPE: 1_000_000,
     SCORES: 10_000_000,
 }
-"""File that is shared → its maximum bytes. Checkpoints and single answers are not shared."""
+"""Shared file → its maximum bytes. Checkpoints and answers are not shared."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -42,7 +42,7 @@ def check_no_pickle(place: str, names: list[str]) -> None:
 
     Args:
         place: folder, packed file or repository, for the message.
-        names: of the files in it.
+        names: names of its files.
 
     Raises:
         InputError: a file has the suffix of a pickle.

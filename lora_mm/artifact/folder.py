@@ -1,4 +1,4 @@
-"""The adapter folder: written whole, and loaded onto the base it was trained on with every tensor accounted for.
+"""Writes an adapter folder, and loads it onto the base it was trained on with a check of every tensor.
 
 Knows files, bases and PEFT. Knows no recipe, no data and no scores: a recipe comes in as text.
 """
@@ -29,15 +29,15 @@ from lora_mm.ops.kernel_choice import Kernels
 def save_adapter(
     model: peft.PeftModel, folder: Path, *, base: Base, recipe: str, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write everything but model card and scores: config, weights, resolved recipe, base and preprocessing.
+    """Write all but model card and scores to ``folder``: config, weights, resolved recipe, base and preprocessing.
 
     Args:
         model: as :func:`~lora_mm.adapters.attach.attach` returns it.
         folder: created if it does not exist.
-        base: that the adapter was trained on.
+        base: the base that the adapter was trained on.
         recipe: the resolved recipe, as YAML.
-        dtype: of the tensors in the file. Round the model to it first (:func:`round_adapter_weights`), or the file
-            computes something else.
+        dtype: of the tensors in the file. Round the model to it first (:func:`round_adapter_weights`), or the saved
+            adapter differs from the model.
     """
     model.peft_config["default"].base_model_name_or_path = base.name
     model.peft_config["default"].revision = base.revision
@@ -50,10 +50,10 @@ def save_adapter(
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:
-    """Round all trainable parameters to ``dtype``, so that the model computes what the saved file will.
+    """Round all trainable parameters to ``dtype``, so that the model computes what the saved adapter will.
 
     Args:
-        model: with the adapter on it; parameters keep their own dtype.
+        model: the base with the adapter on it; parameters keep their dtype.
         dtype: of the file.
 
     Raises:
@@ -81,13 +81,13 @@ def load_adapter(
     """Load an adapter onto its base, for inference.
 
     Args:
-        base: to put the adapter on.
-        folder: of the adapter.
+        base: the base to put the adapter on.
+        folder: the adapter's folder.
         name: PEFT's name for the adapter; different from those already on the base.
         onto: ``base`` with adapters of the same PEFT type, to add this one to. The active one stays active
             (``onto.set_adapter(name)`` switches).
         accept: mismatches to warn of instead of refusing.
-        kernels: form of the adapters' operations (see :func:`~lora_mm.adapters.attach.attach`); ``onto`` keeps its own.
+        kernels: how the adapters' operations run (see :func:`~lora_mm.adapters.attach.attach`); ``onto`` keeps its own.
 
     Returns:
         The base with the adapter on it; ``onto`` if given.
@@ -122,12 +122,12 @@ def put_adapter(model: Any, folder: Path, name: str = "default") -> peft.PeftMod
     """
     config = load_peft_config(folder)
     config.inference_mode = True
-    # Tensors are checked below: PEFT itself loads those that fit and ignores the rest.
+    # Tensors are checked below, because PEFT loads those that fit and ignores the rest.
     if isinstance(model, peft.PeftModel):
         model = _add_adapter(model, config, name, folder)
     else:
         model = peft.PeftModel(model, config, adapter_name=name)
-    train_whole_in_fp32(model, name)  # as in training; rounded they would score differently
+    train_whole_in_fp32(model, name)  # as in training; rounded to the base's dtype they would score differently
     tensors = _load_tensors(folder / WEIGHTS)
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     faults = _compare_tensors(tensors, expected)
@@ -143,9 +143,9 @@ def load_adapters(base: Base, folders: Sequence[Path], kernels: Kernels = "auto"
     """Load several adapters onto one base, all active together, in this order.
 
     Args:
-        base: to put the adapters on.
-        folders: of the adapters; of any PEFT types.
-        kernels: form of the adapters' operations.
+        base: the base to put the adapters on.
+        folders: the adapters' folders, of any PEFT types.
+        kernels: how the adapters' operations run.
 
     Returns:
         ``base.model``, with PEFT's layers in it.
@@ -155,7 +155,7 @@ def load_adapters(base: Base, folders: Sequence[Path], kernels: Kernels = "auto"
     """
     names = [f"adapter{number}" for number in range(len(folders))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PEFT warns of adapters on the model already: intended here
+        warnings.simplefilter("ignore", UserWarning)  # PEFT warns about adapters that are already on the model
         for name, folder in zip(names, folders, strict=True):
             load_adapter(base, folder, name, kernels=kernels)
     for module in base.model.modules():
@@ -178,7 +178,7 @@ def load_peft_config(folder: Path) -> peft.PeftConfig:
 
 
 def _add_adapter(model: peft.PeftModel, config: peft.PeftConfig, name: str, folder: Path) -> peft.PeftModel:
-    """``model`` with one more adapter, not loaded yet."""
+    """Add an adapter to ``model``; its weights are loaded later."""
     if config.peft_type != model.peft_type:
         new, present = peft.PeftType(config.peft_type).value, peft.PeftType(model.peft_type).value
         raise InputError(

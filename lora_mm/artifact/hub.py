@@ -41,8 +41,8 @@ class LocatedAdapter:
 
     Attributes:
         folder: its files.
-        name: what to call it.
-        repo, commit: where it comes from on the Hub; None for one that does not.
+        name: name of its folder, packed file or repository.
+        repo, commit: its repository and commit on the Hub; None for an adapter from elsewhere.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ def locate_adapter(text: str, revision: str | None = None) -> LocatedAdapter:
         revision: branch, tag or commit on the Hub; None for the one in ``text``, or the newest of main.
 
     Raises:
-        InputError: no adapter of this name, or one that must not be read; says what was looked for and where.
+        InputError: no adapter of this name, or one that is not safe to read; says where it was searched.
     """
     path = Path(text).expanduser()
     if revision is not None and path.exists():
@@ -109,7 +109,7 @@ def locate_adapter(text: str, revision: str | None = None) -> LocatedAdapter:
 
 
 def pull_adapter(text: str, output: Path | None = None, *, revision: str | None = None) -> tuple[Path, LocatedAdapter]:
-    """Copy an adapter into a folder of its own.
+    """Copy an adapter into a new folder.
 
     Args:
         text: as for :func:`locate_adapter`.
@@ -149,11 +149,11 @@ def push_adapter(
         repo: Hub id, ``OWNER/NAME``; created if it does not exist.
         public: create a public repository. The visibility of an existing one never changes.
         branch: branch to commit to, created if it does not exist; None for main.
-        say: called, before anything is uploaded, with each warning of what holds on this machine only.
+        say: called before the upload with each warning of a path that exists on this machine only.
 
     Raises:
         InputError: a folder that cannot be shared, no token, a token without permission, or a repository whose
-            visibility is not what ``public`` says.
+            visibility differs from ``public``.
         LoraMMError: the Hub refuses for another reason.
     """
     files = list_shared_files(folder)
@@ -198,7 +198,7 @@ def _check_visibility(repo: str, private: bool, public: bool) -> None:
 
 
 def _list_local_paths(folder: Path) -> Iterator[str]:
-    """What the adapter says that holds on this machine only, one line each."""
+    """Warn of each path in the adapter that exists on this machine only."""
     base = read_trained_base(folder)
     name, revision = base.get("name"), base.get("revision")
     if revision is None and name not in (None, "pocket"):
@@ -211,7 +211,7 @@ def _list_local_paths(folder: Path) -> Iterator[str]:
 
 
 def _unpack_to_cache(file: Path) -> Path:
-    """The folder of a packed file in the cache; unpacked now if it is not there yet."""
+    """Find the folder of a packed file in the cache; unpack it if it is not there yet."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     folder = cache_folder() / "packed" / digest / file.name.removesuffix(SUFFIX)
@@ -221,7 +221,7 @@ def _unpack_to_cache(file: Path) -> Path:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """The folder in the Hub's cache with the adapter's files of one commit; downloaded if the Hub answers."""
+    """Find the adapter's files of one commit in the Hub's cache; download them if the Hub can be reached."""
     from huggingface_hub import HfApi, snapshot_download
 
     if (reason := connection_error()) is not None:
@@ -244,7 +244,7 @@ def _download(repo: str, revision: str | None) -> Path:
 
 
 def _find_in_cache(repo: str, revision: str | None, reason: str) -> Path:
-    """The adapter's folder in the Hub's cache; ``reason`` says why the Hub cannot be asked."""
+    """Find the adapter's folder in the Hub's cache; ``reason`` says why the Hub cannot be reached."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -299,7 +299,7 @@ def _explain_hub_errors(repo: str, revision: str | None = None) -> Iterator[None
 
 
 def _format_error(error: BaseException) -> str:
-    """The error on one line, with the token hidden should a library ever write it."""
+    """Format the error on one line, without the token if a library includes it."""
     from huggingface_hub import get_token
 
     text = " ".join(str(error).split()) or type(error).__name__

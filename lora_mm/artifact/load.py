@@ -33,22 +33,22 @@ def load(
 
     Args:
         base: a loaded transformers model, or the Hub id or folder of one, or ``pocket``, the base that ships with the
-            package. A ``PeftModel`` with adapters of the same PEFT type gets this one beside them.
-        adapter: a folder, a packed file or a Hub id (``ID@REVISION`` for a certain commit). A folder may also be what
+            package. A ``PeftModel`` with adapters of the same PEFT type gets this one too.
+        adapter: a folder, a packed file or a Hub id (``ID@REVISION`` for a certain commit); also a folder that
             ``model.save_pretrained`` wrote after :func:`lora_mm.attach`.
         adapter_name: PEFT's name for the adapter.
-        revision: branch, tag or commit of the base on the Hub; for a base that is loaded here.
-        dtype: of the base's weights that are not quantised; for a base that is loaded here.
-        quantization: ``nf4``, ``int8`` or ``none``; for a base that is loaded here.
-        accept: mismatches between the adapter and the base that are warned of instead of refused: ``base`` for another
-            base than the adapter was trained on, ``inputs`` for inputs that are prepared in another way.
-        kernels: ``auto``, ``torch`` or ``triton``: what computes the adapters.
+        revision: branch, tag or commit of the base on the Hub; used if ``base`` is a name.
+        dtype: of the base's weights that are not quantised; used if ``base`` is a name.
+        quantization: ``nf4``, ``int8`` or ``none``; used if ``base`` is a name.
+        accept: mismatches to warn of instead of refusing: ``base`` if it is not the base that the adapter was trained
+            on, ``inputs`` if the processor prepares inputs differently.
+        kernels: how the adapters' operations run: ``auto``, ``torch`` or ``triton``.
 
     Returns:
-        A ``PeftModel`` in eval mode; a base that was loaded here is on the GPU if there is one.
+        A ``PeftModel`` in eval mode; a base that was given by name is on the GPU if there is one.
 
     Raises:
-        InputError: when base or adapter cannot be loaded, or when the adapter does not belong on this base.
+        InputError: base or adapter cannot be loaded, or the adapter was trained on another base.
 
     Example:
         >>> model = lora_mm.load("pocket", "my-adapter")
@@ -60,7 +60,7 @@ def load(
             loaded.model.to(get_default_device())
     else:
         loaded = _describe_loaded(base)
-    if (folder / PREPROCESSING).is_file():  # what lora-mm itself wrote says which base it is for
+    if (folder / PREPROCESSING).is_file():  # written by lora-mm, with the base that the adapter is for
         check_mismatches(loaded, folder, accept)
     model = put_adapter(loaded.model, folder, adapter_name)
     set_kernels(model, kernels)
@@ -68,7 +68,7 @@ def load(
 
 
 def _find_folder(adapter: str | Path) -> Path:
-    """The folder of an adapter; one here needs PEFT's two files and no more."""
+    """Find the folder of an adapter. A local folder needs PEFT's two files only."""
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
         return find_adapter(adapter)
@@ -80,7 +80,7 @@ def _find_folder(adapter: str | Path) -> Path:
 
 
 def _describe_loaded(model: Any) -> Base:
-    """A model that the caller loaded, with its fingerprint where its files are on this machine; without processor."""
+    """Describe a model that the caller loaded: with its fingerprint if its files are here, without processor."""
     root: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     name, revision = root.config.name_or_path, getattr(root.config, "_commit_hash", None)
     try:

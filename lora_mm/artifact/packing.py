@@ -24,8 +24,8 @@ def pack_adapter(folder: Path, file: Path) -> int:
     """Pack the adapter in ``folder``.
 
     Args:
-        folder: of the adapter.
-        file: to write; appears only when it is complete.
+        folder: the adapter's folder.
+        file: the file to write; it appears only when it is complete.
 
     Returns:
         Size of the file in bytes.
@@ -37,27 +37,27 @@ def pack_adapter(folder: Path, file: Path) -> int:
     members = list_shared_files(folder)
     if file.exists():
         raise InputError(f"{file}: exists; name another file with --output.")
-    writing = None
+    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-        writing = Path(name)
+        temporary = Path(name)
         with (
             os.fdopen(handle, "wb") as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for member in members:
-                entry = tarfile.TarInfo(member.name)  # owner, mode and time as a new entry has them: 0, 0644, 0
+                entry = tarfile.TarInfo(member.name)  # defaults: owner 0, mode 0644, time 0
                 entry.size = member.stat().st_size
                 with member.open("rb") as content:
                     tar.addfile(entry, content)
-        writing.chmod(0o644)
-        writing.replace(file)
+        temporary.chmod(0o644)
+        temporary.replace(file)
     except OSError as error:
         raise LoraMMError(f"{file}: cannot be written: {error.strerror or error}.") from error
     finally:
-        if writing is not None:
-            writing.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
     return file.stat().st_size
 
 
@@ -66,7 +66,7 @@ def unpack_adapter(file: Path, folder: Path) -> None:
 
     Args:
         file: packed adapter, from anyone.
-        folder: to make; appears only when it is complete and checked.
+        folder: the folder to create; it appears only when it is complete and checked.
 
     Raises:
         InputError: ``file`` holds anything but the files of an adapter, each once and below its limit, or ``folder``
@@ -77,13 +77,13 @@ def unpack_adapter(file: Path, folder: Path) -> None:
         # Never compressed: a small compressed file can unpack to any size.
         with tarfile.open(file, mode="r:") as tar:
             members = _read_members(file, tar)
-            with atomic_folder(folder) as writing:
+            with atomic_folder(folder) as new_folder:
                 for member in members:
                     content = tar.extractfile(member)
                     assert content is not None  # every member is a regular file
-                    with (writing / member.name).open("wb") as target:
+                    with (new_folder / member.name).open("wb") as target:
                         shutil.copyfileobj(content, target)
-                _check_unpacked(file, writing)
+                _check_unpacked(file, new_folder)
     except tarfile.TarError as error:
         raise InputError(f"{file}: not a packed adapter as `lora-mm share pack` writes it: {error}.") from error
     except OSError as error:
@@ -91,7 +91,7 @@ def unpack_adapter(file: Path, folder: Path) -> None:
 
 
 def _read_members(file: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """The members of ``tar``; raises InputError for any that must not be there."""
+    """Read the members of ``tar``; raises InputError for any that is not allowed."""
     if file.stat().st_size > _MAX_BYTES:
         raise InputError(f"{file}: {file.stat().st_size:,} bytes; a packed adapter has at most {_MAX_BYTES:,}.")
     members: list[tarfile.TarInfo] = []

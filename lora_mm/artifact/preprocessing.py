@@ -1,4 +1,4 @@
-"""What an adapter was trained on, its base and how inputs are prepared: written beside it, and compared at loading.
+"""Writes which base and preprocessing an adapter was trained with, and compares them at loading.
 
 Knows bases, processors and one file, ``preprocessing.json``. Knows no weights, and imports no torch.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_mm.models.loading import Base
 
 Mismatch = Literal["base", "inputs"]
-"""A mismatch that a user may accept: another base than in training, or inputs prepared differently."""
+"""A difference from training that a user may accept: another base, or differently prepared inputs."""
 
 _IMAGE_KEYS = (
     "size", "crop_size", "image_mean", "image_std", "rescale_factor", "do_resize", "do_center_crop", "resample",
@@ -30,8 +30,8 @@ def write_preprocessing(folder: Path, base: "Base") -> None:
     """Write ``preprocessing.json``: the base's identity, where its parts are, and how its inputs are prepared.
 
     Args:
-        folder: of the adapter.
-        base: that the adapter was trained on.
+        folder: the adapter's folder.
+        base: the base that the adapter was trained on.
     """
     from lora_mm.models.anatomy import get_anatomy
 
@@ -44,12 +44,12 @@ def write_preprocessing(folder: Path, base: "Base") -> None:
 
 
 def read_trained_base(folder: Path) -> dict[str, Any]:
-    """The base that the adapter in ``folder`` was trained on: ``name``, ``revision`` and ``fingerprint``."""
+    """Read the base that the adapter in ``folder`` was trained on: ``name``, ``revision`` and ``fingerprint``."""
     return _get_section(read_json_object(folder / PREPROCESSING), "base")
 
 
 def describe_preprocessing(processor: Any) -> dict[str, Any]:
-    """How a processor prepares inputs: image sizes and statistics, hash of the chat template, special tokens."""
+    """Describe a processor's preprocessing: image sizes and statistics, hash of the chat template, special tokens."""
     image = processor.image_processor.to_dict()
     template = processor.chat_template or ""
     tokenizer = processor.tokenizer
@@ -64,8 +64,8 @@ def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch]) -
     """Compare a base with the one an adapter was trained on; warn of accepted mismatches.
 
     Args:
-        base: to put the adapter on. Without fingerprint or processor, that half is not compared.
-        folder: of the adapter.
+        base: the base to put the adapter on. A missing fingerprint or processor is not compared.
+        folder: the adapter's folder.
         accept: mismatches to warn of instead of refusing.
 
     Raises:
@@ -95,7 +95,7 @@ def check_same_base(folders: Sequence[Path]) -> None:
     """Check, before anything large is loaded, that adapters were trained on one base.
 
     Args:
-        folders: of the adapters.
+        folders: the adapters' folders.
 
     Raises:
         InputError: they were trained on different bases; names each base.
@@ -116,7 +116,7 @@ def _get_section(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _explain_other_base(trained: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """How the bases differ, and the ways out; empty for the same base under any name."""
+    """Explain how the bases differ, and what to do; empty for the same base under any name."""
     if trained.get("fingerprint") == current["fingerprint"]:
         return []
     return [
@@ -132,7 +132,7 @@ def _describe_base(base: Mapping[str, Any]) -> str:
 
 
 def _explain_other_inputs(trained: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """How the preparation of inputs differs, and the ways out; empty for no difference."""
+    """Explain how the preparation of inputs differs, and what to do; empty for no difference."""
     differences = [
         f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(current[section])}"
         for section in current

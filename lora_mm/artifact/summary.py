@@ -27,7 +27,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def summarize_adapter(folder: Path) -> dict[str, Any]:
-    """Read everything that is known of an adapter before it is loaded, as JSON values.
+    """Read what the folder says about an adapter, as JSON values.
 
     Parameters by part are counted from the tensors in the file, not read from the card.
 
@@ -59,7 +59,7 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
 def format_summary(facts: dict[str, Any]) -> Iterator[str]:
     """Format the facts of :func:`summarize_adapter` as lines for people, without the card.
 
-    Characters that a terminal would obey are replaced, as anyone may have written the adapter.
+    Control characters are replaced, because anyone may have written the adapter.
     """
     for line in _format_lines(facts):
         yield "".join(letter if letter.isprintable() else "�" for letter in line)
@@ -130,7 +130,7 @@ def _format_figure(figure: Any) -> str:
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:
-    """``value`` if it is a mapping, else an empty one: an adapter from anyone may hold anything."""
+    """``value`` if it is a mapping, else an empty one: the adapter's files may hold anything."""
     return value if isinstance(value, dict) else {}
 
 

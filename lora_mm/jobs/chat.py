@@ -131,13 +131,13 @@ def chat_in_terminal(chat: Chat) -> None:
             line = input("> ").strip()
             pressed_before = False
             with interrupt.listening():
-                if line and chat.handle(line, lambda: interrupt.asked) is not None:
+                if line and chat.handle(line, lambda: interrupt.requested) is not None:
                     chat.write("\n")
-            pressed_before = interrupt.asked
+            pressed_before = interrupt.requested
         except EOFError:
             break
         except KeyboardInterrupt:
-            if pressed_before or interrupt.asked:
+            if pressed_before or interrupt.requested:
                 break
             pressed_before = True
             chat.notify("\nPress Ctrl-C again, Ctrl-D, or type /exit to leave.")

@@ -1,7 +1,7 @@
-"""The algebra of low-rank changes of linear layers. Knows tensors only: no model, no adapter, no file.
+"""The algebra of low-rank changes of linear layers. Knows tensors; knows no models, adapters or files.
 
-Merging rests on two facts. An update beside a linear layer adds to its weight: W → W + B A. An update of what a norm
-returns, x → x + M x + c, equals other weights in the linear layers that read the norm: W → W + W M,
+Merging rests on two facts. An update beside a linear layer adds to its weight: W → W + B A. An update of a norm's
+output, x → x + M x + c, equals other weights in the linear layers that read the norm: W → W + W M,
 bias → bias + W c. Both are low-rank updates beside a linear layer, which is also what a stock LoRA holds.
 """
 
@@ -34,7 +34,7 @@ class LowRankUpdate:
         )
 
     def compose_after(self, first: "LowRankUpdate") -> "LowRankUpdate":
-        """Both updates of one input as one: ``x + first(x)``, then this update of the result.
+        """Combine two updates of one input: first ``x + first(x)``, then this update of the result.
 
         (I + U₂V₂)(I + U₁V₁) = I + U₁V₁ + U₂(V₂ + V₂U₁V₁). Both updates map [D] to [D].
         """
@@ -59,11 +59,11 @@ class LayerChange:
 
     @property
     def needs_bias(self) -> bool:
-        """Whether the changed layer has a bias even if the layer has none."""
+        """Whether the changed layer has a bias even if the original layer has none."""
         return any(update is not None and update.bias is not None for update in (self.before, self.beside))
 
     def as_update(self, weight: Tensor) -> LowRankUpdate:
-        """The whole change as one update beside the layer, in fp32.
+        """Express the change as one update beside the layer, in fp32.
 
         (W + L)(x + M x + c) = W x + [(W + L) M + L] x + (W + L) c, with L beside the layer and M before it.
 
@@ -100,7 +100,7 @@ class LayerChange:
         return weight, bias
 
 
-def _add_biases(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other
+def _add_biases(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

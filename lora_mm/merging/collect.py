@@ -1,4 +1,4 @@
-"""Reads changes of linear layers and base weights off an adapted model. Knows PEFT's layers; writes no files."""
+"""Reads changes of linear layers, and base weights, from an adapted model. Knows PEFT's layers; writes no files."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -79,7 +79,7 @@ def _reads_vision_output(path: str) -> bool:
 
 
 def _read_updates(module: BaseTunerLayer, modality: int) -> list[tuple[LowRankUpdate, bool]]:
-    """The updates on one module, innermost adapter first, each with whether it follows a norm."""
+    """Read the updates on one module, innermost adapter first, each with whether it follows a norm."""
     updates: list[tuple[LowRankUpdate, bool]] = []
     layer: Any = module
     while isinstance(layer, BaseTunerLayer):
@@ -98,18 +98,18 @@ def _read_updates(module: BaseTunerLayer, modality: int) -> list[tuple[LowRankUp
 
 
 def _read_routed_update(layer: RoutedLayer, name: str, modality: int) -> LowRankUpdate:
-    """The update of adapter ``name`` for one modality: the layer's own update, run on unit vectors in rank space."""
+    """Read the update of adapter ``name`` for one modality, by running it on unit vectors in rank space."""
     tensors: dict[str, Any] = layer.get_update_options(name)
     weights = layer.get_learned_scale(name)
     if layer.placements[name].row.router == "modality":
         table = layer.compute_routing_table(name)
-        chosen = table[modality if len(table) > 1 else 0]  # a vision tower knows one modality
+        chosen = table[modality if len(table) > 1 else 0]  # a vision tower has one modality
         weights = chosen if weights is None else chosen * weights
     down, down_bias, up_bias = tensors["down"], tensors["down_bias"], tensors["up_bias"]
-    rest = {**tensors, "down": torch.eye(len(down), device=down.device), "down_bias": None, "weights": weights}
+    options = {**tensors, "down": torch.eye(len(down), device=down.device), "down_bias": None, "weights": weights}
     zero = torch.zeros(len(down), layer.out_features, device=down.device)
-    up = routed_update(zero, rest["down"], **{**rest, "up_bias": None}).t().contiguous()
-    bias = None if up_bias is None else routed_update(zero[:1], down_bias.unsqueeze(0), **rest)[0]
+    up = routed_update(zero, options["down"], **{**options, "up_bias": None}).t().contiguous()
+    bias = None if up_bias is None else routed_update(zero[:1], down_bias.unsqueeze(0), **options)[0]
     return LowRankUpdate(down.detach(), up, bias)
 
 
@@ -125,11 +125,11 @@ def _read_lora_update(layer: LoraLayer, name: str) -> LowRankUpdate:
 
 
 def get_unadapted_module(model: nn.Module, path: str) -> nn.Module:
-    """The base's module inside the adapters around it; of a module trained whole, the trained copy.
+    """Get the base's module inside its adapters; for a module that is trained whole, the trained copy.
 
     Args:
         model: transformers model with PEFT's layers in it.
-        path: of the module in the model without adapters; empty for the model itself.
+        path: path of the module in the model without adapters; empty for the model itself.
     """
     module = _unwrap(model)
     for step in path.split(".") if path else []:
@@ -148,12 +148,12 @@ def _unwrap(module: nn.Module) -> nn.Module:
 
 
 def get_dense_weight(module: nn.Module) -> Tensor:
-    """The weight of a linear layer; of a quantised one, the dequantised weight."""
+    """Get the weight of a linear layer; for a quantised layer, the dequantised weight."""
     backend = resolve_quantization_backend(module)
     weight = cast(Tensor, module.weight) if backend is None else backend.get_base_weight(module)
     return weight.detach()
 
 
 def find_trained_modules(model: nn.Module) -> list[str]:
-    """Paths of the modules that an adapter trains whole."""
+    """Find the paths of the modules that an adapter trains whole."""
     return [path for path, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)]

@@ -19,7 +19,7 @@ EFFECT_SHARE = 0.1
 """Limit of the root mean square of Δlogit, as a share of the adapter's effect (measured: 0.02 in bfloat16)."""
 
 ROUNDING_SHARE = 2**-8
-"""The same where the adapter has no effect, as a share of the largest logit: half of bfloat16's last digit."""
+"""The same limit if the adapter has no effect, as a share of the largest logit: half of bfloat16's last digit."""
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ class Drift:
         return FP32_SHARE * max(1.0, self.logit)
 
     def is_within_limits(self, *, exact: bool) -> bool:
-        """Whether the models agree; never if some logit is not a number.
+        """Whether the models agree; False if a logit is not a number.
 
         Args:
             exact: whether both models compute in fp32, so that ``largest`` has a limit too.
@@ -84,9 +84,9 @@ def measure_drift(before: Sequence[Tensor], after: Sequence[Tensor], base: Seque
     """Compare logits of the same probes, as :func:`compute_probe_logits` returns them.
 
     Args:
-        before: of the adapted model.
-        after: of the merged model.
-        base: of the base without adapters.
+        before: logits of the adapted model.
+        after: logits of the merged model.
+        base: logits of the base without adapters.
     """
     pairs = list(zip(before, after, strict=True))
     changes = [new - old for old, new in pairs]

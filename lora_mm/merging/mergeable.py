@@ -17,7 +17,7 @@ _NOT_ONE_WEIGHT = {
 
 
 def check_mergeable(configs: Mapping[str, peft.PeftConfig], modality: str | None) -> None:
-    """Check that everything the adapters change can become one weight per layer.
+    """Check that all changes of the adapters can become one weight per layer.
 
     Args:
         configs: adapter's name → its PEFT config.
@@ -44,7 +44,7 @@ def check_mergeable(configs: Mapping[str, peft.PeftConfig], modality: str | None
 
 
 def depends_on_modality(configs: Iterable[peft.PeftConfig]) -> bool:
-    """Whether some adapter computes differently for each modality in the language model."""
+    """Whether an adapter in the language model computes differently for each modality."""
     return any(
         item.row.router == "modality" and item.part == "language"
         for config in configs

@@ -23,19 +23,19 @@ _BIAS_FLAGS = ("attention_bias", "qkv_bias"), ("mlp_bias",)
 
 
 class CheckpointPlan:
-    """What a checkpoint will hold: the model without weights, unquantised, in the dtype of the files.
+    """The content of a checkpoint: the model without weights, unquantised, in the dtype of the files.
 
     Args:
-        model: transformers model; adapters in it do not matter.
+        model: transformers model, with or without adapters.
         dtype: of the floating-point tensors in the files.
-        biased: paths of linear layers that get a bias, although ``model``'s layer may have none.
-        untied: paths of modules whose weights are saved on their own, although ``model`` may tie them to others.
+        biased: paths of linear layers that get a bias, even if ``model``'s layer has none.
+        untied: paths of modules whose weights are saved separately, even if ``model`` ties them to others.
 
     Attributes:
         skeleton: empty model of the saved config (device ``meta``).
         tensors: name in ``skeleton`` → its shape and dtype (device ``meta``).
         lacking_bias: those of ``biased`` that no config of this family can give a bias.
-        total_bytes: size of all files together, headers aside.
+        total_bytes: size of all files together, without headers.
 
     Raises:
         LoraMMError: checkpoints of this family cannot be written tensor by tensor.
@@ -73,8 +73,8 @@ class CheckpointPlan:
         """Write weights, index and configs into ``folder``; memory holds the tensors of one shard at a time.
 
         Args:
-            folder: exists.
-            get_tensor: name in ``skeleton`` → value in any dtype and on any device; None for zeros. Called once a name.
+            folder: an existing folder.
+            get_tensor: name in ``skeleton`` → value in any dtype, on any device; None for zeros. Called once per name.
 
         Raises:
             LoraMMError: a tensor does not have the shape that the checkpoint needs.
@@ -96,7 +96,7 @@ class CheckpointPlan:
             self.generation_config.save_pretrained(folder)
 
     def _plan_saved_tensors(self) -> tuple[dict[str, str], dict[str, Tensor]]:
-        """Name in the files → name in ``skeleton``, and → shape and dtype.
+        """Plan the tensors in the files: name → name in ``skeleton``, and name → shape and dtype.
 
         Hub checkpoints of some families use other names than the model's modules; transformers converts them.
         """
@@ -112,7 +112,7 @@ class CheckpointPlan:
         return sources, saved
 
     def _convert(self, source: str, get_tensor: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
-        """One tensor as the files hold it: name in the files → value on the CPU."""
+        """Convert one tensor to the form of the files: name in the files → value on the CPU."""
         planned = self.tensors[source]
         value = get_tensor(source)
         value = torch.zeros_like(planned, device="cpu") if value is None else value.detach()

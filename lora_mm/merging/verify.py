@@ -1,4 +1,4 @@
-"""Verifies a merge: asks the adapted model and the written files the same probes. Knows no recipe and no data."""
+"""Verifies a merge: runs the same probes through the adapted and the merged model. Knows no recipe and no data."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +27,13 @@ ProbeLogits = dict[str, list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Answers to the probes, kept after the adapted model is gone.
+    """The adapted model's logits on the probes, kept after the model is freed.
 
     Attributes:
         probes: modality → batches with ``labels``.
         adapted: logits with the adapters.
         base: logits without them.
-        model_bytes: memory that the adapted model took.
+        model_bytes: memory of the adapted model.
     """
 
     probes: Mapping[str, Sequence[Batch]]
@@ -42,23 +42,23 @@ class Reference:
     model_bytes: int
 
     def compare(self, model: nn.Module) -> dict[str, Drift]:
-        """Modality → drift between the adapted model and ``model``, a merged one."""
-        merged = _answer_probes(model, self.probes)
+        """Measure modality → drift between the adapted model and ``model``, a merged one."""
+        merged = _compute_logits(model, self.probes)
         return {name: measure_drift(self.adapted[name], merged[name], self.base[name]) for name in merged}
 
 
 def record_reference(model: Any, probes: Mapping[str, Sequence[Batch]], *, modality: str | None) -> Reference:
-    """Ask the adapted model, and its base, the probes.
+    """Run the probes through the adapted model, and through its base.
 
     Args:
         model: transformers model with the adapters on it.
         probes: modality → batches with ``labels``.
-        modality: modality by which the adapters treat every probe, whatever is in it; None for each its own.
+        modality: route every probe by this modality, whatever it contains; None to route each by its own modality.
     """
     with _route_all(model, modality):
-        adapted = _answer_probes(model, probes)
+        adapted = _compute_logits(model, probes)
     with disable_adapters(model):
-        base = _answer_probes(model, probes)
+        base = _compute_logits(model, probes)
     return Reference(probes, adapted, base, model.get_memory_footprint())
 
 
@@ -68,11 +68,11 @@ def load_merged_model(
     """Load a merged checkpoint by plain transformers, in limited memory.
 
     Args:
-        folder: checkpoint.
+        folder: folder of the checkpoint.
         dtype: of the loaded weights.
         attention: transformers' ``attn_implementation``; None for its default.
         max_bytes: maximum bytes of weights in memory.
-        offload: folder for the layers beyond: a model merged from 4 bits is several times its quantised base.
+        offload: folder for layers that do not fit: a model merged from 4 bits is several times its quantised base.
     """
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
@@ -80,8 +80,8 @@ def load_merged_model(
     device = get_default_device()
     fits = sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= max_bytes
     if not fits:
-        place = 0 if device.type == "cuda" else device.type
-        options |= {"device_map": "auto", "max_memory": {place: max_bytes}, "offload_folder": str(offload)}
+        device_key = 0 if device.type == "cuda" else device.type
+        options |= {"device_map": "auto", "max_memory": {device_key: max_bytes}, "offload_folder": str(offload)}
     model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), **options)
     return model.to(device) if fits else model
 
@@ -91,7 +91,7 @@ def load_stock_lora(model: Any, folder: Path) -> nn.Module:
 
     Args:
         model: the base, a transformers model without adapters.
-        folder: of the LoRA.
+        folder: folder of the LoRA.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PeftWarning)  # PEFT cannot merge LoRAs with biases, and says so
@@ -111,13 +111,13 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def _answer_probes(model: nn.Module, probes: Mapping[str, Sequence[Batch]]) -> ProbeLogits:
+def _compute_logits(model: nn.Module, probes: Mapping[str, Sequence[Batch]]) -> ProbeLogits:
     return {modality: compute_probe_logits(model, batches) for modality, batches in probes.items()}
 
 
 @contextmanager
 def _route_all(model: nn.Module, modality: str | None) -> Iterator[None]:
-    """Route every row by ``modality`` inside the block: probes of a video are pictures. None changes nothing."""
+    """Route every row by ``modality`` inside the block, because video probes hold pictures. None changes nothing."""
     if modality is None:
         yield
         return

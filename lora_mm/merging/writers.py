@@ -1,6 +1,6 @@
 """Writes an adapted model for readers without lora-mm: as merged base weights, or as a stock PEFT LoRA.
 
-Knows changes and files; knows no method of adapters and verifies nothing.
+Knows changes and files; knows no methods and verifies nothing.
 """
 
 import shutil
@@ -33,7 +33,7 @@ def write_model(
     Args:
         model: transformers model with the adapters on it.
         changes: path of a linear layer → its change, from :func:`~lora_mm.merging.collect.collect_changes`.
-        folder: exists.
+        folder: an existing folder.
         base: the base of ``model``; its processor is saved too.
         dtype: of the files.
 
@@ -59,7 +59,7 @@ def write_model(
     def get_tensor(name: str) -> Tensor | None:
         path, _, leaf = name.rpartition(".")
         module = get_unadapted_module(model, path)
-        if path in changes and name not in merged:  # weight and bias come together, and each waits until it is taken
+        if path in changes and name not in merged:  # weight and bias are merged together, and kept until requested
             weight = get_dense_weight(module)
             weight = weight.float() if weight.dtype != torch.float32 else weight.clone()
             merged[f"{path}.weight"], merged[f"{path}.bias"] = changes[path].merge_into(
@@ -86,7 +86,7 @@ def write_stock_lora(
     Args:
         model: transformers model with the adapters on it.
         changes: path of a linear layer → its change, from :func:`~lora_mm.merging.collect.collect_changes`.
-        folder: exists.
+        folder: an existing folder.
         base: the base of ``model``, named in the config.
         dtype: of the file.
     """
@@ -120,6 +120,6 @@ def write_stock_lora(
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    # Copies, as q, k and v share one `down` and tensors in a safetensors file share nothing.
+    # Copies: q, k and v share one `down`, but tensors in a safetensors file must not share memory.
     copies = {f"base_model.model.{name}": value.to("cpu", dtype, copy=True) for name, value in tensors.items()}
     save_file(copies, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Finds the parts of a given model, by the rows of ``families``. Knows module paths; knows no adapters."""
+"""Finds the parts of a model with the rows of :mod:`.families`. Knows module paths; knows no adapters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def find_anatomy(config: PretrainedConfig) -> Anatomy:
-    """The row for a transformers config, with the language stack of its own language model.
+    """Find the row for a transformers config, with the language stack of its language model.
 
     Raises:
-        InputError: when the family, or its language model, is not described; names those that are.
+        InputError: the family or its language model is not described; names those that are.
     """
     row = find_family(config.model_type)
     if not row.languages:
@@ -34,7 +34,7 @@ def find_anatomy(config: PretrainedConfig) -> Anatomy:
 
 
 def get_anatomy(model: nn.Module) -> Anatomy:
-    """The row for ``model``, by its config; raises InputError when the family is not described."""
+    """Get the row for ``model`` from its config; raises InputError when the family is not described."""
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) is None:
         return find_family(type(model).__name__)
@@ -42,7 +42,7 @@ def get_anatomy(model: nn.Module) -> Anatomy:
 
 
 def get_model_type(model: nn.Module) -> str:
-    """The name of the family of ``model``, as its config says it."""
+    """Get the model type in the config of ``model``, which names its family."""
     return str(_get_config(model).model_type)
 
 
@@ -52,14 +52,14 @@ def _get_config(model: nn.Module) -> PretrainedConfig:
 
 
 def find_layers(model: nn.Module, part: str) -> list[str]:
-    """Paths of the layers of ``part``, in order, as far as the model reads them.
+    """Find the paths of the layers of ``part``, in order, without layers that the model never reads.
 
     Args:
         model: a transformers model.
         part: ``language`` or ``vision``.
 
     Raises:
-        InputError: for a part without layers, or a model whose layers are not where its family has them.
+        InputError: the part has no layers, or the model's layers are not where its family has them.
     """
     stack = get_anatomy(model).stack(part)
     paths = []
@@ -67,15 +67,15 @@ def find_layers(model: nn.Module, part: str) -> list[str]:
         layers: Any = _find_submodule(model, path)
         if layers is None:
             raise InputError(
-                f"This {get_model_type(model)} model has no '{path}': its {part} layers are not of the kind that its "
-                "family describes."
+                f"This {get_model_type(model)} model has no '{path}': its {part} layers differ from those that its "
+                "family's row describes."
             )
         paths += [f"{path}.{index}" for index in range(len(layers))]
     return paths[: stack.depth(_get_config(model))] if stack.depth else paths
 
 
 def find_role_modules(model: nn.Module, part: str, role: str) -> list[str]:
-    """Paths of the modules that play ``role`` in the layers of ``part``, one a layer, as far as the model reads them.
+    """Find the paths of the modules with ``role`` in the layers of ``part``, one for each layer that the model reads.
 
     Args:
         model: a transformers model.
@@ -83,7 +83,7 @@ def find_role_modules(model: nn.Module, part: str, role: str) -> list[str]:
         role: a key of ``Stack.roles``, such as ``attn_norm`` or ``q``.
 
     Raises:
-        InputError: for a part without layers, a role that its layers do not have, or a layer of another kind.
+        InputError: the part has no layers, its layers do not have the role, or a layer is of another kind.
     """
     roles = get_anatomy(model).stack(part).roles
     if role not in roles:
@@ -97,8 +97,8 @@ def _find_in_layer(model: nn.Module, layer: str, path: Path) -> str:
         if _find_submodule(model, f"{layer}.{option}") is not None:
             return f"{layer}.{option}"
     raise InputError(
-        f"'{layer}' of this {get_model_type(model)} model has no {' or '.join(options)}: its layers are not of the "
-        "kind that its family describes."
+        f"'{layer}' of this {get_model_type(model)} model has no {' or '.join(options)}: its layers differ from "
+        "those that its family's row describes."
     )
 
 
@@ -110,7 +110,7 @@ def _find_submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def find_part(model: nn.Module, name: str) -> str:
-    """The part that a module or parameter belongs to; ``other`` when it is in none.
+    """Find the part that a module or parameter belongs to; ``other`` if it is in none.
 
     Args:
         model: a transformers model.
@@ -120,17 +120,17 @@ def find_part(model: nn.Module, name: str) -> str:
 
 
 def find_part_modules(model: nn.Module, part: str) -> list[str]:
-    """Paths of the modules that make up ``part`` of this model.
+    """Find the paths of the modules that make up ``part`` of this model.
 
-    Bare parameters and modules that this model lacks are left out. A ``ModuleList`` is given as its items, because it
-    is never called itself.
+    Bare parameters and modules that this model lacks are left out. A ``ModuleList`` is replaced by its items, because
+    it is never called itself.
 
     Args:
         model: a transformers model.
         part: one of the family's parts, such as ``connector``.
 
     Raises:
-        InputError: for a part that the family does not have.
+        InputError: the family does not have the part.
     """
     parts: Mapping[str, tuple[str, ...]] = get_anatomy(model).parts
     if part not in parts:
@@ -146,15 +146,15 @@ def find_part_modules(model: nn.Module, part: str) -> list[str]:
 
 
 def get_placeholder_ids(model: nn.Module) -> dict[str, int]:
-    """Modality → id of its placeholder token, for the modalities whose token the model's config gives."""
+    """Get modality → id of its placeholder token, for the modalities whose token the model's config gives."""
     config = _get_config(model)
     ids: dict[str, int | None] = {
-        name: getattr(config, where, None) if isinstance(where, str) else where(config)
-        for name, where in get_anatomy(model).placeholders.items()
+        name: getattr(config, source, None) if isinstance(source, str) else source(config)
+        for name, source in get_anatomy(model).placeholders.items()
     }
     return {name: token_id for name, token_id in ids.items() if token_id is not None}
 
 
 def list_modalities(model: nn.Module) -> tuple[str, ...]:
-    """What a sample of this model can be: ``text``, then each modality whose placeholder token the model knows."""
+    """List the modalities that a sample can have: ``text``, then those whose placeholder token the config gives."""
     return ("text", *get_placeholder_ids(model))

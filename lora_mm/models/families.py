@@ -38,13 +38,13 @@ Crops = Literal["none", "overview_first", "overview_last", "quarters"]
 
 @dataclass(frozen=True)
 class Stack:
-    """A run of equal layers.
+    """A stack of layers of one kind.
 
     Attributes:
-        layers: paths of its ``ModuleList``; where there are several, layers are numbered on from one to the next.
+        layers: path of its ``ModuleList``, or of several, whose layers are numbered consecutively.
         roles: role → path inside a layer. Roles are the norms that feed attention and feed-forward (``attn_norm``,
             ``ffn_norm``), the linear layers (``q k v o``, ``gate up down``; fused ones are ``qkv`` and ``gate_up``),
-            and the whole feed-forward module (``mlp``, the one role that is no leaf; OPT's layers have none).
+            and the whole feed-forward module (``mlp``, the only role that is not a leaf; OPT's layers have none).
         depth: number of layers that the model reads; None for all. A layer that is never read gets no gradient.
     """
 
@@ -65,19 +65,19 @@ class Anatomy:
         placeholders: modality → where the id of its placeholder token is: the name of a config attribute, or a function
             of the config that returns the id or None.
         visual_tokens: whether placeholders are replaced by the tower's features, so that some of the language model's
-            tokens are visual. False where the language model looks at the picture by cross-attention.
+            tokens are visual. False if the language model attends to the picture by cross-attention.
         crops: how the tower's rows are the crops of a picture: ``none`` (no tiling of its own), or tiles in reading
             order with the whole picture before (``overview_first``) or after them (``overview_last``), or always four
             tiles with the whole picture after them (``quarters``). A picture that the processor did not tile is one
             row, its overview.
-        framed: whether each picture's placeholders are enclosed in marks of their own, so that each crop that our
-            slicer makes is a separate run of placeholders; then all pictures of a sample are sliced, or none.
+        framed: whether marker tokens enclose the placeholders of each picture, so that each crop that our slicer makes
+            is a separate run of placeholders. All pictures of a sample are then sliced, or none.
         packed: whether several pictures or tiles share one row of the tower, so that no row is a picture or a crop.
-        languages: type of the language model → its stack, where the family comes with several; ``language`` is then
-            one of them.
+        languages: type of the language model → its stack, if the family has several types; ``language`` is one of
+            them.
         template: chat template for checkpoints without one.
-        generates_inside: path of the inner model that generates, where generation does not call the whole model's
-            forward; None where it does.
+        generates_inside: path of the inner model that generates, if generation does not call the forward of the whole
+            model; None if it does.
     """
 
     language: Stack
@@ -96,7 +96,7 @@ class Anatomy:
         """The layers of ``part`` (``language`` or ``vision``).
 
         Raises:
-            InputError: for a part without layers, or a family without that part.
+            InputError: the part has no layers, or the family does not have it.
         """
         stacks = {"language": self.language, "vision": self.vision}
         if part not in stacks:
@@ -130,12 +130,12 @@ def _idefics_image_token(config: PretrainedConfig) -> int | None:
 
 
 def _make_plain_template(opening: str, turn: str, mark: str = "<image>") -> str:
-    """Make the chat template of a family that was trained on questions and answers, without names of speakers.
+    """Make the chat template of a family that was trained on questions and answers without names of roles.
 
     Args:
-        opening: beginning of a text, in Jinja; PICTURES stands for one mark a picture.
+        opening: start of a text, in Jinja; PICTURES stands for one ``mark`` per picture.
         turn: separates the answer from the question.
-        mark: stands for a picture.
+        mark: the placeholder of a picture.
     """
     parts = "{% for message in messages %}{% for part in message['content'] if part['type'] == 'KIND' %}"
     pictures = parts.replace("KIND", "image") + mark + "{% endfor %}{% endfor %}"
@@ -189,7 +189,7 @@ def _idefics3() -> Anatomy:
             "language": ("model.text_model",),
             "head": ("lm_head",),
         },
-        # A video's frames stand on image placeholders.
+        # The frames of a video use image placeholders.
         placeholders=_IMAGE,
         # split_images: tiles by rows, then the global image.
         crops="overview_last",
@@ -250,7 +250,7 @@ FAMILIES: dict[str, Anatomy] = {
             "language": ("model.language_model",),
             "head": ("lm_head",),
         },
-        # A video's frames stand on image placeholders between these marks; video_token_id never reaches the model.
+        # The frames of a video use image placeholders between these marks; video_token_id never reaches the model.
         placeholders={"image": "image_token_id", "video": "video_start_token_id"},
         packed=True,
     ),
@@ -258,7 +258,7 @@ FAMILIES: dict[str, Anatomy] = {
         language=_LANGUAGE,
         vision=Stack(("model.vision_tower.encoder.layer",), INTERNVIT_LAYER, depth=_feature_depth),
         parts=_llava_parts(),
-        # A video's frames stand on image placeholders.
+        # The frames of a video use image placeholders.
         placeholders=_IMAGE,
         # crop_image_to_patches: the tiles, then the thumbnail, which a picture of one tile lacks.
         crops="overview_last",
@@ -359,10 +359,10 @@ def match_part(parts: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def find_family(model_type: str) -> Anatomy:
-    """The row of a model type.
+    """Find the row of a model type.
 
     Raises:
-        InputError: for a type without a row; suggests the nearest type, and how to describe this one.
+        InputError: the type has no row; suggests the nearest type, and how to describe this one.
     """
     if model_type not in FAMILIES:
         raise InputError(
@@ -388,11 +388,11 @@ def register_family(
     """Add a row for a model type, in this process only.
 
     Args:
-        model_type: of the model's config; replaces the row that the type may have.
-        like: the type whose row gives the fields that are left out here.
+        model_type: as in the model's config; an existing row of the type is replaced.
+        like: the type whose row gives the fields that are not set here.
         language: the language layers: ``layers`` and ``roles``, as in :class:`Stack`.
         vision: the vision tower's layers, in the same form.
-        parts: as in :class:`Anatomy`; replace the parts of the same name.
+        parts: as in :class:`Anatomy`; they replace the parts of the same name.
         placeholders: as in :class:`Anatomy`.
         facts: the other fields of :class:`Anatomy`.
 
@@ -400,8 +400,8 @@ def register_family(
         The new row.
 
     Raises:
-        InputError: for a ``like`` without a row; or, without ``like``, when the language layers, the parts or the
-            placeholders are missing.
+        InputError: ``like`` has no row; or, without ``like``, the language layers, the parts or the placeholders are
+            missing.
     """
     fields = {
         "language": _make_stack(language),

@@ -23,7 +23,7 @@ def move_batch(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def compute_supervised_logits(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute logits and targets at the positions where some row of ``batch`` has a supervised token to predict.
+    """Compute logits and targets at the positions where a row of ``batch`` has a supervised token to predict.
 
     Only these positions go through the output head: 1 % of a prompt of 700 tokens with an answer of 8.
 

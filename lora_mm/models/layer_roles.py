@@ -1,10 +1,10 @@
-"""Names the modules inside the layers of each kind of stack, by their roles. Knows paths inside a layer and no models.
+"""Maps roles to module paths inside a layer, for each kind of layer. Knows no models.
 
 Roles are those of :class:`~.families.Stack`; the rows of :mod:`.families` say which kind a family's layers are.
 """
 
 Path = str | tuple[str, ...]
-"""A module path inside a layer; several where the layers of one stack differ: the first that a layer has counts."""
+"""A module path inside a layer; several if the layers of a stack differ: the first that exists is used."""
 
 _LLAMA_FEED_FORWARD = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj", "mlp": "mlp"}
 _FC_FEED_FORWARD = {"up": "mlp.fc1", "down": "mlp.fc2", "mlp": "mlp"}
@@ -23,13 +23,13 @@ LLAMA_LAYER: dict[str, Path] = {
 # Gemma 3 has norms after attention and feed-forward too: post_attention_layernorm feeds only the sum.
 GEMMA3_LAYER = {**LLAMA_LAYER, "ffn_norm": "pre_feedforward_layernorm"}
 
-# GLM adds norms after attention and feed-forward (post_self_attn_layernorm, post_mlp_layernorm); these two feed.
+# GLM adds norms after attention and feed-forward (post_self_attn_layernorm, post_mlp_layernorm); not used here.
 GLM4_LAYER: dict[str, Path] = {
     **{role: path for role, path in LLAMA_LAYER.items() if role not in ("gate", "up")},
     "gate_up": "mlp.gate_up_proj",
 }
 
-# About every fifth of Mllama's layers attends to the picture instead of the text, by modules of another name.
+# About every fifth of Mllama's layers attends to the picture instead of the text, with other module names.
 MLLAMA_LAYER: dict[str, Path] = {
     **LLAMA_LAYER,
     **{role: (f"self_attn.{role}_proj", f"cross_attn.{role}_proj") for role in ("q", "k", "v", "o")},

@@ -29,9 +29,9 @@ class Base:
     """A loaded base.
 
     Attributes:
-        name: what the recipe calls it: a Hub id, a folder, or ``pocket``.
+        name: its name in recipes: a Hub id, a folder, or ``pocket``.
         model: the transformers model, frozen.
-        processor: prepares its inputs.
+        processor: the processor that prepares its inputs.
         revision: the commit on the Hub that was loaded; None for a folder.
         fingerprint: see :func:`~.base_files.compute_fingerprint`; empty without weights.
     """
@@ -64,11 +64,11 @@ def load_base(
         full_precision: parts that are not quantised.
         attention: transformers' ``attn_implementation``; None for its default.
         anatomy: arguments of :func:`~lora_mm.models.families.register_family`, for a model type without a row.
-        weights: False makes the model from its configuration alone: its tensors have shapes and no data (device
-            ``meta``), and the base has no fingerprint.
+        weights: whether to load the weights. If not, the model is made from its configuration: its tensors have shapes
+            but no data (device ``meta``), and the base has no fingerprint.
 
     Raises:
-        InputError: when the base cannot be reached, or is of an unknown family; says what works instead.
+        InputError: the base cannot be loaded, or its family is unknown; says what works instead.
     """
     config = load_base_config(name, revision)
     if anatomy is not None:
@@ -129,15 +129,15 @@ def _make_model_without_data(
 
 
 def load_base_config(name: str, revision: str | None = None) -> PretrainedConfig:
-    """Load the configuration of a base: small, so it shows whether the base is there before anything large is loaded.
+    """Load the configuration of a base: a small file, to find out early whether the base exists.
 
     Args:
         name: Hub id, folder, or ``pocket``.
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        UnreachableError: when the base is neither on this machine nor on the Hub.
-        InputError: when it is on this machine and is no model.
+        UnreachableError: the base is neither on this machine nor on the Hub.
+        InputError: the folder on this machine holds no model.
     """
     source = get_source(name)
     if name.startswith((".", "/", "~")) and not Path(source).is_dir():
@@ -157,7 +157,7 @@ def load_base_processor(name: str, config: PretrainedConfig, revision: str | Non
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        InputError: when it cannot be loaded, or needs a package that is not installed.
+        InputError: it cannot be loaded, or needs a package that is not installed.
     """
     try:
         return load_processor(get_source(name), config, revision)

@@ -1,4 +1,4 @@
-"""Measures what the parts of a loaded model weigh. Knows no adapters."""
+"""Measures the size of the parts of a loaded model. Knows no adapters."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from lora_mm.models.anatomy import find_part
 
 
 def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
-    """Part → (parameters, trainable parameters, bytes); a 4-bit tensor counts the weights that it stands for.
+    """Measure part → (parameters, trainable parameters, bytes). A 4-bit tensor counts as the weights that it encodes.
 
-    Of a part that is trained whole, PEFT keeps the frozen original beside the copy: it counts in the bytes only.
+    PEFT keeps the frozen original of a part that is trained whole beside the copy: it counts in the bytes only.
     """
     table: dict[str, tuple[int, int, int]] = {}
     get_base_model: Any = getattr(model, "get_base_model", None)
@@ -32,13 +32,13 @@ def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
 
 
 def _list_scales(state: Any) -> list[torch.Tensor]:
-    """The scales that a 4-bit weight keeps beside its values: each block's largest, which may be quantised itself."""
+    """The scales of a 4-bit weight: the absmax of each block, and of each block of absmax if they are quantised too."""
     if state is None:
         return []
     return [state.absmax, *([state.state2.absmax] if state.nested else [])]
 
 
 def format_memory(model: nn.Module) -> str:
-    """What the parts of a loaded model weigh, in one line."""
+    """Format the size of the parts of a loaded model in one line."""
     sizes = {part: size / 2**20 for part, (_, _, size) in measure_memory(model).items()}
     return f"{sum(sizes.values()):,.1f} MiB: {', '.join(f'{part} {size:,.1f}' for part, size in sizes.items())}"

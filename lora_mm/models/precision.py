@@ -1,4 +1,4 @@
-"""In which precision a base is loaded: dtypes, and quantisation by bitsandbytes. Knows no adapters; reads no files."""
+"""The precision of a base: dtypes, and quantisation by bitsandbytes. Knows no adapters; reads no files."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -22,7 +22,7 @@ def check_quantization(quantization: Quantization) -> None:
     Importing it is not enough: bitsandbytes can be imported without its native library.
 
     Raises:
-        InputError: when it does not work.
+        InputError: it does not work.
     """
     if quantization == "none":
         return
@@ -35,7 +35,7 @@ def check_quantization(quantization: Quantization) -> None:
             bitsandbytes.functional.quantize_4bit(numbers, quant_type="nf4", compress_statistics=True)
         else:
             bitsandbytes.functional.int8_vectorwise_quant(numbers)
-    except Exception as error:  # the missing library decides what is raised
+    except Exception as error:  # the type depends on what is missing
         raise InputError(
             f"base.quantization: {quantization} needs bitsandbytes, which does not work here: {root_cause(error)}",
             "Install it with `pip install bitsandbytes`, or run with `--set base.quantization=none`.",
@@ -54,7 +54,7 @@ def make_quantization_config(
         full_precision: parts that are not quantised.
 
     Raises:
-        InputError: where bitsandbytes does not work, or for an unknown part.
+        InputError: bitsandbytes does not work, or a part is unknown.
     """
     if quantization == "none":
         return None
@@ -63,15 +63,15 @@ def make_quantization_config(
     unknown = [part for part in full_precision if part not in PARTS]
     if unknown:
         raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")
-    kept = [path for part in full_precision for path in parts.get(part, ())]
+    skipped = [path for part in full_precision for path in parts.get(part, ())]
     if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=skipped,
     )
 
 
@@ -90,13 +90,13 @@ def quantize_without_data(model: Any, config: BitsAndBytesConfig) -> None:
 
     Args:
         model: a transformers model without data.
-        config: as :func:`make_quantization_config` makes it.
+        config: from :func:`make_quantization_config`.
     """
     import bitsandbytes as bnb
     from transformers.integrations import replace_with_bnb_linear
 
-    kept = config.llm_int8_skip_modules or []
-    replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=config)
+    skipped = config.llm_int8_skip_modules or []
+    replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=config)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             weight = _make_nf4_weight(module.weight.shape, config.bnb_4bit_compute_dtype)

@@ -29,7 +29,7 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
 
 
 def drop_video_processor(kind: Any) -> Any:
-    """Make a processor class without its video half, which nothing here reads and which needs torchvision."""
+    """Make a processor class without its video processor, which is not used here and needs torchvision."""
 
     class WithoutVideos(kind):
         @classmethod
@@ -38,10 +38,7 @@ def drop_video_processor(kind: Any) -> Any:
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            return [
-                *super()._get_arguments_from_pretrained(*args, **kwargs),
-                None,
-            ]  # the third is for videos
+            return [*super()._get_arguments_from_pretrained(*args, **kwargs), None]  # the third is for videos
 
     WithoutVideos.__name__ = kind.__name__
     return WithoutVideos

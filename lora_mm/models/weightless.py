@@ -22,16 +22,16 @@ META = torch.device("meta")
 _aten = torch.ops.aten
 _ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
 _INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
-_LIKE = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step}
-"""Operations that return integers where no dtype is given."""
+_INTEGER_BY_DEFAULT = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step}
+"""Operations that return integers if no dtype is given."""
 
 
 class Usage(TorchDispatchMode):
     """Counts what is allocated and computed under it, with data or without.
 
     Attributes:
-        now: bytes of the tensors that were made under it and are still alive. A storage counts once and whole,
-            whatever views of it there are.
+        now: bytes of the tensors that were made under it and are still alive. A storage counts once, in
+            full, however many views it has.
         peak: the maximum of ``now``.
         flops: floating-point operations of the matrix products, convolutions and attentions.
     """
@@ -43,13 +43,13 @@ class Usage(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = _run(func, args, dict(kwargs or {}))
-        given = {id(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))}
+        inputs = {id(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(out):
-            if id(tensor.untyped_storage()) not in given:  # views and in-place results are not new
+            if id(tensor.untyped_storage()) not in inputs:  # views and in-place results are not new
                 self._count(tensor.untyped_storage())
-        work = _WORK.get(func.overloadpacket) or _WORK.get(str(func.overloadpacket))
-        if work is not None:
-            self.flops += work(*args, **(kwargs or {}), out_val=out)
+        count_flops = _FLOP_COUNTERS.get(func.overloadpacket) or _FLOP_COUNTERS.get(str(func.overloadpacket))
+        if count_flops is not None:
+            self.flops += count_flops(*args, **(kwargs or {}), out_val=out)
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -58,9 +58,9 @@ class Usage(TorchDispatchMode):
         self._seen.add(storage)
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, storage.nbytes())
+        weakref.finalize(storage, self._subtract, storage.nbytes())
 
-    def _freed(self, size: int) -> None:
+    def _subtract(self, size: int) -> None:
         self.now -= size
 
 
@@ -90,7 +90,7 @@ def _run_fused_attention(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """Attention as a GPU's fused kernels compute it: the scores of all tokens by all tokens are not kept."""
+    """Attention as in a GPU's fused kernels, which do not keep the matrix of scores."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = attn_mask.to(query.dtype)  # as PyTorch does, which adds it to the scores
     out: Tensor = _ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
@@ -113,7 +113,7 @@ def _count_int8_product(x: Tensor, rows: Tensor, weight: Tensor, *_: Any, **__: 
     return 2 * rows.numel() * weight.shape[0]
 
 
-_WORK: dict[Any, Any] = flop_registry | {
+_FLOP_COUNTERS: dict[Any, Any] = flop_registry | {
     "bitsandbytes.gemm_4bit": _count_gemm_4bit,
     "bitsandbytes.int8_mixed_scaled_mm": _count_int8_product,
     _ATTENTION: _count_attention,
@@ -122,15 +122,15 @@ _WORK: dict[Any, Any] = flop_registry | {
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run an operation; where some of its tensors have no data, its results have none either."""
+    """Run an operation; if one of its tensors has no data, its results have none either."""
     tensors = _tensors((args, kwargs))
-    without = any(tensor.device == META for tensor in tensors)
+    is_weightless = any(tensor.device == META for tensor in tensors)
     if func is _aten._to_copy.default:
         if kwargs.get("device") is not None:  # a tensor keeps its data, or stays without
             kwargs["device"] = tensors[0].device
     elif not tensors and kwargs.get("device") == META and _returns_integers(func, kwargs.get("dtype")):
         kwargs["device"] = torch.device("cpu")
-    if without:
+    if is_weightless:
         shapes = _SHAPES.get(str(func.overloadpacket))
         if shapes is not None:
             return shapes(*args, **kwargs)
@@ -145,7 +145,7 @@ def _make_bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0)
 
 
 def _make_int8_quantised(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, None]:
-    """Values and each row's largest; no outliers."""
+    """Values and the maximum of each row; no outliers."""
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x[..., 0].numel(), dtype=torch.float32), None
 
 
@@ -158,7 +158,7 @@ _SHAPES: dict[str, Any] = {
     "bitsandbytes.int8_vectorwise_quant": _make_int8_quantised,
     "bitsandbytes.int8_mixed_scaled_mm": _make_int8_product,
 }
-"""Operations whose results' shapes depend on data → what gives them a shape here."""
+"""Operation whose results' shapes depend on data → function that makes the results here."""
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -166,7 +166,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _returns_integers(func: Any, dtype: torch.dtype | None) -> bool:
-    return func in _LIKE if dtype is None else not (dtype.is_floating_point or dtype.is_complex)
+    return func in _INTEGER_BY_DEFAULT if dtype is None else not (dtype.is_floating_point or dtype.is_complex)
 
 
 def _replace_masks(index: list[Tensor | None]) -> list[Tensor | None]:

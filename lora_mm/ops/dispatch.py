@@ -1,6 +1,6 @@
 """Decides whether an operation runs in PyTorch or in Triton. Knows devices and sizes; knows no mathematics.
 
-The choice itself travels with the model: the adapted layers hold it and pass it with every update.
+The user's choice is stored in the model: adapted layers hold it and pass it on with every update.
 """
 
 import sys
@@ -18,18 +18,19 @@ FASTER: Mapping[tuple[str, int], frozenset[str]] = {}
 form by 15 % in the tables of ``benchmarks/gpu.sh``. Empty because no GPU has measured them yet: ``auto`` is PyTorch."""
 
 MAX_COLUMNS = 64
-"""Columns of rank space (experts × rank, and their biases) that the kernels have tiles for; at 128 they spill."""
+"""Maximum columns of rank space (experts × rank, and their biases) in the kernels' tiles; at 128 registers spill."""
 
 _reported: set[str] = set()
+"""Lines that were printed already."""
 
 
 def use_triton(kernels: Kernels, operation: str, x: Tensor, columns: int) -> bool:
-    """Whether ``operation`` on ``x`` runs in Triton. Reports once why it cannot, where Triton was asked for.
+    """Decide whether ``operation`` on ``x`` runs in Triton. If Triton is chosen but cannot run, print the reason once.
 
     Args:
         kernels: the model's choice.
-        operation: its name, as in :data:`FASTER`.
-        x: the activations that it reads.
+        operation: name of the operation, as in :data:`FASTER`.
+        x: its input.
         columns: width of rank space.
     """
     if kernels == "torch" or (kernels == "auto" and not _is_faster(operation, x)):
@@ -41,7 +42,7 @@ def use_triton(kernels: Kernels, operation: str, x: Tensor, columns: int) -> boo
 
 
 def import_launchers() -> ModuleType:
-    """The module that launches the kernels. It imports Triton, so it is imported only where Triton runs."""
+    """Import the module that launches the kernels. It imports Triton: call this only where Triton runs."""
     from lora_mm.ops.triton import launch
 
     return launch
@@ -55,13 +56,13 @@ def _is_faster(operation: str, x: Tensor) -> bool:
 
 
 def _explain_obstacle(x: Tensor, columns: int) -> str | None:
-    """Why Triton cannot run on ``x``; None where it can."""
+    """The reason why Triton cannot run on ``x``; None if it can."""
     if is_interpreted():
         return _explain_too_wide(columns)
     if not x.is_cuda:
         return f"Triton needs a CUDA or ROCm device, and this is {x.device.type}."
     if x.dtype not in (torch.bfloat16, torch.float16):
-        # exact fp32 products leave the tensor cores, and their tiles spill (336 to 1,544 bytes, sm_89)
+        # exact fp32 products do not use the tensor cores, and their tiles spill (336 to 1,544 bytes, sm_89)
         return f"its kernels take bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}."
     return _explain_too_wide(columns) or explain_unavailable()
 

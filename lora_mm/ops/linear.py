@@ -2,10 +2,10 @@
 
     y_i = x W_iᵀ + b_i + z_i B̄_iᵀ, z_i = s_i · w_i ⊙ (x Ā_iᵀ + ā_i)
 
-Written by hand, updates and gradients are added where the large products left theirs, instead of each making a tensor
-of its own to be added later: for q, k and v, dx is written once. A uniform update of an NF4 weight is merged in the
-dequantisation where that pays (see :mod:`.nf4`). Kept for the backward: x, and h [tokens, K] of updates that are not
-merged. Knows no modules.
+Forward and backward are hand-written: updates and gradients are added in place to the results of the large products,
+without a temporary tensor for each. For q, k and v, dx is written once. A uniform update of an NF4 weight is merged
+into it during the dequantisation, if that is faster (see :mod:`.nf4`). Saved for the backward: x, and h [tokens, K] of
+updates that are not merged. Knows no modules.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class FrozenLinear:
 def adapted_linears(x: Tensor, layers: Sequence[tuple[FrozenLinear, Update]]) -> tuple[Tensor, ...]:
     """Apply each of ``layers`` with its update to ``x``.
 
-    Updates are cast to the dtype of ``x`` (masters stay fp32) and get gradients in their own; W and b get none.
+    Updates are cast to the dtype of ``x`` (master weights stay fp32), and their gradients back to that of the master
+    weights. W and b get no gradient.
 
     Args:
         x: ``[..., Din]``.
@@ -50,7 +51,7 @@ def adapted_linears(x: Tensor, layers: Sequence[tuple[FrozenLinear, Update]]) ->
 
 
 def _get_weight(weight: Tensor | NF4Weight, update: Update, x: Tensor) -> tuple[Tensor, bool]:
-    """What ``x`` is multiplied by, and whether the update is merged in it."""
+    """The matrix to multiply ``x`` by, and whether the update is merged into it."""
     if not isinstance(weight, NF4Weight):
         return weight, False
     if update.is_uniform and merging_pays(x, update.kernels):
@@ -59,16 +60,18 @@ def _get_weight(weight: Tensor | NF4Weight, update: Update, x: Tensor) -> tuple[
 
 
 def _compute_hidden(x: Tensor, update: Update) -> Tensor:
-    """h [..., K]."""
+    """Project ``x`` into rank space: h [..., K]."""
     h = products.shrink(x, update.down.to(x.dtype), update.index, update.kernels)
     return h if update.down_bias is None else h + update.down_bias
 
 
-_TENSORS = 6
-"""Tensors of an update."""
+_TENSOR_COUNT = 6
+"""Number of tensors of an update."""
 
 
 class _AdaptedLinears(torch.autograd.Function):
+    """:func:`adapted_linears` with the updates' tensors as separate arguments, so that autograd sees them."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, layers: tuple[tuple[FrozenLinear, Update], ...], *tensors: Tensor | None
@@ -100,9 +103,9 @@ class _AdaptedLinears(torch.autograd.Function):
         dx: Tensor | None = None
         results: list[Tensor | None] = []
         for (frozen, settings), h, dy in zip(ctx.layers, hidden, grads, strict=True):
-            update = Update(*(next(tensors) for _ in range(_TENSORS)), *settings)
+            update = Update(*(next(tensors) for _ in range(_TENSOR_COUNT)), *settings)
             if dy is None:
-                results += [None] * _TENSORS
+                results += [None] * _TENSOR_COUNT
                 continue
             dh, gradients = _update_bwd(x, dy, h, update)
             results += gradients
@@ -117,7 +120,7 @@ class _AdaptedLinears(torch.autograd.Function):
 
 
 def _update_bwd(x: Tensor, dy: Tensor, h: Tensor | None, update: Update) -> tuple[Tensor, list[Tensor | None]]:
-    """dh [..., K], and the gradients of the update's tensors; ``h`` is computed again where it was not kept."""
+    """dh [..., K], and the gradients of the update's tensors; ``h`` is recomputed if it was not saved."""
     h, columns = _compute_hidden(x, update) if h is None else h, update.columns.to(x.dtype)
     index, kernels = update.index, update.kernels
     dz = products.shrink(dy, columns.transpose(-1, -2), index, kernels)

@@ -2,7 +2,7 @@
 
     y[n] = base[n] + s · Σ_e w[n, e] · ( B_e (A_e x[n] + a_e) + b_e )
 
-is computed as two thin products. All that depends on the routing stands between them, in rank space:
+is computed as two thin products. Everything that depends on the routing happens between them, in rank space:
 
     h = x · Āᵀ + ā          project_down    Ā [K, Din]: one shared A (K = r) or the experts' stacked (K = E·r)
     z = s · w ⊙ h           route           [..., E·r]
@@ -24,7 +24,7 @@ from lora_mm.ops.update import Norm, Update
 
 
 def stack_up(up: Tensor, groups: int = 1) -> Tensor:
-    """The experts' up-projections side by side, as one matrix for one product.
+    """Stack the experts' up-projections into one matrix, for one product.
 
     Args:
         up: ``[E, Dout, r / groups]``. With ``groups`` g > 1 the outputs are cut into g equal runs and run i reads
@@ -43,13 +43,13 @@ def stack_up(up: Tensor, groups: int = 1) -> Tensor:
 
 
 def make_uniform_update(down: Tensor, up: Tensor, scale: float, kernels: Kernels = "auto") -> Update:
-    """The update s · up · down of every token.
+    """Make the update s · up · down, the same for every token.
 
     Args:
         down: ``[r, Din]``.
         up: ``[Dout, r]``.
         scale: s.
-        kernels: the form in which its operations run.
+        kernels: how its operations run.
     """
     return Update(down, up, None, None, None, None, scale, experts=1, rank=len(down), kernels=kernels)
 
@@ -68,9 +68,9 @@ def make_update(
     dropout: float = 0.0,
     kernels: Kernels = "auto",
 ) -> Update:
-    """The update of ``x`` by an adapter's parameters, cast to its dtype (masters stay fp32).
+    """Make the update of ``x`` from an adapter's parameters, cast to the dtype of ``x`` (master weights stay fp32).
 
-    A uniform update stays uncast, because an NF4 weight takes it before it is rounded.
+    A uniform update is not cast, because an NF4 weight adds it in fp32, before rounding.
 
     Args:
         x: ``[..., Din]``; with ``index`` ``[rows, tokens, Din]``.
@@ -78,12 +78,12 @@ def make_update(
         up: ``[E, Dout, r / groups]``.
         down_bias: ā, ``[r]`` or ``[E·r]``.
         up_bias: ``[E, Dout]``.
-        weights: w, broadcastable to ``[..., E]``; None weighs every expert with 1. With ``index``, ``[E]``.
-        index: ``[rows]``, the one expert of each row, which has its own A; rows of a negative index get no update.
+        weights: w, broadcastable to ``[..., E]``; None for a weight of 1 for every expert. With ``index``, ``[E]``.
+        index: ``[rows]``, the expert of each row, for experts with an A each; rows with a negative index get no update.
         groups: see :func:`stack_up`.
         scale: s.
         dropout: probability with which a hidden unit is dropped; 0 outside training.
-        kernels: the form in which its operations run.
+        kernels: how its operations run.
     """
     experts, d_out, r_group = up.shape
     rank, dtype = r_group * groups, x.dtype
@@ -112,12 +112,12 @@ def routed_update(
     """Add the routed low-rank update of ``x`` to ``base``.
 
     Args:
-        base: ``[..., Dout]``; ``x`` itself where an input is adapted before it is read, which takes one pass less.
+        base: ``[..., Dout]``; ``x`` itself for an update of a layer's input, which saves one pass.
         x: ``[..., Din]``, with the leading dimensions of ``base``.
         down: see :func:`make_update`.
         up: see :func:`make_update`.
-        norm: an RMSNorm whose input ``base`` is (and ``x``): what is updated and returned is its output. Its weight
-            gets no gradient.
+        norm: an RMSNorm to apply first, if ``base`` is ``x``: its output is updated and returned. Its weight gets no
+            gradient.
         options: see :func:`make_update`.
 
     Returns:

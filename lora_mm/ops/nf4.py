@@ -1,8 +1,8 @@
-"""A 4-bit weight and a low-rank update of it, as one 16-bit weight: the update is added before the one rounding.
+"""Dequantises an NF4 weight, alone or with a low-rank update that is merged into it before rounding to 16 bits.
 
 bitsandbytes dequantises a frozen NF4 weight into a 16-bit temporary for every product anyway. Adding s·B·A there, in
-fp32, saves the adapter's own passes over the activations, where those are more than the weight's; added after the
-rounding, small updates would drown (of one of size 1e-6 some 9 % remain). Knows tensors; knows no layers.
+fp32, saves the adapter's passes over the activations, which pays if there are more activations than weights. Added
+after the rounding, small updates would be lost (9 % remain of an update of size 1e-6). Knows tensors; knows no layers.
 """
 
 import math
@@ -17,19 +17,19 @@ from lora_mm.ops.nf4_weight import NF4Weight
 from lora_mm.ops.update import Update
 
 MERGED_FROM = 2**14
-"""Tokens from which an update is merged on a CPU. To merge costs as much for few as for many: a product forward and
-backward took 1.48 times as long merged as with the update added in place for 512 tokens, 1.12 times for 2,048 and as
-long for 16,384 (4096 × 4096, r 16, bf16; ``benchmarks/nf4.py``)."""
+"""Minimum number of tokens to merge an update on a CPU. The cost of merging does not depend on the tokens: forward and
+backward of a product took 1.48 times as long merged as with the update added in place for 512 tokens, 1.12 times for
+2,048, and as long for 16,384 (4096 × 4096, r 16, bf16; ``benchmarks/nf4.py``)."""
 
 
 def merging_pays(x: Tensor, kernels: Kernels) -> bool:
-    """Whether the update is best merged: by the kernel on a GPU, or of many tokens on a CPU.
+    """Decide whether to merge the update: on a GPU if the Triton kernel runs, on a CPU for many tokens.
 
-    PyTorch on a GPU would make an fp32 weight on the way, 18 bytes a value moved against the kernel's 2.5.
+    PyTorch on a GPU would write a temporary fp32 weight and move 18 bytes per value; the kernel moves 2.5.
 
     Args:
-        x: ``[..., Din]``, which the weight is multiplied by.
-        kernels: the form in which operations run.
+        x: ``[..., Din]``, the layer's input.
+        kernels: how operations run.
     """
     if x.device.type == "cpu":
         return x.numel() // x.shape[-1] >= MERGED_FROM
@@ -37,7 +37,7 @@ def merging_pays(x: Tensor, kernels: Kernels) -> bool:
 
 
 def dequantize(weight: NF4Weight, dtype: torch.dtype) -> Tensor:
-    """W ``[Dout, Din]`` in ``dtype``.
+    """Dequantise W ``[Dout, Din]`` to ``dtype``.
 
     Args:
         weight: W in NF4.
@@ -47,11 +47,11 @@ def dequantize(weight: NF4Weight, dtype: torch.dtype) -> Tensor:
 
 
 def dequantize_and_merge(weight: NF4Weight, update: Update, dtype: torch.dtype) -> Tensor:
-    """W + s · B · A ``[Dout, Din]``, added in fp32 and rounded once.
+    """Compute W + s · B · A ``[Dout, Din]``, added in fp32 and rounded once.
 
     Args:
         weight: W in NF4.
-        update: uniform; its ``columns`` are B [Dout, r] and its ``down`` A [r, Din], in the dtype of the masters.
+        update: uniform; its ``columns`` are B [Dout, r] and its ``down`` A [r, Din], both uncast.
         dtype: of the result.
     """
     if use_triton(update.kernels, "nf4", weight.code.new_empty(0, dtype=dtype), 1):
@@ -60,38 +60,38 @@ def dequantize_and_merge(weight: NF4Weight, update: Update, dtype: torch.dtype) 
     (rows, width), absmax = weight.shape, _compute_absmax(weight)
     up, down = update.columns.float(), update.down.float()
     out = weight.code.new_empty(weight.shape, dtype=dtype)
-    step = _count_rows_at_once(weight)
-    for start in range(0, rows, step):
-        turn = slice(start, min(start + step, rows))
-        first, last = turn.start * width, turn.stop * width
+    chunk_rows = _count_chunk_rows(weight)
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, min(start + chunk_rows, rows))
+        first, last = chunk.start * width, chunk.stop * width
         data = weight.data.view(-1, 1)[first // 2 : -(-last // 2)]
-        block = absmax[first // weight.blocksize : -(-last // weight.blocksize)]
-        wide = _dequantize(weight, data, block, (turn.stop - turn.start, width), torch.float32)
-        out[turn] = wide.addmm_(up[turn], down, alpha=update.scale)
+        chunk_absmax = absmax[first // weight.blocksize : -(-last // weight.blocksize)]
+        dense = _dequantize(weight, data, chunk_absmax, (chunk.stop - chunk.start, width), torch.float32)
+        out[chunk] = dense.addmm_(up[chunk], down, alpha=update.scale)
     return out
 
 
-def _count_rows_at_once(weight: NF4Weight) -> int:
-    """Rows that are merged together: whole blocks and, on a CPU, what its caches hold in fp32: 4096 × 4096 with rank
-    16 takes 29 ms by a quarter of a million values, 62 ms at once."""
+def _count_chunk_rows(weight: NF4Weight) -> int:
+    """Number of rows to merge at once: complete blocks and, on a CPU, 2^18 values, which fit its caches in fp32: 4096 ×
+    4096 with rank 16 takes 29 ms in such chunks, 62 ms in one."""
     rows, width = weight.shape
-    whole = weight.blocksize // math.gcd(weight.blocksize, width)
-    return max(whole, 2**18 // width // whole * whole) if weight.data.device.type == "cpu" else rows
+    block_rows = weight.blocksize // math.gcd(weight.blocksize, width)
+    return max(block_rows, 2**18 // width // block_rows * block_rows) if weight.data.device.type == "cpu" else rows
 
 
 def _compute_absmax(weight: NF4Weight) -> Tensor:
-    """[blocks], in fp32."""
+    """The absmax of each block ``[blocks]``, in fp32."""
     nested = weight.nested
     if nested is None:
         return weight.absmax
     operation = _import_operations().dequantize_blockwise
-    wide: Tensor = operation(weight.absmax, nested.absmax, nested.code, nested.blocksize, torch.float32)
-    return wide + nested.offset
+    absmax: Tensor = operation(weight.absmax, nested.absmax, nested.code, nested.blocksize, torch.float32)
+    return absmax + nested.offset
 
 
 def _dequantize(weight: NF4Weight, data: Tensor, absmax: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    wide: Tensor = _import_operations().dequantize_4bit(data, absmax, weight.blocksize, "nf4", shape, dtype)
-    return wide
+    dense: Tensor = _import_operations().dequantize_4bit(data, absmax, weight.blocksize, "nf4", shape, dtype)
+    return dense
 
 
 def _import_operations() -> Any:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class NestedAbsmax(NamedTuple):
-    """Double quantisation: how the blocks' absmax are quantised themselves.
+    """Double quantisation: how the absmax of the blocks are quantised in turn.
 
     Attributes:
         code: ``[256]``, the values that the 8-bit absmax stand for.
         absmax: the largest absmax of each block of absmax.
         offset: added to every absmax.
-        blocksize: absmax that share one entry of ``absmax``.
+        blocksize: number of absmax in a block.
     """
 
     code: Tensor
@@ -29,8 +29,8 @@ class NF4Weight:
 
     Attributes:
         data: uint8, two values a byte, the first in the high half.
-        absmax: the largest value of each block; with double quantisation uint8, in the code of ``nested``.
-        nested: of double quantisation; None without it.
+        absmax: the largest absolute value of each block; with double quantisation uint8, which ``nested`` decodes.
+        nested: how ``absmax`` is quantised; None without double quantisation.
         code: ``[16]``, the values that the 4-bit values stand for.
         blocksize: values a block.
         shape: (Dout, Din).
@@ -45,7 +45,7 @@ class NF4Weight:
 
 
 def read_nf4_weight(weight: Any) -> NF4Weight | None:
-    """What bitsandbytes keeps of a ``Linear4bit``'s weight; None for a weight that is not NF4, or was repacked."""
+    """Read the weight of bitsandbytes' ``Linear4bit``; None for a weight that is not NF4, or was repacked."""
     state = getattr(weight, "quant_state", None)
     if state is None or state.quant_type != "nf4" or getattr(state, "packing_format_for_cpu", False):
         return None

@@ -4,8 +4,9 @@
     expand   y = base + z · Bᵀ       z [..., C], B [D, C]
     outer    Σ over tokens of z ⊗ x  [C, D]
 
-With ``index`` [rows], x is [rows, tokens, D] and each row has the matrix of its own expert: A [E, C, D], B [E, D, C],
-a sum [C, D] for each of E. A row of a negative index has no expert: its h is zero, its y is base, and it is in no sum.
+By row, with ``index`` [rows], x is [rows, tokens, D] and each row uses the matrix of its expert: A [E, C, D], B
+[E, D, C], and ``outer`` gives one sum [C, D] per expert. A row with a negative index has no expert: its h is zero, its
+y is base, and no sum includes it.
 """
 
 from itertools import groupby
@@ -25,13 +26,13 @@ def shrink(x: Tensor, down: Tensor, index: Tensor | None, kernels: Kernels) -> T
         x: ``[..., D]``; by row ``[rows, tokens, D]``.
         down: A ``[C, D]``; by row ``[E, C, D]``.
         index: ``[rows]``, each row's expert; None for one matrix.
-        kernels: the form in which operations run.
+        kernels: how operations run.
 
     Returns:
         h ``[..., C]``.
     """
     if index is None:
-        return F.linear(x, down)  # cuBLAS reads x once: there is nothing to gain
+        return F.linear(x, down)  # cuBLAS reads x only once, too: a kernel would gain nothing
     if use_triton(kernels, "grouped", x, down.shape[1]):
         projected: Tensor = import_launchers().launch_shrink(x, down, index)
         return projected
@@ -51,7 +52,7 @@ def expand(
         z: ``[..., C]``; by row ``[rows, tokens, C]``.
         columns: B ``[D, C]``; by row ``[E, D, C]``.
         index: ``[rows]``, each row's expert; None for one matrix.
-        kernels: the form in which operations run.
+        kernels: how operations run.
         in_place: whether ``base`` may become the result.
 
     Returns:
@@ -82,14 +83,14 @@ def _expand_by_one_matrix(base: Tensor | None, z: Tensor, columns: Tensor, *, in
 
 
 def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int, kernels: Kernels) -> Tensor:
-    """Sum z ⊗ x over tokens, in one order, so that two runs agree to the bit.
+    """Sum z ⊗ x over tokens in a fixed order, so that two runs agree to the bit.
 
     Args:
         x: ``[..., D]``; by row ``[rows, tokens, D]``.
         z: ``[..., C]``; by row ``[rows, tokens, C]``.
         index: ``[rows]``, each row's expert; None for one sum.
         experts: E, the number of sums by row.
-        kernels: the form in which operations run.
+        kernels: how operations run.
 
     Returns:
         ``[C, D]``; by row ``[E, C, D]``.
@@ -104,13 +105,13 @@ def outer(x: Tensor, z: Tensor, index: Tensor | None, experts: int, kernels: Ker
     if not runs:
         return x.new_zeros(experts, z.shape[-1], x.shape[-1])
     by_row = torch.cat([torch.bmm(z[run].transpose(1, 2), x[run]) for run in runs])
-    # as a product: index_add is not deterministic on a GPU, and one addition after the other rounds each time
+    # a product, because index_add is not deterministic on a GPU, and rounds after every addition
     is_expert = torch.cat([index[run] for run in runs]) == torch.arange(experts, device=index.device)[:, None]
     return (is_expert.to(by_row.dtype) @ by_row.flatten(1)).view(experts, *by_row.shape[1:])
 
 
 def flat(x: Tensor) -> Tensor:
-    """``x`` [..., D] as [tokens, D]; where that needs no copy, the same memory."""
+    """``x`` [..., D] as [tokens, D]; a view if possible."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -120,18 +121,19 @@ def _gather(matrices: Tensor, index: Tensor) -> Tensor:
 
 
 LARGE = 2**17
-"""Values of a row from which rows without an expert are skipped, each run of rows as a product of its own; smaller rows
-are multiplied by zero. Beside a layer, forward and backward: 15.8 ms skipped and 28.0 multiplied by zero for 5 rows of
-1024 × 1664 (fp32), 4.4 and 2.1 ms for 80 rows of 37 × 192 (bf16), by ``benchmarks/crops.py``."""
+"""Minimum number of values in a row to skip rows without an expert, with one product per run of the other rows; below
+it, rows without an expert are multiplied by zero. Forward and backward of a layer and its update: 15.8 ms with skipping
+and 28.0 ms without for 5 rows of 1024 × 1664 (fp32), 4.4 and 2.1 ms for 80 rows of 37 × 192 (bf16), by
+``benchmarks/crops.py``."""
 
 
 def _skips(index: Tensor, size: int) -> bool:
-    """Whether rows of ``size`` values are skipped; never on a GPU, where reading ``index`` would wait for it."""
+    """Whether to skip rows without an expert, of ``size`` values; never on a GPU, as reading ``index`` would wait."""
     return size >= LARGE and index.device.type == "cpu"
 
 
 def _find_runs(index: Tensor, size: int) -> list[slice]:
-    """The runs of rows that have an expert, or all rows where none is skipped."""
+    """The runs of rows that have an expert; one run of all rows if none is skipped."""
     if not _skips(index, size):
         return [slice(0, len(index))]
     runs, start = [], 0

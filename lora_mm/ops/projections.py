@@ -3,8 +3,7 @@
     h = x · Āᵀ                 project_down      Ā [K, Din]
     y = base + z · B̄ᵀ          project_up        B̄ [Dout, C]
 
-Both also go by row, as :mod:`.products` has it. Sums over tokens are matrix products, or Triton's in a fixed order:
-gradients are deterministic.
+Both also work by row (see :mod:`.products`). Sums over tokens have a fixed order, so gradients are deterministic.
 """
 
 from typing import Any
@@ -22,7 +21,7 @@ def _down_fake(x: Tensor, down: Tensor, index: Tensor | None, kernels: Kernels) 
 
 
 def _down_bwd(g: Tensor, x: Tensor, down: Tensor, index: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
-    """dx [..., Din] and dĀ of g [..., K]."""
+    """dx [..., Din] and dĀ, from g [..., K]."""
     dx = products.expand(None, g, down.transpose(-1, -2), index, kernels)
     return dx, products.outer(x, g, index, len(down), kernels)
 
@@ -51,7 +50,7 @@ def _up_fake(base: Tensor, z: Tensor, columns: Tensor, index: Tensor | None, ker
 
 
 def _up_bwd(dy: Tensor, z: Tensor, columns: Tensor, index: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
-    """dz [..., C] and dB̄ of dy [..., Dout]."""
+    """dz [..., C] and dB̄, from dy [..., Dout]."""
     dz = products.shrink(dy, columns.transpose(-1, -2), index, kernels)
     return dz, products.outer(dy, z, index, len(columns), kernels).transpose(-1, -2).contiguous()
 
@@ -74,7 +73,7 @@ def _up_backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, No
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """An empty tensor of the shape of ``x``, contiguous."""
+    """An uninitialised contiguous tensor with the shape and dtype of ``x``."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

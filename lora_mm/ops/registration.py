@@ -1,4 +1,4 @@
-"""Registers a differentiable operation with ``torch.library``, so that ``torch.compile`` takes it whole. Knows none."""
+"""Registers operations with ``torch.library``, so that ``torch.compile`` does not trace into them. Defines none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,22 +19,22 @@ def register_operation(
 ) -> Callable[..., Any]:
     """Register ``forward`` as ``lora_mm::name`` and return the function that calls it.
 
-    Outside of ``torch.compile`` the same functions run as a ``torch.autograd.Function``: the dispatcher's way through
-    Python is long for a small adapter. That function's forward sets up its context itself, because with a
-    ``setup_context`` of its own ``apply`` binds the arguments at every call.
+    Outside of ``torch.compile`` the same functions run as a ``torch.autograd.Function``, because the dispatcher's
+    overhead in Python is large for a small adapter. The function's ``forward`` sets up the context: with a separate
+    ``setup_context``, ``apply`` would bind the arguments to a signature at every call.
 
     Args:
         name: of the operation, without the namespace.
-        schema: its arguments and results, as ``torch.library`` writes them. Tensors are flat in it: records are
-            taken apart by the caller and put together in ``forward``.
+        schema: its arguments and results, in the syntax of ``torch.library``. It has no records: the caller passes
+            the fields of a record, and ``forward`` puts them together.
         forward: the operation.
-        fake: its results' shapes and dtypes, without computing them.
-        backward: gradients of all arguments, from ``ctx`` and the gradients of the results; None for an operation that
-            is not differentiable.
-        setup_context: keeps on ``ctx`` what ``backward`` needs; given together with ``backward``.
+        fake: returns empty results with the right shapes and dtypes.
+        backward: returns the gradients of all arguments, given ``ctx`` and the gradients of the results; None for an
+            operation that is not differentiable.
+        setup_context: saves on ``ctx`` what ``backward`` needs; given together with ``backward``.
 
     Returns:
-        A function with the arguments of ``forward``, which casts nothing under autocast.
+        A function with the arguments of ``forward`` that ignores autocast.
     """
     op = torch.library.custom_op(f"lora_mm::{name}", forward, mutates_args=(), schema=schema)
     op.register_fake(fake)
@@ -57,10 +57,10 @@ def register_operation(
 def _make_function(
     name: str, forward: Callable[..., Any], backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> Any:
-    def forward_and_keep(ctx: Any, *args: Any) -> Any:
+    def forward_and_save(ctx: Any, *args: Any) -> Any:
         output = forward(*args)
         setup_context(ctx, args, output)
         return output
 
-    methods = {"forward": staticmethod(forward_and_keep), "backward": staticmethod(backward)}
+    methods = {"forward": staticmethod(forward_and_save), "backward": staticmethod(backward)}
     return type(name, (torch.autograd.Function,), methods)

@@ -1,8 +1,8 @@
-"""An input with its update added, and the RMSNorm before it folded in: one operation with hand-derived gradients.
+"""Adds its update to an input, or to the RMSNorm of an input, as one operation with hand-derived gradients.
 
     y = n + z · B̄ᵀ, z = route(h), h = n · Āᵀ + ā      n = x, or RMSNorm(x) folded in: h = rstd · (x (γ∘Ā)ᵀ) + ā
 
-Of [tokens, width] only x is kept for the backward; z is computed again from h. Knows no routing policy.
+Of tensors [tokens, width] only x is saved for the backward; z is recomputed from h. Knows no routing policy.
 """
 
 from typing import Any
@@ -20,13 +20,12 @@ from lora_mm.ops.update import UPDATE_SCHEMA, Norm, Update, get_sum_dtype
 
 
 def update_residual(x: Tensor, update: Update, norm: Norm | None = None) -> Tensor:
-    """Add to ``x``, or to what ``norm`` makes of it, its own update.
+    """Add its update to ``x``, or to the output of ``norm`` for ``x``.
 
     Args:
         x: ``[..., D]``.
         update: from D to D, not by row, in the dtype of ``x``.
-        norm: the RMSNorm that reads ``x`` and whose output is updated; None where ``x`` is that output. Its weight gets
-            no gradient.
+        norm: an RMSNorm to apply to ``x`` first; None for none. Its weight gets no gradient.
 
     Returns:
         y ``[..., D]``.
@@ -37,7 +36,7 @@ def update_residual(x: Tensor, update: Update, norm: Norm | None = None) -> Tens
 
 
 def _residual(x: Tensor, norm_weight: Tensor | None, eps: float, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """y [..., D], h [..., K] and 1 / rms(x) [..., 1] (empty without a norm) of x [..., D]."""
+    """y [..., D], h [..., K] and 1 / rms(x) [..., 1] (empty without a norm), from x [..., D]."""
     update, norm = Update(*fields), None if norm_weight is None else Norm(norm_weight, eps)
     if use_triton(update.kernels, "residual", x, update.columns.shape[1]):
         y, h, rstd = import_launchers().launch_residual(x, norm, update)

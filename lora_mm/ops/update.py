@@ -1,6 +1,6 @@
-"""The record of one routed low-rank update, and rank space between its two products. Knows tensors; knows no kernels.
+"""A routed low-rank update as a record, and its computation in rank space. Knows tensors; knows no kernels.
 
-z = s · w ⊙ keep ⊙ h       [..., E·r], and behind it s · w: one column for each expert's bias
+z = s · w ⊙ keep ⊙ h       [..., E·r], followed by s · w: one column for each expert's bias
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Norm(NamedTuple):
 
 @dataclass
 class Update:
-    """A routed low-rank update: its two products, and what multiplies rank space between them.
+    """A routed low-rank update: the matrices of its two products, and the factors of rank space between them.
 
-    Not frozen, though nobody changes one: layers make several in every step, and a frozen dataclass of ten fields takes
+    Not frozen, although it never changes: layers make several in every step, and a frozen dataclass of ten fields takes
     8.3 µs to make, this one 1.3 µs.
 
     Attributes:
@@ -38,11 +38,11 @@ class Update:
         down_bias: ā, broadcastable to h [..., K].
         weights: w, broadcastable to [..., E]; by row to [..., 1].
         keep: [..., K], the mask of rank dropout: 0, or 1 / (1 - dropout).
-        index: [rows], each row's expert, where an update goes by row.
+        index: [rows], each row's expert, for an update by row.
         scale: s.
         experts: E; by row 1, as a row's rank space holds one expert.
         rank: r.
-        kernels: the form in which its operations run.
+        kernels: how its operations run.
     """
 
     down: Tensor
@@ -73,7 +73,7 @@ class Update:
         return self.columns.shape[-1] == self.rank and all(tensor is None for tensor in routed)
 
     def route(self, h: Tensor) -> Tensor:
-        """z [..., C] of h [..., K], which the experts share (K = r) or not (K = E·r)."""
+        """Compute z [..., C] from h [..., K], which the experts share (K = r) or not (K = E·r)."""
         weights, experts = self.weights, self.experts
         is_biased = self.columns.shape[-1] > experts * self.rank
         z = self._drop(h).unflatten(-1, (-1, self.rank))
@@ -88,7 +88,7 @@ class Update:
         return z if self.scale == 1.0 else z * self.scale
 
     def route_bwd(self, dz: Tensor, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gradients of :meth:`route`.
+        """Compute the gradients of :meth:`route`.
 
         Args:
             dz: ``[..., C]``.
@@ -103,7 +103,7 @@ class Update:
         dweights = None
         if self.weights is not None:
             weighted = self._drop(h).unflatten(-1, (-1, self.rank))
-            # summed over tokens too, and the terms have both signs and cancel: so in fp32
+            # in fp32, because the sum runs over tokens too, and its terms cancel
             per_expert = (core * weighted).sum(dim=-1, dtype=get_sum_dtype(h))
             if dz.shape[-1] > width:
                 per_expert = per_expert + dz[..., width:]
@@ -117,5 +117,5 @@ class Update:
 
 
 def get_sum_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of sums over ``x``: fp32 for 16-bit tensors, else its own."""
+    """The dtype of sums over ``x``: fp32 for 16-bit tensors, else the dtype of ``x``."""
     return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype

@@ -1,4 +1,4 @@
-"""The pocket: a small world of drawn problems and a small base model, to run the real job anywhere in minutes.
+"""The pocket world and base: small drawn data sets and a small model, to run the real job anywhere in minutes.
 
 Knows where the packaged base is; imports nothing heavy.
 """

@@ -1,4 +1,4 @@
-"""Drawing for the pocket world: colors, an empty picture, arrows and creatures. Knows no scenes."""
+"""Draws for the pocket world: colors, an empty picture, arrows and creatures. Knows no scenes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DOT_COLOURS = ("red", "blue", "green", "purple", "orange", "black")
 
 
 def random_paper(rng: Random) -> int:
-    """Index of a background in ``PAPER_COLOURS``."""
+    """Draw the index of a background in ``PAPER_COLOURS``."""
     return rng.randrange(len(PAPER_COLOURS))
 
 
 def new_picture(background: tuple[int, int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty picture of one color, and the pen that draws on it."""
+    """Make an empty picture of one color, and the pen that draws on it."""
     image = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), background)
     return image, ImageDraw.Draw(image)
 
@@ -35,7 +35,7 @@ def draw_arrow(pen: ImageDraw.ImageDraw, a: tuple[int, int], b: tuple[int, int])
     """Draw a thick arrow with a large head, clear of the icons at both ends.
 
     Args:
-        pen: what draws.
+        pen: the picture's pen.
         a: pixel position of the icon where the arrow starts.
         b: pixel position of the icon where it ends.
     """

@@ -1,4 +1,4 @@
-"""Pocket data in the formats of your own data: JSON lines beside pictures, by seed. Needs no torch.
+"""Draws pocket data in the formats of your own data: JSON lines beside pictures, by seed. Needs no torch.
 
 ``train.jsonl`` and ``test.jsonl`` name pictures by their path in the folder. The same seed and size write the same
 bytes, and no picture is in both splits.
@@ -34,7 +34,7 @@ Fields = dict[str, Any]
 
 
 def _draw_caption(rng: Random) -> tuple[Image.Image, Fields]:
-    """A picture and one sentence about it, in a style that the pocket base has not seen."""
+    """Draw a picture and write one sentence about it, in a style that the pocket base has not seen."""
     scene = rng.choice((Columns, Jars, Spots, Tube, Web)).random(rng)
     match scene:
         case Columns():
@@ -52,7 +52,7 @@ def _draw_caption(rng: Random) -> tuple[Image.Image, Fields]:
 
 
 def _draw_short_answers(rng: Random) -> tuple[Image.Image, Fields]:
-    """A question with the answers of ten people; some answers are shorter, and one is wrong."""
+    """Draw a question with the answers of ten people; some answers are shorter, and one is wrong."""
     questions = (picture_questions.cardinal, picture_questions.food_web, picture_questions.graph)
     draft = rng.choice(questions)(rng)
     short, wrong = _shorten(draft.choices[0]), _shorten(rng.choice(draft.choices[1:]))
@@ -67,7 +67,7 @@ def _shorten(answer: str) -> str:
 
 
 def _draw_chart_choice(rng: Random) -> tuple[Image.Image, Fields]:
-    """A chart or diagram, and a multiple-choice question about it."""
+    """Draw a chart or diagram, and a multiple-choice question about it."""
     questions = (picture_questions.graph, picture_questions.thermometer, picture_questions.food_web)
     draft = rng.choice(questions)(rng)
     choices = list(draft.choices)
@@ -81,7 +81,7 @@ def _draw_chart_choice(rng: Random) -> tuple[Image.Image, Fields]:
 
 
 def _draw_label(rng: Random) -> tuple[Image.Image, Fields]:
-    """A label with one word to read."""
+    """Draw a label with one word to read."""
     word = rng.choice(CREATURES)
     image, pen = new_picture(rng.choice(PAPER_COLOURS))
     font = ImageFont.load_default(rng.randint(30, 36))

@@ -14,21 +14,30 @@ from lora_mm.pocket.tables import COLOURS
 POLE_PAIRS = (("red", "blue"), ("green", "orange"), ("purple", "yellow"))
 """Colors of a magnet's two poles."""
 
-Point = tuple[int, int]
+Pixel = tuple[int, int]
+"""x and y of a pixel in a picture."""
 
 
 def random_side(rng: Random) -> str:
-    """``left``, ``right`` or ``same``."""
+    """Draw ``left``, ``right`` or ``same``."""
     return rng.choice(("left", "right", "same"))
 
 
 def compare_sides(left: int, right: int) -> str:
-    """The side with the larger number: ``left``, ``right`` or ``same``."""
+    """Find the side with the larger number.
+
+    Args:
+        left: number on the left side.
+        right: number on the right side.
+
+    Returns:
+        ``left``, ``right`` or ``same``.
+    """
     return "left" if left > right else "right" if right > left else "same"
 
 
-def scatter_points(rng: Random, count: int, box: tuple[int, int, int, int], gap: int) -> tuple[Point, ...]:
-    """Random points that keep a distance. Starts again when no room is left for the last points.
+def scatter_points(rng: Random, count: int, box: tuple[int, int, int, int], gap: int) -> tuple[Pixel, ...]:
+    """Draw random points that keep a distance; start again if no room is left for the last points.
 
     Args:
         rng: source of randomness.
@@ -37,7 +46,7 @@ def scatter_points(rng: Random, count: int, box: tuple[int, int, int, int], gap:
         gap: minimum distance of two points, in pixels.
     """
     while True:
-        points: list[Point] = []
+        points: list[Pixel] = []
         for _ in range(12 * count):
             p = (rng.randint(box[0], box[2]), rng.randint(box[1], box[3]))
             if all(math.dist(p, q) >= gap for q in points):
@@ -50,14 +59,19 @@ def scatter_points(rng: Random, count: int, box: tuple[int, int, int, int], gap:
 class Jars:
     """Two jars with dots. One has at least three times as many as the other, or both have the same number."""
 
-    left: tuple[Point, ...]
-    right: tuple[Point, ...]
+    left: tuple[Pixel, ...]
+    right: tuple[Pixel, ...]
     colour: str
     paper: int
 
     @classmethod
     def random(cls, rng: Random, more: str | None = None) -> Jars:
-        """Random jars. ``more`` is the fuller side: left, right, same, or None for any."""
+        """Draw random jars.
+
+        Args:
+            rng: source of randomness.
+            more: the fuller side: ``left``, ``right`` or ``same``; None for any.
+        """
         more = more or random_side(rng)
         few, many = rng.randint(1, 2), rng.randint(7, 9)
         a, b = {"left": (many, few), "right": (few, many), "same": (rng.choice((few, many)),) * 2}[more]
@@ -71,7 +85,7 @@ class Jars:
         return compare_sides(len(self.left), len(self.right))
 
     def draw(self) -> Image.Image:
-        """The picture of the two jars."""
+        """Draw the picture of the two jars."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         for x, points in ((8, self.left), (80, self.right)):
             pen.rectangle((x + 1, 42, x + 55, 131), fill=(222, 238, 248))
@@ -94,7 +108,12 @@ class Trails:
 
     @classmethod
     def random(cls, rng: Random, more: str | None = None) -> Trails:
-        """Random boxes. ``more`` is the side with the longer tails: left, right, same, or None for any."""
+        """Draw random boxes.
+
+        Args:
+            rng: source of randomness.
+            more: the side with the longer tails: ``left``, ``right`` or ``same``; None for any.
+        """
         more = more or random_side(rng)
         short, long = rng.randint(3, 5), rng.randint(19, 22)
         a, b = {"left": (long, short), "right": (short, long), "same": (rng.choice((short, long)),) * 2}[more]
@@ -109,7 +128,7 @@ class Trails:
         return compare_sides(self.left_tail, self.right_tail)
 
     def draw(self) -> Image.Image:
-        """The picture of the two boxes."""
+        """Draw the picture of the two boxes."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         for x, balls, tail in ((6, self.left, self.left_tail), (74, self.right, self.right_tail)):
             pen.rectangle((x, 18, x + 64, 134), fill=(255, 255, 255), outline=INK, width=3)
@@ -133,7 +152,12 @@ class Bars:
 
     @classmethod
     def random(cls, rng: Random, same: bool | None = None) -> Bars:
-        """Random magnets. ``same`` says whether the facing poles have the same colour; None for any."""
+        """Draw random magnets.
+
+        Args:
+            rng: source of randomness.
+            same: whether the facing poles have the same colour; None for any.
+        """
         same = rng.random() < 0.5 if same is None else same
         a, b = rng.sample(rng.choice(POLE_PAIRS), 2)
         return cls(
@@ -151,7 +175,7 @@ class Bars:
         return self.ends[1] == self.ends[2]
 
     def draw(self) -> Image.Image:
-        """The picture of the two bars, horizontal or upright."""
+        """Draw the picture of the two bars, horizontal or upright."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         long, thick, half = 56, 26, PICTURE_SIZE // 2
         for start, colours in ((half - self.gap // 2 - long, self.ends[:2]), (half + self.gap // 2, self.ends[2:])):
@@ -178,7 +202,12 @@ class Gaps:
 
     @classmethod
     def random(cls, rng: Random, wider: str | None = None) -> Gaps:
-        """Random rows. ``wider`` is the row with the wider gap: top, bottom, same, or None for any."""
+        """Draw random rows.
+
+        Args:
+            rng: source of randomness.
+            wider: the row with the wider gap: ``top``, ``bottom`` or ``same``; None for any.
+        """
         wider = wider or rng.choice(("top", "bottom", "same"))
         near, far = rng.randint(3, 7), rng.randint(36, 44)
         top, bottom = {"top": (far, near), "bottom": (near, far), "same": (rng.choice((near, far)),) * 2}[wider]
@@ -191,7 +220,7 @@ class Gaps:
         return {"left": "top", "right": "bottom", "same": "same"}[compare_sides(self.top, self.bottom)]
 
     def draw(self) -> Image.Image:
-        """The picture of the two rows, one above the other."""
+        """Draw the picture of the two rows, one above the other."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         for y, gap in ((28, self.top), (92, self.bottom)):
             for start in (PICTURE_SIZE // 2 - gap // 2 - 44, PICTURE_SIZE // 2 + gap // 2):

@@ -10,12 +10,13 @@ from lora_mm.pocket.scenes import Bars, Columns, Gaps, Jars, Spots, Stripes, Tra
 
 
 def magnets(rng: Random) -> ProblemDraft:
+    """Do two magnets attract or repel? They repel if the facing poles have the same color."""
     scene = Bars.random(rng)
-    answer, like = ("repel", "alike") if scene.same else ("attract", "different")
+    answer, comparison = ("repel", "alike") if scene.same else ("attract", "different")
     return ProblemDraft(
         "Will these magnets attract or repel each other?",
         put_first(("attract", "repel"), answer),
-        f"The poles that face each other are {like}. These magnets will {answer} each other.",
+        f"The poles that face each other are {comparison}. These magnets will {answer} each other.",
         "Two magnets are placed as shown. The two colors mark the two poles of a magnet.",
         scene,
         "Two bar magnets, one beside the other.",
@@ -23,6 +24,7 @@ def magnets(rng: Random) -> ProblemDraft:
 
 
 def concentration(rng: Random) -> ProblemDraft:
+    """Which solution has more particles in the same volume? The jar with more dots, or neither."""
     scene = Jars.random(rng)
     neither = "neither; their concentrations are the same"
     answer = {"left": "Solution A", "right": "Solution B", "same": neither}[scene.more]
@@ -40,6 +42,7 @@ DIRECTIONS = {"north": "top", "south": "bottom", "west": "left", "east": "right"
 
 
 def cardinal(rng: Random) -> ProblemDraft:
+    """Which island is farthest in a direction? The one closest to that side of the map."""
     scene = Spots.random(rng)
     direction = rng.choice(tuple(DIRECTIONS))
     answer = scene.extreme(DIRECTIONS[direction])
@@ -55,6 +58,7 @@ def cardinal(rng: Random) -> ProblemDraft:
 
 
 def temperature(rng: Random) -> ProblemDraft:
+    """Which gas is hotter? The sample with the longer trails, or neither."""
     scene = Trails.random(rng)
     neither = "neither; the samples have the same temperature"
     answer = {"left": "sample A", "right": "sample B", "same": neither}[scene.more]
@@ -69,6 +73,7 @@ def temperature(rng: Random) -> ProblemDraft:
 
 
 def food_web(rng: Random) -> ProblemDraft:
+    """Which organism eats another? The one that the arrow from the other points to."""
     scene = Web.random(rng)
     names = [n for n, _ in scene.chain]
     eaten = rng.randrange(2)
@@ -84,16 +89,17 @@ def food_web(rng: Random) -> ProblemDraft:
 
 
 def magnet_pairs(rng: Random) -> ProblemDraft:
+    """In which pair is the magnetic force stronger? In the pair with the smaller gap, or in neither."""
     scene = Gaps.random(rng)
-    say = {
+    statements = {
         "bottom": "The magnetic force is stronger in Pair 1.",
         "top": "The magnetic force is stronger in Pair 2.",
         "same": "The strength of the magnetic force is the same in both pairs.",
     }
     return ProblemDraft(
         "Think about the force between the magnets in each pair. Which statement is true?",
-        put_first(tuple(say.values()), say[scene.wider]),
-        f"Magnets that are closer together pull each other with a stronger force. {say[scene.wider]}",
+        put_first(tuple(statements.values()), statements[scene.wider]),
+        f"Magnets that are closer together pull each other with a stronger force. {statements[scene.wider]}",
         "The picture shows Pair 1 and, below it, Pair 2. All the magnets are alike.",
         scene,
         "Two pairs of magnets, one pair above the other.",
@@ -101,6 +107,7 @@ def magnet_pairs(rng: Random) -> ProblemDraft:
 
 
 def thermometer(rng: Random) -> ProblemDraft:
+    """Which temperature does a thermometer show? That of the mark where the red liquid ends."""
     scene = Tube.random(rng)
     values = [f"{20 * n}°C" for n in range(5)]
     answer = values.pop(scene.level)
@@ -115,6 +122,7 @@ def thermometer(rng: Random) -> ProblemDraft:
 
 
 def graph(rng: Random) -> ProblemDraft:
+    """Which shop earned the most or the least? The one with the tallest or the shortest bar."""
     scene = Columns.random(rng)
     ware = rng.choice(tables.WARES)
     word, which = rng.choice((("most", "tallest"), ("least", "shortest")))
@@ -134,6 +142,7 @@ QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 def upright_cloth(rng: Random) -> ProblemDraft:
+    """Which of four cloths has vertical stripes? Visible at full size only."""
     scene = Stripes.random(rng)
     answer = QUARTERS[scene.upright]
     return ProblemDraft(

@@ -1,4 +1,4 @@
-"""A problem of the pocket world as its template drafts it. Knows no questions."""
+"""Records of a pocket problem and of its template. Knows no questions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ class ProblemDraft:
 
 
 def put_first(options: tuple[str, ...], answer: str) -> tuple[str, ...]:
-    """All options with ``answer`` first."""
+    """Move the answer to the front.
+
+    Args:
+        options: all options.
+        answer: the right one.
+    """
     return (answer, *(option for option in options if option != answer))
 
 

@@ -24,7 +24,7 @@ from lora_mm.pocket.drawing import (
     new_picture,
     random_paper,
 )
-from lora_mm.pocket.pair_scenes import Bars, Gaps, Jars, Point, Trails
+from lora_mm.pocket.pair_scenes import Bars, Gaps, Jars, Pixel, Trails
 from lora_mm.pocket.tables import COLOURS, CREATURES
 
 GRID = (24, 56, 88, 120)
@@ -40,7 +40,12 @@ class Spots:
 
     @classmethod
     def random(cls, rng: Random, count: int = 4) -> Spots:
-        """A random map with ``count`` islands of different colours."""
+        """Draw a random map.
+
+        Args:
+            rng: source of randomness.
+            count: number of islands, of different colours.
+        """
         rows, columns = rng.sample(GRID, count), rng.sample(GRID, count)
         colours = rng.sample(SPOT_COLOURS, count)
         jitter = lambda: rng.randint(-4, 4)  # noqa: E731
@@ -53,14 +58,14 @@ class Spots:
         )
 
     def draw(self) -> Image.Image:
-        """The picture of the map."""
+        """Draw the picture of the map."""
         image, pen = new_picture(SEA_COLOURS[self.sea])
         for colour, x, y, r in self.spots:
             pen.ellipse((x - r, y - r + 1, x + r, y + r - 1), fill=COLOURS[colour], outline=INK, width=2)
         return image
 
     def extreme(self, side: str) -> str:
-        """The colour of the island closest to ``side``: top, bottom, left or right."""
+        """Find the colour of the island closest to ``side``: top, bottom, left or right."""
         axis, sign = {"top": (2, 1), "bottom": (2, -1), "left": (1, 1), "right": (1, -1)}[side]
         return min(self.spots, key=lambda s: sign * s[axis])[0]
 
@@ -77,12 +82,17 @@ class Tube:
 
     @classmethod
     def random(cls, rng: Random, level: int | None = None) -> Tube:
-        """A random thermometer at ``level``; None for any level."""
+        """Draw a random thermometer.
+
+        Args:
+            rng: source of randomness.
+            level: the mark that the red liquid reaches; None for any.
+        """
         level = rng.randrange(5) if level is None else level
         return cls(level, rng.randint(-34, 34), rng.randint(-3, 3), rng.randint(8, 11), random_paper(rng))
 
     def draw(self) -> Image.Image:
-        """The picture of the tube with its five marks."""
+        """Draw the picture of the tube with its five marks."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         x, foot = PICTURE_SIZE // 2 + self.x, 122 + self.y
         pen.rectangle((x - self.wide, 12 + self.y, x + self.wide, foot), fill=(255, 255, 255), outline=INK, width=2)
@@ -104,16 +114,16 @@ class Columns:
 
     @classmethod
     def random(cls, rng: Random) -> Columns:
-        """A random bar chart."""
+        """Draw a random bar chart."""
         heights = [h + rng.randint(-4, 4) for h in rng.sample((18, 48, 78, 108), 4)]
         return cls(tuple(zip(rng.sample(DOT_COLOURS, 4), heights, strict=True)), random_paper(rng))
 
     def extreme(self, which: str) -> str:
-        """The colour of the ``tallest`` or the ``shortest`` column."""
+        """Find the colour of the ``tallest`` or the ``shortest`` column."""
         return (max if which == "tallest" else min)(self.columns, key=lambda c: c[1])[0]
 
     def draw(self) -> Image.Image:
-        """The picture of the four columns."""
+        """Draw the picture of the four columns."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         for n, (colour, height) in enumerate(self.columns):
             x = 14 + n * 32
@@ -136,17 +146,17 @@ class Web:
 
     @classmethod
     def random(cls, rng: Random) -> Web:
-        """A random food web."""
+        """Draw a random food web."""
         chain = tuple(zip(rng.sample(CREATURES, 3), rng.sample(range(3), 3), strict=True))
         return cls(chain, (rng.randint(-3, 3), rng.randint(-3, 3)), random_paper(rng))
 
     def draw(self) -> Image.Image:
-        """The picture of the creatures and arrows."""
+        """Draw the picture of the creatures and arrows."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
-        at = [(WEB_CORNERS[p][0] + self.shift[0], WEB_CORNERS[p][1] + self.shift[1]) for _, p in self.chain]
-        for (creature, _), (x, y) in zip(self.chain, at, strict=True):
+        positions = [(WEB_CORNERS[p][0] + self.shift[0], WEB_CORNERS[p][1] + self.shift[1]) for _, p in self.chain]
+        for (creature, _), (x, y) in zip(self.chain, positions, strict=True):
             ICONS[creature](pen, x, y)
-        for a, b in pairwise(at):
+        for a, b in pairwise(positions):
             draw_arrow(pen, a, b)
         return image
 
@@ -159,26 +169,26 @@ class Stripes:
     """
 
     upright: int  # index of the cloth with vertical stripes, in reading order
-    corners: tuple[Point, ...]  # of each cloth; even, so that shrinking mixes whole pairs of stripes
+    corners: tuple[Pixel, ...]  # of each cloth; even, so that shrinking mixes whole pairs of stripes
     side: int
     colour: str
     paper: int
 
     @classmethod
     def random(cls, rng: Random) -> Stripes:
-        """Random cloths of one colour and size, each at a random position in its quarter."""
+        """Draw random cloths of one colour and size, each at a random position in its quarter."""
         side, half = rng.choice((44, 48, 52, 56)), PICTURE_SIZE // 2
-        places = tuple(
+        corners = tuple(
             (
                 half * (n % 2) + 2 * rng.randint(1, (half - side) // 2 - 1),
                 half * (n // 2) + 2 * rng.randint(1, (half - side) // 2 - 1),
             )
             for n in range(4)
         )
-        return cls(rng.randrange(4), places, side, rng.choice(DOT_COLOURS), random_paper(rng))
+        return cls(rng.randrange(4), corners, side, rng.choice(DOT_COLOURS), random_paper(rng))
 
     def draw(self) -> Image.Image:
-        """The picture of the four cloths."""
+        """Draw the picture of the four cloths."""
         image, pen = new_picture(PAPER_COLOURS[self.paper])
         ink = COLOURS[self.colour]
         for n, (x, y) in enumerate(self.corners):

@@ -2,12 +2,12 @@
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """The words of a text, which are separated by spaces."""
+    """Split a text at spaces."""
     return tuple(text.split())
 
 
 def split_phrases(text: str) -> tuple[str, ...]:
-    """The phrases of a text, which are separated by commas."""
+    """Split a text at commas."""
     return tuple(phrase.strip() for phrase in text.split(","))
 
 
@@ -103,14 +103,14 @@ ACTIONS = tuple(
 
 
 def base_form(verb: str) -> str:
-    """The base form of a verb of :data:`ACTIONS`: ``carries`` → ``carry``."""
+    """Get the base form of a verb of :data:`ACTIONS`: ``carries`` → ``carry``."""
     if verb.endswith("ies"):
         return verb[:-3] + "y"
     return verb[:-2] if verb.endswith(("shes", "xes")) else verb[:-1]
 
 
 def past_tense(verb: str) -> str:
-    """The past tense of a verb of :data:`ACTIONS`: ``carries`` → ``carried``."""
+    """Get the past tense of a verb of :data:`ACTIONS`: ``carries`` → ``carried``."""
     base = base_form(verb)
     stem = base[:-1] + "i" if base.endswith("y") and base[-2] not in "aeiou" else base.removesuffix("e")
     return stem + "ed"

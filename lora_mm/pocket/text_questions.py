@@ -10,24 +10,26 @@ from lora_mm.pocket.problem import ProblemDraft, put_first
 
 
 def _draft_estimate(rng: Random, units: Mapping[str, tuple[str, ...]], question: str) -> ProblemDraft:
-    """A question for the better estimate; ``units`` maps each unit to things that it measures."""
+    """Ask for the better estimate; ``units`` maps each unit to things that it measures."""
     unit = rng.choice(tuple(units))
     thing = rng.choice(units[unit])
     number = rng.randint(2, 40)
-    other = rng.sample([u for u in units if u != unit], rng.randint(1, len(units) - 1))
+    wrong_units = rng.sample([u for u in units if u != unit], rng.randint(1, len(units) - 1))
     return ProblemDraft(
         question.format(thing),
-        tuple(f"{number} {u}" for u in (unit, *other)),
+        tuple(f"{number} {u}" for u in (unit, *wrong_units)),
         f"The better estimate for {thing} is {number} {unit}; what else is offered is too far from it.",
         "Select the better estimate.",
     )
 
 
 def length(rng: Random) -> ProblemDraft:
+    """How long is a thing? The right answer has the unit in which such lengths are measured."""
     return _draft_estimate(rng, tables.LENGTHS, "How long is {}?")
 
 
 def volume(rng: Random) -> ProblemDraft:
+    """What is the volume of a thing? The right answer has the unit in which such volumes are measured."""
     return _draft_estimate(rng, tables.VOLUMES, "What is the volume of {}?")
 
 
@@ -38,6 +40,7 @@ def _random_action(rng: Random) -> tuple[str, str, str]:
 
 
 def tense(rng: Random) -> ProblemDraft:
+    """Which tense does a sentence use? The form of its verb shows it."""
     name, verb, rest = _random_action(rng)
     which = rng.choice(("past tense", "present tense", "future tense"))
     future = f"will {tables.base_form(verb)}"
@@ -50,6 +53,7 @@ def tense(rng: Random) -> ProblemDraft:
 
 
 def sentence_kind(rng: Random) -> ProblemDraft:
+    """What kind of sentence is this? Its start and its last mark show it."""
     name, verb, rest = _random_action(rng)
     kinds = {
         "declarative": f"{name} {verb} {rest}.",
@@ -84,6 +88,7 @@ FIGURES = {
 
 
 def figure(rng: Random) -> ProblemDraft:
+    """Which figure of speech does a text use? Each text is written for one of them."""
     kind = rng.choice(tuple(FIGURES))
     name = rng.choice(tables.NAMES)
     others = [k for k in FIGURES if k != kind]
@@ -95,6 +100,7 @@ def figure(rng: Random) -> ProblemDraft:
 
 
 def animals(rng: Random) -> ProblemDraft:
+    """Which animal is a mammal, bird, fish or reptile? The only one from that group."""
     kind, *others = rng.sample(tuple(tables.ANIMALS), rng.randint(2, 4))
     answer = rng.choice(tables.ANIMALS[kind])
     return ProblemDraft(
@@ -105,6 +111,7 @@ def animals(rng: Random) -> ProblemDraft:
 
 
 def matter(rng: Random) -> ProblemDraft:
+    """Which thing is a solid, liquid or gas? The only one in that state."""
     states = {"solid": tables.SOLIDS, "liquid": tables.LIQUIDS, "gas": tables.GASES}
     state, *others = rng.sample(tuple(states), rng.randint(2, 3))
     answer = rng.choice(states[state])
@@ -116,6 +123,7 @@ def matter(rng: Random) -> ProblemDraft:
 
 
 def traits(rng: Random) -> ProblemDraft:
+    """Is a trait inherited or acquired? It is inherited if people are born with it."""
     kind = rng.choice(("inherited", "acquired"))
     trait = rng.choice(tables.INHERITED if kind == "inherited" else tables.ACQUIRED)
     name = rng.choice(tables.NAMES)
@@ -140,6 +148,7 @@ CLIMATE = (
 
 
 def weather(rng: Random) -> ProblemDraft:
+    """Does a passage describe weather or climate? Weather is at one time, climate over many years."""
     kind = rng.choice(("weather", "climate"))
     lines = rng.sample(WEATHER if kind == "weather" else CLIMATE, 2)
     place = rng.choice(tables.CITIES)
@@ -153,6 +162,7 @@ def weather(rng: Random) -> ProblemDraft:
 
 
 def goods(rng: Random) -> ProblemDraft:
+    """Which thing is a good or a service? A good can be held, a service is work for someone else."""
     kind = rng.choice(("good", "service"))
     right, wrong = (tables.GOODS, tables.SERVICES) if kind == "good" else (tables.SERVICES, tables.GOODS)
     answer = rng.choice(right)
@@ -181,6 +191,7 @@ MARKET = {
 
 
 def market(rng: Random) -> ProblemDraft:
+    """What happened to supply or demand? The news is about sellers or buyers, and about more or less."""
     (force, way), lines = rng.choice(tuple(MARKET.items()))
     ware, place, line = rng.choice(tables.WARES), rng.choice(tables.CITIES), rng.choice(lines)
     hint = line.format(*((place, ware) if line.count("{}") == 2 else (ware,)))
@@ -193,6 +204,7 @@ def market(rng: Random) -> ProblemDraft:
 
 
 def genotype(rng: Random) -> ProblemDraft:
+    """What is an animal's phenotype? The dominant trait, unless both alleles are recessive."""
     animal, big, small, dominant, recessive = rng.choice(tables.GENES)
     if rng.random() < 0.5:
         dominant, recessive = recessive, dominant

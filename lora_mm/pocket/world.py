@@ -35,7 +35,7 @@ MINI_STEP = 8
 
 @dataclass(frozen=True)
 class WorldSummary:
-    """What was written.
+    """Counts of a written world.
 
     Attributes:
         output: the folder.
@@ -60,7 +60,7 @@ def make_world(output: Path, *, name: str = "pocket", seed: int = 0, size: int =
         size: number of problems, all splits together.
 
     Returns:
-        What was written.
+        Counts of what was written.
 
     Raises:
         InputError: ``output`` exists and is not an empty folder, or ``size`` is out of range.
@@ -110,13 +110,13 @@ def _allocate(size: int, weights: Sequence[int]) -> list[int]:
 
 
 def describe_content(draft: ProblemDraft) -> tuple[str, str, tuple[str, ...], str]:
-    """Question, hint, set of choices and hash of the picture: two problems with equal content are the same problem."""
+    """Get question, hint, set of choices and hash of the picture: problems with equal content are the same problem."""
     picture = hashlib.sha256(draft.scene.draw().tobytes()).hexdigest() if draft.scene else ""
     return draft.question, draft.hint, tuple(sorted(draft.choices)), picture
 
 
 def _draw_distinct(template: Template, count: int, rng: Random) -> list[ProblemDraft]:
-    """``count`` different problems of one template, with different pictures."""
+    """Draw ``count`` different problems of one template, with different pictures."""
     drafts: list[ProblemDraft] = []
     seen: set[object] = set()
     for _ in range(50 * count + 1000):
@@ -140,7 +140,12 @@ class AnswerPositions:
         self.remaining: dict[tuple[str, int], list[int]] = {}
 
     def draw(self, template: Template, choices: int) -> int:
-        """The index of the next right answer among ``choices`` choices of a problem of ``template``."""
+        """Draw the index of the right answer of the next problem.
+
+        Args:
+            template: the problem's template.
+            choices: number of its choices.
+        """
         remaining = self.remaining.setdefault((template.name, choices), [])
         if not remaining:
             remaining.extend(range(choices))
@@ -190,9 +195,9 @@ def _write_pictures(folder: Path, drawn: Sequence[tuple[str, Template, ProblemDr
     for number, (split, _, draft) in enumerate(drawn, start=1):
         if draft.scene:
             captions[str(number)] = draft.caption
-            place = folder / "images" / split / str(number)
-            place.mkdir(parents=True)
-            draft.scene.draw().save(place / "image.png")
+            picture_folder = folder / "images" / split / str(number)
+            picture_folder.mkdir(parents=True)
+            draft.scene.draw().save(picture_folder / "image.png")
     _write_json(folder / "captions.json", {"version": "lora-mm pocket world", "captions": captions})
     return len(captions)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.recipe.section import Section
 
 Part = Literal["vision", "connector", "language", "head"]
@@ -70,5 +71,5 @@ class BaseSection(Section):
     quantization: Literal["none", "nf4", "int8"] = "none"
     full_precision: list[Part] = ["vision", "connector", "head"]
     attention: str | None = None
-    kernels: Literal["auto", "triton", "torch"] = "auto"
+    kernels: Kernels = "auto"
     anatomy: AnatomySection | None = None

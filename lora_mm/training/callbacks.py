@@ -51,7 +51,7 @@ class StopOnInterrupt(Interrupt, TrainerCallback):
     """The first Ctrl-C ends training after the current step, with a checkpoint; the second ends it at once."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if distributed.any_rank(self.asked):
+        if distributed.any_rank(self.requested):
             control.should_save = True
             control.should_training_stop = True
 

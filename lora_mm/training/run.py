@@ -87,7 +87,7 @@ def train(
                 trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
-    if distributed.any_rank(interrupt.asked):
+    if distributed.any_rank(interrupt.requested):
         distributed.destroy_process_group()  # waits until all ranks have saved
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, checkpoint saved in "

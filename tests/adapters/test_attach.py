@@ -534,5 +534,5 @@ def test_a_cache_filled_without_routing_is_refused() -> None:
 def test_a_layer_called_outside_its_model_is_refused() -> None:
     model = adapted("attn")
     logits(model)
-    with pytest.raises(LoraMMError, match="An adapter got 3 rows, but the modality of 2 is known"):
+    with pytest.raises(LoraMMError, match="An adapter got 3 rows, but the model's input had 2"):
         routed_layers(model)[0](torch.zeros(3, 1, 48))

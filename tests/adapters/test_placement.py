@@ -113,7 +113,7 @@ def test_unknown_key_suggests_the_nearest(key: str, meant: str) -> None:
 
 
 def test_unknown_method_suggests_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"unknown method 'lorra'; known are: .*mma.* Did you mean 'lora'\?"):
+    with pytest.raises(InputError, match=r"unknown method 'lorra'; known: .*mma.* Did you mean 'lora'\?"):
         parse_placement("lorra")
 
 

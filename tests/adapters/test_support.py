@@ -25,10 +25,10 @@ def test_methods_apply_where_a_family_has_what_they_read() -> None:
     assert all(set(list_methods(row)) == set(METHODS) for row in FAMILIES.values())
 
 
-def test_reasons_are_told_in_words() -> None:
+def test_obstacles_are_explained() -> None:
     assert find_obstacle("crop_lora", FAMILIES["fuyu"]) == "it has no vision tower"
     assert "one row" in str(find_obstacle("crop_lora", FAMILIES["qwen2_vl"]))
-    assert "prompt does not tell" in str(find_obstacle("crop_lora", FAMILIES["idefics"]))
+    assert "prompt does not show" in str(find_obstacle("crop_lora", FAMILIES["idefics"]))
     assert "cross-attention" in str(find_obstacle("visual_expert", FAMILIES["idefics"]))
 
 

@@ -47,17 +47,17 @@ PLANTED = {
     "every token takes the first row's weights": (
         "residual", "(t // tokens)[:, None] * s_row", "(t // total)[:, None] * s_row"),
     "the norm's backward forgets the mean": (
-        "residual behind a norm", "read * share[:, None]", "read * 0.0 * share[:, None]"),
+        "residual behind a norm", "x_tile * share[:, None]", "x_tile * 0.0 * share[:, None]"),
     "the mean forgets the adapter's part": (
-        "residual behind a norm", "(share * root + tl.sum(g * own, axis=1))", "(share * root)"),
+        "residual behind a norm", "(share * root + tl.sum(g * h_tile, axis=1))", "(share * root)"),
     "dropped units come back": (
-        "residual behind a norm, with dropout", "factors *= kept.to(tl.float32)", "factors *= 1.0"),
+        "residual behind a norm, with dropout", "factors *= keep_tile.to(tl.float32)", "factors *= 1.0"),
     "a crop reads its neighbour's expert": (
         "crops", "e = tl.load(index + row).to(tl.int64) if INDEXED", "e = tl.load(index).to(tl.int64) if INDEXED"),
     "a sum over tokens stops short": ("expand", "real = t < end", "real = t < end - 1"),
     "the last token is not written": (
         "expand", "inside = (t < tokens)[:, None]", "inside = (t < tokens - 1)[:, None]"),
-    "nibbles are swapped": ("nf4", "place % 2 == 0", "place % 2 == 1"),
+    "nibbles are swapped": ("nf4", "position % 2 == 0", "position % 2 == 1"),
     "the second absmax is the first block's": (
         "nf4, double quantisation", "absmax2 + block // BLOCK2", "absmax2 + block * 0"),
 }  # fmt: skip

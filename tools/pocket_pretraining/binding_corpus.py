@@ -1,4 +1,4 @@
-"""The part of the pretraining corpus that teaches letters and choices, in text alone.
+"""The text-only part of the pretraining corpus, which teaches letters and choices.
 
 Knows no question of the pocket world: it shares the names of objects, but no question, option or hint.
 """
@@ -25,7 +25,7 @@ from tools.pocket_pretraining.vocabulary import FIRST_WORDS, KINDS, MARKS, NUMBE
 
 
 def bare(rng: Random) -> Sample:
-    """``red. A blue B red`` → ``B``: a word, lettered words, the letter. Loss on the letter alone."""
+    """``red. A blue B red`` → ``B``: a word, lettered words, the letter. Only the letter has a loss."""
     words = rng.sample(FIRST_WORDS, rng.randint(2, 5))
     answer = rng.randrange(len(words))
     plain = " ".join(f"{LETTERS[n]} {w}" for n, w in enumerate(words))
@@ -35,7 +35,7 @@ def bare(rng: Random) -> Sample:
 
 
 def bridge(rng: Random) -> Sample:
-    """Between the bare form and the exam: each part of the exam's form is there or not. Options are single words."""
+    """Between the bare form and the exam: random parts of the exam's form are included. Options are single words."""
     words = rng.sample(FIRST_WORDS, rng.randint(2, 5))
     answer = rng.randrange(len(words))
     text = (
@@ -49,7 +49,12 @@ def bridge(rng: Random) -> Sample:
 
 
 def named(rng: Random, words_rate: float = WORDS_RATE) -> Sample:
-    """Choose the named word or phrase, in the exam's form."""
+    """Choose the named word or phrase, in the exam's form.
+
+    Args:
+        rng: source of randomness.
+        words_rate: see :data:`~.samples.WORDS_RATE`.
+    """
     make = rng.choice(
         (
             lambda: rng.choice(WORDS),
@@ -82,7 +87,7 @@ def _article(word: str) -> str:
 
 
 def _make_passage(rng: Random) -> tuple[str, list[Question]]:
-    """A passage of facts about things, and questions about it."""
+    """Write a passage of facts about things, and questions about it."""
     count = rng.randint(2, 4)
     things, tints, places = rng.sample(THINGS, count), rng.sample(TINTS, count), rng.sample(PLACES, count)
     owners = rng.sample(tables.NAMES, count)
@@ -131,7 +136,7 @@ def _make_passage(rng: Random) -> tuple[str, list[Question]]:
 
 
 def _make_rules(rng: Random, count: int) -> tuple[str, list[Question]]:
-    """A passage on what marks stand for and who has one, and questions about what follows."""
+    """Write a passage on the meaning of marks and who has one, and questions about what follows from it."""
     marks, tints, things = rng.sample(MARKS, count), rng.sample(TINTS, count), rng.sample(THINGS, count)
     phrases = [f"{_article(t)} {t} {x}" for t, x in zip(tints, things, strict=True)]
     means, bears = rng.choice((("stands for", "bears"), ("means", "has"), ("is for", "is given")))
@@ -147,7 +152,7 @@ def _make_rules(rng: Random, count: int) -> tuple[str, list[Question]]:
 
 
 def topics(rng: Random) -> Sample:
-    """Name the topic of a text, which depends on the whole text."""
+    """Name the topic of a text, which depends on all of the text."""
     pieces: Pieces = []
     for _ in range(2):
         topic, *rest = rng.sample(list(TOPICS), rng.randint(2, 4))
@@ -159,7 +164,13 @@ def topics(rng: Random) -> Sample:
 
 
 def facts(rng: Random, reveal_rate: float = REVEAL_RATE, words_rate: float = WORDS_RATE) -> Sample:
-    """A passage in the context, then one to three questions about it, multiple choice or open."""
+    """A passage in the context, then one to three questions about it, multiple choice or open.
+
+    Args:
+        rng: source of randomness.
+        reveal_rate: see :data:`~.samples.REVEAL_RATE`.
+        words_rate: see :data:`~.samples.WORDS_RATE`.
+    """
     passage, questions = _make_passage(rng)
     pieces: Pieces = []
     if rng.random() < 0.25:
@@ -171,7 +182,12 @@ def facts(rng: Random, reveal_rate: float = REVEAL_RATE, words_rate: float = WOR
 
 
 def kinds(rng: Random, words_rate: float = WORDS_RATE) -> Sample:
-    """Which of these is a fruit: each option has to be compared with the question. Two questions."""
+    """Two questions such as "Which is a fruit?": each option has to be compared with the question.
+
+    Args:
+        rng: source of randomness.
+        words_rate: see :data:`~.samples.WORDS_RATE`.
+    """
     pieces: Pieces = []
     for _ in range(2):
         kind, *rest = rng.sample(list(KINDS), rng.randint(2, 4))

@@ -1,8 +1,8 @@
-"""What the pocket base sees in pretraining, step by step, and the held-out samples. Trains nothing.
+"""The samples of each pretraining step, and the held-out samples. Trains nothing.
 
-Letters come first: a model of this size learns to name the letter before an option only while little else pulls at it.
-Binding from the bare form takes some hundred steps; together with pictures it never appears. Pictures join when letters
-are bound, and letters stay in the mixture to the end.
+Letters come first: a model of this size learns to name the letter of an option only while it learns little else.
+Binding letters to options takes a few hundred steps with the bare form, and never happens together with pictures.
+Pictures join when letters are bound, and letters stay in the mixture to the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stage:
         name: its name, for the curves.
         share: share of all steps.
         batch: samples in a step.
-        mixture: function that makes a sample to how often it is called.
+        mixture: function that makes a sample → its share of the samples.
     """
 
     name: str
@@ -68,14 +68,14 @@ STAGES = (
 
 
 def make_held_out(seed: int, size: int = 128) -> dict[str, list[Sample]]:
-    """Held-out samples.
+    """Make held-out samples.
 
     Args:
-        seed: seed of their own stream of samples.
+        seed: seed of the held-out samples.
         size: samples of each kind.
 
     Returns:
-        Kind to samples, in the order of :data:`CURVES`.
+        Kind → samples, in the order of :data:`CURVES`.
     """
     rng = Random(f"held-out {seed}")
     makers = {
@@ -92,7 +92,7 @@ def make_held_out(seed: int, size: int = 128) -> dict[str, list[Sample]]:
 
 
 def iterate_batches(seed: int, steps: int) -> Iterator[tuple[str, list[Sample]]]:
-    """The curriculum: the name of the stage and the samples of each step.
+    """Iterate over the curriculum: the name of the stage and the samples of each step.
 
     Args:
         seed: seed of the samples.
@@ -106,11 +106,11 @@ def iterate_batches(seed: int, steps: int) -> Iterator[tuple[str, list[Sample]]]
 
 
 def make_texts(seed: int, size: int = 12000) -> list[str]:
-    """Texts to train the tokenizer on.
+    """Make texts to train the tokenizer on.
 
     Args:
         seed: seed of the texts.
-        size: number of texts from samples; lists of words come on top.
+        size: number of texts from samples; lists of words are added.
     """
     rng = Random(f"texts {seed}")
     makers: tuple[Callable[[Random], Sample], ...] = (

@@ -1,4 +1,4 @@
-"""The pocket base in training: tokens, losses and scores of samples. Knows no curriculum and no optimizer."""
+"""Computes tokens, losses and scores of samples in pretraining. Knows no curriculum and no optimizer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tools.pocket_pretraining.shape import IMAGE_SIZE, PATCH_SIZE
 EARLY_LAYERS, EARLY_WEIGHT = (2, 3), 0.4
 """Layers of the language model whose output must already name a recited answer, and the weight of that loss.
 
-Comparing options with an answer takes layers after the one that finds the answer. Without this loss the last layer
-finds it: open questions come out right, and choices stay at chance.
+Comparing options with an answer takes layers after the one that finds the answer. Without this loss, only the last
+layer finds it: the model answers open questions, but multiple choice stays at chance.
 """
 
 FIELDS_WEIGHT = 1.0
-"""Weight of the vision tower's lessons, which continue while the language model learns to read it."""
+"""Weight of the vision tower's lessons, which continue while the language model learns to read its output."""
 
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
@@ -53,7 +53,7 @@ def encode_samples(
 
 
 def load_pixels(samples: Sequence[Sample]) -> Tensor | None:
-    """The pictures of the samples as the processor prepares them, [pictures, 3, side, side]; None without pictures."""
+    """Prepare the samples' pictures as the processor does, [pictures, 3, side, side]; None without pictures."""
     arrays = [np.asarray(s.picture.resize((IMAGE_SIZE, IMAGE_SIZE), 4)) for s in samples if s.picture is not None]
     if not arrays:
         return None
@@ -76,10 +76,10 @@ class Learner:
         fields: FieldHeads | None = None,
     ) -> None:
         self.model, self.tokenizer, self.fields = model, tokenizer, fields
-        self.side_loss = torch.zeros(())  # the losses of a forward pass besides that of its tokens
+        self.side_loss = torch.zeros(())  # all losses of a forward pass except that of its tokens
 
-    def logits(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits, targets and weights of every token with a loss, and the row of each."""
+    def compute_logits(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute logits, targets, weights and rows of all tokens with a loss."""
         rows = encode_samples(self.tokenizer, samples)
         width = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
@@ -124,7 +124,7 @@ class Learner:
         total_weight = sum(sum(weights[1:]) for _, weights in encode_samples(self.tokenizer, samples))
         total = 0.0
         for batch in batches:
-            logits, targets, weights, _ = self.logits(batch)
+            logits, targets, weights, _ = self.compute_logits(batch)
             loss = (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
             loss = (loss + self.side_loss) / total_weight
             loss.backward()
@@ -132,28 +132,28 @@ class Learner:
         return total
 
     @torch.no_grad()
-    def scores(self, held_out: dict[str, list[Sample]]) -> dict[str, float]:
-        """The share of right answers of each kind; for captions and sentences, the loss per token."""
+    def score(self, held_out: dict[str, list[Sample]]) -> dict[str, float]:
+        """Compute the share of right answers of each kind; for captions and sentences, the loss per token."""
         self.model.eval()
-        result = {}
+        scores = {}
         for kind, samples in held_out.items():
-            right: list[float] = []
+            results: list[float] = []
             for n in range(0, len(samples), 64):
                 batch = samples[n : n + 64]
-                logits, targets, weights, row = self.logits(batch)
+                logits, targets, weights, row = self.compute_logits(batch)
                 counted = weights > 2 * FORM_WEIGHT
                 if kind in ("caption", "sentences"):
-                    right += nn.functional.cross_entropy(logits, targets, reduction="none")[counted].tolist()
+                    results += nn.functional.cross_entropy(logits, targets, reduction="none")[counted].tolist()
                     continue
                 hits = logits.argmax(-1) == targets
-                right += _score_answers(hits.tolist(), counted.tolist(), row.tolist())
-            result[kind] = sum(right) / len(right)
+                results += _score_answers(hits.tolist(), counted.tolist(), row.tolist())
+            scores[kind] = sum(results) / len(results)
         self.model.train()
-        return result
+        return scores
 
 
 def _score_answers(hits: list[bool], counted: list[bool], rows: list[int]) -> list[float]:
-    """1 or 0 for each answer: 1 when all its tokens are right. An answer is a run of counted tokens in one row."""
+    """Score each answer: 1 if all its tokens are right, else 0. An answer is a run of counted tokens in one row."""
     answers: list[float] = []
     open_row = -1
     for hit, counts, row in zip(hits, counted, rows, strict=True):

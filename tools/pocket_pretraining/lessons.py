@@ -13,10 +13,10 @@ from tools.pocket_pretraining.picture_corpus import label_fields
 
 
 class FieldHeads(nn.Module):
-    """Linear heads, one for each field of :func:`~.picture_corpus.label_fields`. Pretraining throws them away.
+    """Linear heads, one for each field of :func:`~.picture_corpus.label_fields`. They are not part of the saved base.
 
-    What one token holds, an adapter or an attention head finds wherever it looks. Without these lessons, the tower and
-    the language model wait long for each other: open questions stay at chance for 20,000 pictures.
+    If each token holds all fields, an adapter or an attention head finds them in any token. Without these lessons, open
+    questions stay at chance for 20,000 pictures, because neither the tower nor the language model learns first.
 
     Args:
         width: width of a token.
@@ -42,11 +42,11 @@ class FieldHeads(nn.Module):
         """Classify the fields of pictures.
 
         Args:
-            tokens: [pictures, tokens, width]; one random token of each picture is used.
+            tokens: [pictures, tokens, width]; one random token per picture is used.
             scenes: what each picture shows.
 
         Returns:
-            The mean loss over a picture's fields, summed over pictures, and whether each field was right.
+            The mean loss over a picture's fields, summed over pictures, and whether each field is right.
         """
         token = tokens[torch.arange(len(scenes)), torch.randint(tokens.shape[1], (len(scenes),))]
         logits = self.heads(token).float()

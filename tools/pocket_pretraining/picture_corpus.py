@@ -1,4 +1,4 @@
-"""The part of the pretraining corpus about pictures: captions, questions, and labels for the vision tower.
+"""The part of the pretraining corpus with pictures: captions, questions, and labels for the vision tower.
 
 Knows no question of the pocket world: it shares the drawings, and asks about them in other words.
 """
@@ -41,27 +41,29 @@ def _about_spots(rng: Random, s: Spots) -> Content:
     colours = [c for c, *_ in s.spots]
     across, down = ([c for c, *_ in sorted(s.spots, key=lambda spot: spot[axis])] for axis in (1, 2))
     caption = f"From top to bottom: {', '.join(down)}. From left to right: {', '.join(across)}."
-    wear = rng.choice(("the {}", "{}", "the {} spot", "the {} dot"))
+    wording = rng.choice(("the {}", "{}", "the {} spot", "the {} dot"))
     questions = []
     for side, words in EXTREMES.items():
         best = s.extreme(side)
-        others = [wear.format(c) for c in colours if c != best]
-        questions.append(Question(f"Which spot is {rng.choice(words)}?", wear.format(best), others, plain=best))
+        others = [wording.format(c) for c in colours if c != best]
+        questions.append(Question(f"Which spot is {rng.choice(words)}?", wording.format(best), others, plain=best))
     absent = rng.choice([c for c in SPOT_COLOURS if c not in colours])
-    there = rng.random() < 0.5
-    questions.append(Question(f"Is there a {rng.choice(colours) if there else absent} spot?", *_yes_or_no(there)))
+    is_present = rng.random() < 0.5
+    questions.append(
+        Question(f"Is there a {rng.choice(colours) if is_present else absent} spot?", *_yes_or_no(is_present))
+    )
     return caption, questions
 
 
 def _yes_or_no(truth: bool) -> tuple[str, list[str]]:
-    """The right and the wrong answer to a yes-or-no question."""
+    """Get the right and the wrong answer to a yes-or-no question."""
     return ("yes", ["no"]) if truth else ("no", ["yes"])
 
 
 def _compare_sides(
     rng: Random, side: str, names: tuple[tuple[str, str, str], ...], questions: tuple[str, ...]
 ) -> Question:
-    """A comparison of two sides.
+    """Ask for a comparison of two sides.
 
     Args:
         rng: source of randomness.
@@ -69,10 +71,10 @@ def _compare_sides(
         names: wordings of the three options; the first is the plain one.
         questions: wordings of the question.
     """
-    place = ("left", "right", "same").index(side)
+    index = ("left", "right", "same").index(side)
     options = list(rng.choice(names))
-    answer = options.pop(place)
-    return Question(rng.choice(questions), answer, options, plain=names[0][place])
+    answer = options.pop(index)
+    return Question(rng.choice(questions), answer, options, plain=names[0][index])
 
 
 LEFT_RIGHT = (
@@ -87,20 +89,20 @@ OPPOSITE = {"left": "right", "right": "left", "same": "same"}
 def _about_jars(rng: Random, s: Jars) -> Content:
     a, b = (("many" if len(p) > 4 else "few") for p in (s.left, s.right))
     caption = f"Two jars of {s.colour} dots. Left: {a}. Right: {b}. More: {s.more}."
-    other = rng.sample([c for c in TINTS if c != s.colour], 2)
+    wrong_colours = rng.sample([c for c in TINTS if c != s.colour], 2)
     return caption, [
         _compare_sides(rng, s.more, LEFT_RIGHT, ("Which jar has more dots?", "Which jar is fuller of dots?")),
         _compare_sides(rng, OPPOSITE[s.more], LEFT_RIGHT, ("Which jar has fewer dots?", "Which jar is emptier?")),
         Question("How many dots are in the left jar?", a, ["few" if a == "many" else "many"]),
         Question("How many dots are in the right jar?", b, ["few" if b == "many" else "many"]),
-        Question("What colour are the dots?", s.colour, other),
+        Question("What colour are the dots?", s.colour, wrong_colours),
     ]
 
 
 def _about_trails(rng: Random, s: Trails) -> Content:
     a, b = (("long" if t > 10 else "short") for t in (s.left_tail, s.right_tail))
     caption = f"Two boxes of {s.colour} balls. Left tails: {a}. Right tails: {b}. Longer: {s.more}."
-    other = rng.sample([c for c in TINTS if c != s.colour], 2)
+    wrong_colours = rng.sample([c for c in TINTS if c != s.colour], 2)
     return caption, [
         _compare_sides(rng, s.more, LEFT_RIGHT, ("Which box has longer tails?", "Where are the balls quicker?")),
         _compare_sides(
@@ -111,7 +113,7 @@ def _about_trails(rng: Random, s: Trails) -> Content:
         ),
         Question("How are the tails on the left?", a, ["short" if a == "long" else "long"]),
         Question("How are the tails on the right?", b, ["short" if b == "long" else "long"]),
-        Question("What colour are the balls?", s.colour, other),
+        Question("What colour are the balls?", s.colour, wrong_colours),
     ]
 
 
@@ -172,12 +174,14 @@ def _about_columns(rng: Random, s: Columns) -> Content:
     across = [c for c, _ in s.columns]
     down = [c for c, _ in sorted(s.columns, key=lambda column: -column[1])]
     caption = f"Columns from tall to short: {', '.join(down)}. From left to right: {', '.join(across)}."
-    wear = rng.choice(("the {}", "{}", "the {} column"))
+    wording = rng.choice(("the {}", "{}", "the {} column"))
     questions = []
     for best, words in ((down[0], ("tallest", "highest")), (down[-1], ("shortest", "lowest")),
                         (across[0], ("first",)), (across[-1], ("last",))):  # fmt: skip
-        others = [wear.format(c) for c in across if c != best]
-        questions.append(Question(f"Which column is the {rng.choice(words)}?", wear.format(best), others, plain=best))
+        others = [wording.format(c) for c in across if c != best]
+        questions.append(
+            Question(f"Which column is the {rng.choice(words)}?", wording.format(best), others, plain=best)
+        )
     return caption, questions
 
 
@@ -188,27 +192,31 @@ def _about_web(rng: Random, s: Web) -> Content:
     a, b, c = names = [n for n, _ in s.chain]
     caption = f"Arrows: {a} to {b}, {b} to {c}. " + " ".join(f"The {n} is {CORNERS[p]}." for n, p in s.chain)
     x = rng.randrange(3)
-    here = CORNERS[s.chain[x][1]]
+    corner = CORNERS[s.chain[x][1]]
     others = [f"the {n}" for n in names if n != names[x]]
     return caption, [
         Question(f"Where does the arrow from the {a} lead?", f"to the {b}", [f"to the {c}"], plain=b),
         Question(f"Where does the arrow from the {b} lead?", f"to the {c}", [f"to the {a}"], plain=c),
         Question(f"Which arrow ends at the {b}?", f"the arrow from the {a}", [f"the arrow from the {c}"], plain=a),
         Question(f"Which arrow ends at the {c}?", f"the arrow from the {b}", [f"the arrow from the {a}"], plain=b),
-        Question(f"Where is the {names[x]}?", here, [p for p in CORNERS if p != here]),
-        Question(f"What stands {here}?", f"the {names[x]}", others, plain=names[x]),
+        Question(f"Where is the {names[x]}?", corner, [p for p in CORNERS if p != corner]),
+        Question(f"What stands {corner}?", f"the {names[x]}", others, plain=names[x]),
     ]  # fmt: skip
 
 
 def label_fields(scene: object) -> dict[str, str]:
-    """What a picture shows as fields and values, for the lessons of the vision tower."""
+    """Describe a picture as fields and values, for the lessons of the vision tower."""
     match scene:
         case Spots():
             fields = {side: scene.extreme(side) for side in EXTREMES}
-            at = {c: (x, y) for c, x, y, _ in scene.spots}
+            positions = {c: (x, y) for c, x, y, _ in scene.spots}
             for colour in SPOT_COLOURS:
                 for n, axis in enumerate(("column", "row")):
-                    near = str(min(range(4), key=lambda b: abs(GRID[b] - at[colour][n]))) if colour in at else "none"
+                    near = (
+                        str(min(range(4), key=lambda b: abs(GRID[b] - positions[colour][n])))
+                        if colour in positions
+                        else "none"
+                    )
                     fields[f"{colour} {axis}"] = near
         case Jars():
             a, b = (str(len(p) > 4) for p in (scene.left, scene.right))
@@ -232,8 +240,8 @@ def label_fields(scene: object) -> dict[str, str]:
             names = [n for n, _ in scene.chain]
             arrows = dict(pairwise(names))
             fields |= {f"from {name}": arrows.get(name, "none") for name in tables.CREATURES}
-            places = dict(pairwise([p for _, p in scene.chain]))
-            fields |= {f"from corner {p}": str(places.get(p)) for p in range(3)}
+            next_corner = dict(pairwise([p for _, p in scene.chain]))
+            fields |= {f"from corner {p}": str(next_corner.get(p)) for p in range(3)}
     kind = type(scene).__name__
     return {"kind": kind, **{f"{kind} {field}": value for field, value in fields.items()}}
 
@@ -242,7 +250,7 @@ QUESTIONS_ABOUT: dict[type, Callable[[Random, Any], Content]] = {
     Spots: _about_spots, Jars: _about_jars, Trails: _about_trails, Bars: _about_bars, Gaps: _about_gaps,
     Tube: _about_tube, Columns: _about_columns, Web: _about_web,
 }  # fmt: skip
-"""Scene to the function that writes its caption and questions."""
+"""Scene → the function that writes its caption and questions."""
 
 SCENE_WEIGHTS = (4, 3, 4, 1, 1, 1, 3, 5)
 """How often each of ``SCENES`` is drawn: scenes with more content more often."""

@@ -38,9 +38,9 @@ def train_tower(
     *,
     steps: int = 1400,
     rate: float = 3e-3,
-    taught: bool = False,
+    is_trained: bool = False,
 ) -> None:
-    """Teach the vision tower and the connector the fields of pictures, before any language.
+    """Train the vision tower and the connector to name the fields of pictures, before the language model is trained.
 
     Args:
         model: the base.
@@ -48,17 +48,17 @@ def train_tower(
         seed: seed of the pictures.
         steps: number of steps of 128 pictures.
         rate: learning rate.
-        taught: whether the tower was taught before; then only the heads train.
+        is_trained: whether the tower is trained already; then only the heads train.
     """
     rng = Random(f"tower {seed}")
     tower = [model.model.vision_tower, model.model.multi_modal_projector]
-    trainable = nn.ModuleList([fields] if taught else [*tower, fields])
+    trainable = nn.ModuleList([fields] if is_trained else [*tower, fields])
     optimizers = make_optimizers(trainable, rate)
     for step in range(1, steps + 1):
         scenes = [rng.choice(SCENES).random(rng) for _ in range(128)]
         with torch.autocast("cpu", torch.bfloat16):
             pictures = load_pixels([Sample("tower", [], scene.draw()) for scene in scenes])
-            with torch.set_grad_enabled(not taught):
+            with torch.set_grad_enabled(not is_trained):
                 tokens = model.model.get_image_features(pixel_values=pictures).pooler_output
             loss, right = fields(torch.stack(list(tokens)), scenes)
         (loss / len(scenes)).backward()
@@ -68,7 +68,7 @@ def train_tower(
 
 
 def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    """One step of every optimizer at this learning rate."""
+    """Take one step of every optimizer at learning rate ``rate``."""
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -78,10 +78,10 @@ def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], rate: float
 
 
 def make_optimizers(model: nn.Module, rate: float, decay: float = 0.02) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for everything else.
+    """Make the optimizers: Muon for the matrices inside the layers, AdamW for everything else.
 
     Args:
-        model: what trains.
+        model: the modules that train.
         rate: learning rate.
         decay: Muon's weight decay.
     """
@@ -96,7 +96,7 @@ def make_optimizers(model: nn.Module, rate: float, decay: float = 0.02) -> list[
 
 
 def learning_rate_factor(step: int, steps: int, first: int = 0, warmup: int = 40) -> float:
-    """Factor of the learning rate: linear warm-up, flat, then linear to a twentieth over the last quarter.
+    """Compute the factor of the learning rate: linear warm-up, flat, then linear to a twentieth over the last quarter.
 
     Args:
         step: index of the step.
@@ -108,7 +108,12 @@ def learning_rate_factor(step: int, steps: int, first: int = 0, warmup: int = 40
 
 
 def save(learner: Learner, output: Path) -> None:
-    """Write the base in bfloat16; a folder at ``output`` is replaced at the end."""
+    """Write the base in bfloat16.
+
+    Args:
+        learner: holds the base and its tokenizer.
+        output: folder of the base; an existing one is replaced at the end.
+    """
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     copy = make_model(learner.tokenizer)
@@ -127,7 +132,7 @@ def save(learner: Learner, output: Path) -> None:
 
 
 def make_learner(seed: int, saved: Path | None) -> tuple[Learner, FieldHeads]:
-    """The untrained base, or a saved one, with its tokenizer and the heads of the vision tower's lessons.
+    """Make the untrained base, or load a saved one, with its tokenizer and the heads of the vision tower's lessons.
 
     Args:
         seed: seed of the tokenizer's texts and of the heads' classes.
@@ -151,8 +156,8 @@ def pretrain(
     steps: int = STEPS,
     rate: float = 2e-3,
     resume: tuple[Path, int] | None = None,
-    every: int = 50,
-    keep: int = 100,
+    score_every: int = 50,
+    save_every: int = 100,
 ) -> None:
     """Train the base and save it.
 
@@ -162,14 +167,14 @@ def pretrain(
         steps: number of steps of the curriculum.
         rate: learning rate.
         resume: folder and step of a saved base to continue from; the state of the optimizers starts anew.
-        every: steps between two scores of held-out samples.
-        keep: steps between two saves.
+        score_every: steps between two scores of held-out samples.
+        save_every: steps between two saves.
     """
     torch.manual_seed(seed)
     learner, fields = make_learner(seed, resume[0] if resume else None)
     first = resume[1] if resume else 0
     if resume:
-        train_tower(learner.model, fields, seed, steps=200, rate=1e-2, taught=True)
+        train_tower(learner.model, fields, seed, steps=200, rate=1e-2, is_trained=True)
     else:
         train_tower(learner.model, fields, seed)
     trainable = nn.ModuleList([learner.model, fields])
@@ -185,15 +190,15 @@ def pretrain(
                 continue
             losses.append(learner.backward(samples))
             _step(trainable, optimizers, rate * learning_rate_factor(step - 1, steps, first))
-            if step % every == 0 or step == steps:
-                scores = learner.scores(tests)
+            if step % score_every == 0 or step == steps:
+                scores = learner.score(tests)
                 minutes = (time.monotonic() - start) / 60
-                numbers = (float(np.mean(losses[-every:])), *(scores[curve] for curve in CURVES))
+                numbers = (float(np.mean(losses[-score_every:])), *(scores[curve] for curve in CURVES))
                 row = (step, f"{minutes:.1f}", stage, *(f"{number:.3f}" for number in numbers))
                 table.writerow(row)
                 file.flush()
                 print(*row, sep="\t", flush=True)
-            if step % keep == 0:
+            if step % save_every == 0:
                 save(learner, output)
     save(learner, output)
 

@@ -1,4 +1,4 @@
-"""Training samples of the pretraining: pieces of text with loss weights, and turns of questions. Makes no content."""
+"""Pretraining samples: pieces of text with loss weights, and turns with questions. Makes no content."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ FORM_WEIGHT = 0.02
 """Loss weight of fixed words, such as "The answer is"."""
 
 REVEAL_RATE = 0.25
-"""How often a multiple-choice question is followed by its answer, so that only the option has to be found."""
+"""How often a multiple-choice question is followed by its answer, so that only the option remains to be found."""
 
 WORDS_RATE = 0.35
-"""How often, in training, a multiple-choice question is answered by the words of the choice instead of its letter."""
+"""How often, in training, a multiple-choice question is answered with the words of the choice instead of its letter."""
 
 
 Pieces = list[tuple[str, float]]
@@ -113,7 +113,7 @@ def make_turn(
     reveal_rate: float = 0.0,
     words_rate: float = 0.0,
 ) -> Pieces:
-    """One turn of the user, and its answer.
+    """Make one turn of the user, and its answer.
 
     The words of a choice follow the turn directly, and a letter follows "The answer is", so that the two forms of
     answers do not compete.
@@ -140,9 +140,9 @@ def make_turn(
 
 
 def recite(questions: list[Question], *, head: str = "USER: ") -> Pieces:
-    """Questions, each directly followed by its answer, so that the model knows the answer where the question ends.
+    """Write questions, each directly followed by its answer, so that the model knows the answer when the question ends.
 
-    In the exam the options follow: they then only have to be compared with what the model knows at the question's end.
+    In the exam the options follow there, and only have to be compared with that answer.
 
     Args:
         questions: the questions.

@@ -1,6 +1,6 @@
-"""The part of the pretraining corpus in plain sentences over the words of the pocket world's tables.
+"""The part of the pretraining corpus with plain sentences, made of the words of the pocket world's tables.
 
-It shows every word of the world, so that none is new to the base. Knows no question of the pocket world.
+It shows every word of the world, so that the base knows them all. Knows no question of the pocket world.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ LETTERS = "ABCDEFGH"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
 
 TOKEN_PATTERN = r"\s?\([A-Z]\)|'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""The letter of an option, such as " (A)", is one piece and so becomes one token; each digit is a piece."""
+"""The letter of an option, such as " (A)", is one piece and therefore one token; each digit is a piece."""
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{%- else -%}{{- text + ' ' -}}{%- endif -%}"
     "{%- endfor -%}"
 )
-"""The prompt ends with "ASSISTANT:", with or without an answer, so that the whole conversation starts with it."""
+"""The prompt ends with "ASSISTANT:", with or without an answer, so that a conversation starts with its prompt."""
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -73,7 +73,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA's processor: a picture is resized to a square of ``IMAGE_SIZE`` pixels; each patch becomes one token."""
+    """Make LLaVA's processor: pictures are resized to squares of ``IMAGE_SIZE`` pixels; each patch becomes a token."""
     images = CLIPImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         do_center_crop=False,
@@ -92,7 +92,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA of about three million parameters."""
+    """Make an untrained LLaVA of about three million parameters."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,

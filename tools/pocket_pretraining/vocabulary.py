@@ -138,9 +138,9 @@ TABLE_WORDS = tuple(
 """Every word of the pocket world's tables and of ``SCHOOL``."""
 
 FIRST_WORDS = (*THINGS, *TINTS, *PLACES, *NUMBERS, *KINDS["fruit"], *KINDS["tool"], *KINDS["vehicle"])
-"""Words that letters are learned on.
+"""Words for learning letters.
 
-With a thousand words in place of these eighty, letters stay at chance for 350 steps.
+With a thousand words instead of these eighty, letters stay at chance for 350 steps.
 """
 WORDS = tuple(dict.fromkeys([*FIRST_WORDS, *(w for kind in KINDS.values() for w in kind), *TABLE_WORDS]))
 """All words. A word that pretraining never shows keeps an untrained embedding, which no adapter can use."""

@@ -12,9 +12,9 @@ from typing import Any
 
 @cache
 def explain_unavailable() -> str | None:
-    """What Triton lacks on this machine, and how to install it; None where it can compile a kernel.
+    """The reason why Triton cannot compile kernels on this machine, and what to install; None if it can.
 
-    Cached, because operations ask in every step.
+    Cached, because operations call it in every step.
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; CUDA builds of torch bring it."

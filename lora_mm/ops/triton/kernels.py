@@ -1,8 +1,18 @@
-"""The primitive's Triton kernels. Knows pointers and strides; tiles, and when they run, are decided elsewhere.
+"""The Triton kernels of the low-rank update. Knows pointers and strides; :mod:`.launch` chooses tiles and grids.
 
-Letters: t tokens, d width, c (or j) columns of rank space, e experts. Products take 16-bit (or fp32, exactly) operands
-and add up in fp32. No atomics: every sum has one order. ``UPCAST`` multiplies in fp32, for Triton's interpreter, whose
-products of bf16 read bit patterns.
+Products take 16-bit or exact fp32 operands and accumulate in fp32. No atomics: every sum has a fixed order. Indices: t
+tokens, d width, c or j columns of rank space, e experts, m rows of a weight. Arguments that the kernels share:
+
+    width               D, the width of the activations
+    columns             C, the columns of rank space with the experts' biases; ``core``: without them, experts × rank
+    hidden              K, the rows of ``down``: rank if the experts share it, else ``core``
+    tokens, total       tokens in a row of the batch, and in all rows
+    index               [rows], each row's expert; negative for none
+    s_e, s_d, s_c       strides of the matrix ``w`` by expert, width and column
+    s_row, s_token, s_expert    strides of ``weights``; all other tensors are contiguous
+    HAS_BASE, INDEXED, NORM, BIAS, WEIGHTS, KEEP, NESTED    whether an optional tensor is given
+    BT, BD, BC, BM      sizes of a tile: tokens, width, columns, rows of a weight
+    UPCAST              multiply in fp32, for Triton's interpreter, whose products of bf16 read bit patterns
 """
 
 import triton
@@ -22,18 +32,18 @@ def expand_kernel(
     HAS_BASE: tl.constexpr, INDEXED: tl.constexpr,
     BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """y[row, t, d] = base[row, t, d] + Σ_c z[row, t, c] · w[e(row), d, c]; of a negative index, base alone."""
+    """y[row, t, d] = base[row, t, d] + Σ_c z[row, t, c] · w[e(row), d, c]; only base for a negative index."""
     row = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BD)
     t = (tl.program_id(0) // blocks) * BT + tl.arange(0, BT)
     d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
     c = tl.arange(0, BC)
-    place = (row * tokens + t)[:, None] * width + d[None, :]
+    offsets = (row * tokens + t)[:, None] * width + d[None, :]
     inside = (t < tokens)[:, None] & (d < width)[None, :]
     e = tl.load(index + row).to(tl.int64) if INDEXED else 0
     total = tl.zeros((BT, BD), dtype=tl.float32)
     if e >= 0:
-        own = tl.load(
+        z_tile = tl.load(
             z + (row * tokens + t)[:, None] * columns + c[None, :],
             mask=(t < tokens)[:, None] & (c < columns)[None, :],
             other=0.0,
@@ -43,10 +53,10 @@ def expand_kernel(
             mask=(d < width)[None, :] & (c < columns)[:, None],
             other=0.0,
         )
-        total = _dot(own, up, total, UPCAST)
+        total = _dot(z_tile, up, total, UPCAST)
     if HAS_BASE:
-        total += tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + place, total.to(y.dtype.element_ty), mask=inside)
+        total += tl.load(base + offsets, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + offsets, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -54,7 +64,7 @@ def shrink_kernel(
     x, w, index, h, tokens, width, columns, s_e, s_c, s_d,
     INDEXED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """h[row, t, c] = Σ_d x[row, t, d] · w[e(row), c, d]; zero in rows of a negative index, whose x is not read."""
+    """h[row, t, c] = Σ_d x[row, t, d] · w[e(row), c, d]; zero for a negative index, whose x is not read."""
     row = tl.program_id(1).to(tl.int64)
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     c = tl.arange(0, BC)
@@ -63,7 +73,7 @@ def shrink_kernel(
     if e >= 0:
         for start in range(0, width, BD):
             d = start + tl.arange(0, BD)
-            read = tl.load(
+            x_tile = tl.load(
                 x + (row * tokens + t)[:, None] * width + d[None, :],
                 mask=(t < tokens)[:, None] & (d < width)[None, :],
                 other=0.0,
@@ -73,7 +83,7 @@ def shrink_kernel(
                 mask=(d < width)[:, None] & (c < columns)[None, :],
                 other=0.0,
             )
-            total = _dot(read, down, total, UPCAST)
+            total = _dot(x_tile, down, total, UPCAST)
     tl.store(
         h + (row * tokens + t)[:, None] * columns + c[None, :],
         total.to(h.dtype.element_ty),
@@ -86,31 +96,31 @@ def outer_kernel(
     x, z, index, out, rows, tokens, chunk, width, columns,
     INDEXED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """out[part, e, c, d] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and one part of their tokens."""
+    """out[part, e, c, d] = Σ x[row, t, d] · z[row, t, c] over the rows of expert e and a part of ``chunk`` tokens."""
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     e, part = tl.program_id(1), tl.program_id(2)
     c = tl.arange(0, BC)
     total = tl.zeros((BC, BD), dtype=tl.float32)
     for row in range(rows):
-        own = e
+        expert = e
         if INDEXED:
-            own = tl.load(index + row).to(tl.int32)
-        if own == e:
+            expert = tl.load(index + row).to(tl.int32)
+        if expert == e:
             begin, end = row * tokens, tl.minimum((part + 1) * chunk, tokens)
             for start in range(part * chunk, end, BT):
                 t = (start + tl.arange(0, BT)).to(tl.int64)
                 real = t < end
-                rank = tl.load(
+                z_tile = tl.load(
                     z + (begin + t)[None, :] * columns + c[:, None],
                     mask=real[None, :] & (c < columns)[:, None],
                     other=0.0,
                 )
-                read = tl.load(
+                x_tile = tl.load(
                     x + (begin + t)[:, None] * width + d[None, :], mask=real[:, None] & (d < width)[None, :], other=0.0
                 )
-                total = _dot(rank, read, total, UPCAST)
-    place = ((part * tl.num_programs(1) + e) * columns + c)[:, None] * width + d[None, :]
-    tl.store(out + place, total, mask=(c < columns)[:, None] & (d < width)[None, :])
+                total = _dot(z_tile, x_tile, total, UPCAST)
+    offsets = ((part * tl.num_programs(1) + e) * columns + c)[:, None] * width + d[None, :]
+    tl.store(out + offsets, total, mask=(c < columns)[:, None] & (d < width)[None, :])
 
 
 @triton.jit
@@ -118,17 +128,17 @@ def _factors(
     weights, keep, t, j, tokens, total, hidden, core, rank, s_row, s_token, s_expert, scale,
     WEIGHTS: tl.constexpr, KEEP: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """[BT, BC]: by what column j of token t is multiplied, s · w[t, e(j)] · keep[t, j]."""
+    """The factors [BT, BC] of column j of token t: s · w[t, e(j)] · keep[t, j]."""
     factors = tl.full((BT, BC), 1.0, dtype=tl.float32) * scale
     if WEIGHTS:
         expert = tl.where(j < core, j // rank, j - core)
-        place = (t // tokens)[:, None] * s_row + (t % tokens)[:, None] * s_token + expert[None, :] * s_expert
-        some = (t < total)[:, None] & (expert < core // rank)[None, :]
-        factors *= tl.load(weights + place, mask=some, other=0.0).to(tl.float32)
+        offsets = (t // tokens)[:, None] * s_row + (t % tokens)[:, None] * s_token + expert[None, :] * s_expert
+        mask = (t < total)[:, None] & (expert < core // rank)[None, :]
+        factors *= tl.load(weights + offsets, mask=mask, other=0.0).to(tl.float32)
     if KEEP:
-        place = t[:, None] * hidden + (j % hidden)[None, :]
-        kept = tl.load(keep + place, mask=(t < total)[:, None] & (j < core)[None, :], other=1.0)
-        factors *= kept.to(tl.float32)
+        offsets = t[:, None] * hidden + (j % hidden)[None, :]
+        keep_tile = tl.load(keep + offsets, mask=(t < total)[:, None] & (j < core)[None, :], other=1.0)
+        factors *= keep_tile.to(tl.float32)
     return factors
 
 
@@ -141,9 +151,9 @@ def residual_kernel(
 ):  # fmt: skip
     """y = n + z · upᵀ with n = x or RMSNorm(x), z = factors ⊙ (n · downᵀ + bias).
 
-    Two passes over a block of tokens, the second out of the L2 cache: one for h and the mean square, one for y.
-    Column j of rank space reads row j mod K of ``down``, so that experts may share it; columns from ``core`` on are
-    the experts' biases, whose h is 1. total: all tokens; tokens: of a row.
+    Two passes over a block of tokens, the second from the L2 cache: one for h and the mean square, one for y.
+    Column j of rank space reads row j mod K of ``down``, so that experts may share it. Columns from ``core`` on are
+    the experts' biases, whose h is 1.
     """
     t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     j = tl.arange(0, BC)
@@ -152,18 +162,18 @@ def residual_kernel(
     squares = tl.zeros((BT,), dtype=tl.float32)
     for start in range(0, width, BD):
         d = start + tl.arange(0, BD)
-        read = tl.load(x + t[:, None] * width + d[None, :], mask=real[:, None] & (d < width)[None, :], other=0.0)
+        x_tile = tl.load(x + t[:, None] * width + d[None, :], mask=real[:, None] & (d < width)[None, :], other=0.0)
         a = tl.load(
             down + (j % hidden)[None, :] * width + d[:, None],
             mask=(d < width)[:, None] & (j < core)[None, :],
             other=0.0,
         )
         if NORM:
-            wide = read.to(tl.float32)
+            wide = x_tile.to(tl.float32)
             squares += tl.sum(wide * wide, axis=1)
             gamma = tl.load(norm + d, mask=d < width, other=0.0).to(tl.float32)
             a = (a.to(tl.float32) * gamma[:, None]).to(a.dtype)
-        acc = _dot(read, a, acc, UPCAST)
+        acc = _dot(x_tile, a, acc, UPCAST)
     root = tl.full((BT,), 1.0, dtype=tl.float32)
     if NORM:
         root = tl.rsqrt(squares / width + eps)
@@ -202,10 +212,10 @@ def residual_bwd_kernel(
     NORM: tl.constexpr, BIAS: tl.constexpr, WEIGHTS: tl.constexpr, KEEP: tl.constexpr,
     BT: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """dz = dy · up and dx = dy + (factors ⊙ dz) · down, taken back through the RMSNorm.
+    """dz = dy · up and dx = dy + (factors ⊙ dz) · down, then the backward of the RMSNorm.
 
-    The norm's Σ_d γ dn x splits into Σ_d γ dy x, summed beside dz, and Σ_j g_j (h_j − bias_j) / rstd, which is in
-    rank space: so two passes do here too.
+    The norm's Σ_d γ dn x splits into Σ_d γ dy x, summed in the same pass as dz, and Σ_j g_j (h_j − bias_j) / rstd,
+    which is in rank space: two passes suffice here, too.
     """
     t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     j = tl.arange(0, BC)
@@ -221,9 +231,9 @@ def residual_bwd_kernel(
         )
         acc = _dot(grad, b, acc, UPCAST)
         if NORM:
-            read = tl.load(x + t[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
+            x_tile = tl.load(x + t[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
             gamma = tl.load(norm + d, mask=d < width, other=0.0).to(tl.float32)
-            share += tl.sum(grad.to(tl.float32) * read * gamma[None, :], axis=1)
+            share += tl.sum(grad.to(tl.float32) * x_tile * gamma[None, :], axis=1)
     tl.store(
         dz + t[:, None] * columns + j[None, :], acc.to(dz.dtype.element_ty), mask=real[:, None] & (j < columns)[None, :]
     )
@@ -234,12 +244,12 @@ def residual_bwd_kernel(
     root = tl.full((BT,), 1.0, dtype=tl.float32)
     if NORM:
         root = tl.load(rstd + t, mask=real, other=0.0)
-        own = tl.load(
+        h_tile = tl.load(
             h + t[:, None] * hidden + (j % hidden)[None, :], mask=real[:, None] & (j < core)[None, :], other=0.0
         ).to(tl.float32)
         if BIAS:
-            own -= tl.load(bias + j % hidden, mask=j < core, other=0.0).to(tl.float32)[None, :]
-        share = (share * root + tl.sum(g * own, axis=1)) * root / width
+            h_tile -= tl.load(bias + j % hidden, mask=j < core, other=0.0).to(tl.float32)[None, :]
+        share = (share * root + tl.sum(g * h_tile, axis=1)) * root / width
     g = g.to(x.dtype.element_ty)
     for start in range(0, width, BD):
         d = start + tl.arange(0, BD)
@@ -252,9 +262,9 @@ def residual_bwd_kernel(
         )
         new = _dot(g, a, grad, UPCAST)
         if NORM:
-            read = tl.load(x + t[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
+            x_tile = tl.load(x + t[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
             gamma = tl.load(norm + d, mask=d < width, other=0.0).to(tl.float32)
-            new = (new * gamma[None, :] - read * share[:, None]) * root[:, None]
+            new = (new * gamma[None, :] - x_tile * share[:, None]) * root[:, None]
         tl.store(dx + t[:, None] * width + d[None, :], new.to(dx.dtype.element_ty), mask=inside)
 
 
@@ -267,16 +277,16 @@ def nf4_merged_kernel(
 ):  # fmt: skip
     """out[m, d] = code[nibble] · absmax + s · Σ_c up[m, c] down[c, d], added in fp32 and rounded once.
 
-    packed: two values a byte, the first in the high nibble, rows by rows. With double quantisation a block's absmax is
-    code8[absmax] · absmax2 + offset.
+    packed: two values per byte, the first in the high nibble, in row-major order. With double quantisation the absmax
+    of a block is code8[absmax] · absmax2 + offset.
     """
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (m < rows)[:, None] & (d < width)[None, :]
-    place = m.to(tl.int64)[:, None] * width + d[None, :]
-    byte = tl.load(packed + place // 2, mask=inside, other=0).to(tl.int32)
-    nibble = tl.where(place % 2 == 0, byte >> 4, byte & 15)
-    block = place // BLOCK
+    position = m.to(tl.int64)[:, None] * width + d[None, :]
+    byte = tl.load(packed + position // 2, mask=inside, other=0).to(tl.int32)
+    nibble = tl.where(position % 2 == 0, byte >> 4, byte & 15)
+    block = position // BLOCK
     if NESTED:
         level = tl.load(absmax + block, mask=inside, other=0).to(tl.int32)
         largest = tl.load(code8 + level) * tl.load(absmax2 + block // BLOCK2, mask=inside, other=0.0) + tl.load(offset)
@@ -288,4 +298,4 @@ def nf4_merged_kernel(
         b = tl.load(up + m[:, None] * rank + c[None, :], mask=(m < rows)[:, None] & (c < rank)[None, :], other=0.0)
         a = tl.load(down + c[:, None] * width + d[None, :], mask=(c < rank)[:, None] & (d < width)[None, :], other=0.0)
         total = tl.dot(b * scale, a, total, input_precision="ieee")
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + position, total.to(out.dtype.element_ty), mask=inside)

@@ -1,7 +1,7 @@
-"""Launches the Triton kernels: tiles, grids, outputs. Imported only where Triton runs; knows no other form.
+"""Launches the Triton kernels: chooses tiles and grids, allocates outputs. Imported only where Triton runs.
 
-Tiles are a small static table, not a search at import. They were chosen so that every row compiles without spills for
-sm_80 to sm_120 (``tests/ops/test_triton_ahead_of_time.py``); no GPU has measured them yet.
+Tiles are a small static table, not a search at import. Every row compiles without spills for sm_80 to sm_120
+(``tests/ops/test_triton_ahead_of_time.py``); no GPU has measured them yet.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from lora_mm.ops.update import Norm, Update
 
 @dataclass(frozen=True)
 class Tile:
-    """The block of one program.
+    """The block of data that one program handles.
 
     Attributes:
-        tokens: of the block; NF4: rows of the weight.
-        width: of the block.
-        warps: of the program.
-        stages: of its pipeline.
+        tokens: number of tokens; for ``nf4``, of rows of the weight.
+        width: number of columns of the activations or the weight.
+        warps: number of warps of a program.
+        stages: number of stages of its software pipeline.
     """
 
     tokens: int
@@ -47,14 +47,14 @@ TILES: dict[str, dict[int, Tile]] = {
     "residual_bwd": {16: Tile(32, 128), 32: Tile(32, 64), 64: Tile(32, 64)},
     "nf4": {16: Tile(32, 128)},
 }
-"""Kernel → columns of rank space, padded → tile. NF4 takes the rank 16 columns at a time."""
+"""Kernel → padded columns of rank space → tile. ``nf4`` handles 16 columns at a time."""
 
 PROGRAMS = 256
-"""Minimum number of programs for a sum over tokens, where there are tokens enough: some two a multiprocessor."""
+"""Minimum number of programs for a sum over tokens, if there are enough tokens: about two per multiprocessor."""
 
 
 def pad_columns(columns: int) -> int:
-    """The columns of a tile that holds ``columns``: a power of two that a tensor core takes."""
+    """Round up to the columns of a tile: a power of two, at least 16 for the tensor cores."""
     return max(16, triton.next_power_of_2(columns))
 
 
@@ -67,7 +67,7 @@ def _needs_upcast(x: Tensor) -> bool:
 
 
 def _count_rows(x: Tensor, index: Tensor | None) -> tuple[int, int]:
-    """Rows and tokens a row; without an index all tokens are one row."""
+    """Number of rows, and of tokens in a row; without an index all tokens are one row."""
     return (1, x.numel() // x.shape[-1]) if index is None else (x.shape[0], x.shape[1])
 
 

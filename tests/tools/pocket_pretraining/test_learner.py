@@ -36,7 +36,7 @@ def test_the_base_binds_letters_and_reads_pictures(model, processor) -> None:
     # The seed is not that of the pretraining.
     asked = ("named", "kinds", "picture open", "picture choice")
     samples = {kind: samples for kind, samples in make_held_out(seed=99, size=24).items() if kind in asked}
-    scores = Learner(model, processor.tokenizer).scores(samples)
+    scores = Learner(model, processor.tokenizer).score(samples)
     # Chance is about 0.35 for choices and below 0.3 for open questions.
     assert scores["named"] >= 0.8
     assert scores["kinds"] >= 0.8
