@@ -27,7 +27,7 @@ from lora_mm.artifact.files import CONFIG, WEIGHTS
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
-from lora_mm.evaluation.scoring import ignore_progress, score_model
+from lora_mm.evaluation.scoring import score_model
 from lora_mm.jobs.merge import MergeFormat, merge
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
 from lora_mm.merging.collect import collect_changes
@@ -55,7 +55,7 @@ def choose_answers(
     model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]
 ) -> dict[str, int | None]:
     """Example's id → the choice that ``model`` finds likeliest."""
-    scored = score_model(model, collator, recipe, examples, ignore_progress("", len(examples)))
+    scored = score_model(model, collator, recipe, examples)
     return {answer.id: answer.choice for answer in scored.answers}
 
 

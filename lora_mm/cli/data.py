@@ -1,6 +1,5 @@
 """``lora-mm data``: check and preview data before a run, make pocket data sets. Holds no logic."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,13 +48,14 @@ def check(
     from lora_mm.data.check import check_data, load_recipe_or_path
     from lora_mm.data.check_text import print_report
     from lora_mm.jobs.session import make_collator_without_weights
+    from lora_mm.json_text import to_json
 
     recipe, splits = load_recipe_or_path(data, overrides)
     console = Console(stderr=as_json)
     with console.status("") as status:
         report = check_data(recipe, splits, make_collator_without_weights(recipe), status.update)
     if as_json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
+        print(to_json(report.as_dict()))
     else:
         print_report(report, console)
     if not report.sound:

@@ -5,8 +5,8 @@ from lora_mm.cli.options import JsonOption
 
 def env(as_json: JsonOption = False) -> None:
     """Print versions and devices, for bug reports."""
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.environment import describe_environment
+    from lora_mm.json_text import to_json
 
     facts = describe_environment()
     if as_json:

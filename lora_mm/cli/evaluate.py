@@ -31,8 +31,9 @@ def evaluate(
     """Score an adapter on its recipe's data, by its recipe's metric."""
     from rich.console import Console
 
-    from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
+    from lora_mm.evaluation.tables import scores_to_dict, scores_to_table
     from lora_mm.jobs.evaluate import evaluate as run
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
     evaluation = run(

@@ -34,9 +34,10 @@ def finetune(
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import scores_to_dict, to_json
+    from lora_mm.evaluation.tables import scores_to_dict
     from lora_mm.jobs.finetune import finetune as run
     from lora_mm.jobs.run_folder import REPORT
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
     result = run(loaded, output, console, resume=resume, overwrite=overwrite, dry_run=dry_run)

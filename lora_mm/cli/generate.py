@@ -47,6 +47,6 @@ def generate(
         if not as_json:
             print()
     if as_json:
-        from lora_mm.evaluation.report import to_json
+        from lora_mm.json_text import to_json
 
         print(to_json({"prompt": prompt, "images": images, "answers": answers}))

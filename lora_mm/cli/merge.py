@@ -43,8 +43,8 @@ def merge(
     """Merge adapters, in this order, into their base or out to a stock LoRA, and verify the result by its logits."""
     from rich.console import Console
 
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.merge import merge as run
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption
+from lora_mm.json_text import to_json
 
 app = typer.Typer(help="List and show the supported model families.", no_args_is_help=True)
 
@@ -27,9 +28,7 @@ def list_models(as_json: JsonOption = False) -> None:
         for name, row in FAMILIES.items()
     }
     if as_json:
-        import json
-
-        print(json.dumps(table))
+        print(to_json(table))
         return
     width = max(map(len, table))
     for name, methods in table.items():
@@ -51,9 +50,7 @@ def show(
 
     facts = describe_model_type(model_type)
     if as_json:
-        import json
-
-        print(json.dumps(facts))
+        print(to_json(facts))
         return
     import yaml
 

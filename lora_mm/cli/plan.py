@@ -27,9 +27,9 @@ def plan(
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_memory_table, make_options_table
     from lora_mm.jobs.plan import plan_run as run
+    from lora_mm.json_text import to_json
 
     memory = get_device_memory() if vram is None else vram * GIB
     console = Console(stderr=as_json)

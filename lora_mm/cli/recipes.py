@@ -7,6 +7,7 @@ import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 from lora_mm.errors import InputError, LoraMMError
+from lora_mm.json_text import to_json
 
 app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
 
@@ -20,9 +21,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
     summaries = {name: load_recipe(name).summary for name in recipe_names()}
     if as_json:
-        import json
-
-        print(json.dumps(summaries, ensure_ascii=False))
+        print(to_json(summaries))
         return
     width = max(map(len, summaries))
     for name, summary in summaries.items():

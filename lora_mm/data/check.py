@@ -90,7 +90,7 @@ class DataReport:
         faulty = any(check.faults.rows for check in self.splits.values()) and not self.drops_faulty_rows
         return not faulty and not self.overlap and all(check.usable for check in self.splits.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         splits = {
             name: {**vars(check), "faulty": check.faults.rows, "faults": check.faults.lines}

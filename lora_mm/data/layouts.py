@@ -112,8 +112,8 @@ class RowReader:
     def _read_field(self, field: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Find ``{field: value}`` in a row; empty where an optional field is missing."""
         needed = field in LAYOUTS[self.layout].needs
-        known = (self.columns[field],) if field in self.columns else COLUMNS[field]
-        present = [name for name in known if name in row]
+        names = self._list_names(field)
+        present = [name for name in names if name in row]
         filled = [name for name in present if row[name] not in (None, "", [])]
         # An empty column of a needed field counts: a caption must not stand in for an empty answer.
         rivals = present if needed else filled
@@ -126,17 +126,19 @@ class RowReader:
         if field == "choices" and len(columns := _find_choice_columns(row)) > 1:
             return {field: [row[column] for column in columns if row[column] not in (None, "")]}
         if needed:
-            raise InputError(f"{known[0]}: the field is missing")
+            raise InputError(f"{names[0]}: the field is missing")
         return {}
 
     def find_unread(self, columns: Sequence[str]) -> list[str]:
         """Find the columns that no field is read from."""
-        read = {
-            name
-            for field in self._fields
-            for name in ((self.columns[field],) if field in self.columns else COLUMNS[field])
-        }
+        read = {name for field in self._fields for name in self._list_names(field)}
+        if "choices" in self._fields and not any(name in columns for name in self._list_names("choices")):
+            read |= {*_find_choice_columns(columns)}
         return [name for name in columns if name not in read]
+
+    def _list_names(self, field: str) -> tuple[str, ...]:
+        """List the columns that can hold a field."""
+        return (self.columns[field],) if field in self.columns else COLUMNS[field]
 
 
 def detect_layout(columns: Sequence[str], named: Mapping[str, str], layout: str = "auto") -> str:

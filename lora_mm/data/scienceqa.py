@@ -22,7 +22,7 @@ from lora_mm.errors import InputError, suggest_name, truncate_faults
 from lora_mm.json_text import read_json_file
 
 MissingImages = Literal["error", "skip", "text"]
-Format = Literal["QCM-ALE", "QCM-A", "QCM-T"]
+AnswerFormat = Literal["QCM-ALE", "QCM-A", "QCM-T"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def check_images(problems: Iterable[Problem], *, workers: int | None = None) -> 
         return [line for line in pool.map(find_fault, pictures) if line]
 
 
-def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = False) -> Example:
+def to_example(problem: Problem, *, format: AnswerFormat = "QCM-ALE", caption: bool = False) -> Example:
     """Write a problem as a prompt and its answer.
 
     The prompt is ``Question: …``, ``Context: …`` (the hint, or ``N/A``), ``Options: (A) … (B) …`` and ``Response:``,

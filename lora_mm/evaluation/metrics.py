@@ -7,7 +7,7 @@ knows its name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError, truncate_faults
@@ -46,6 +46,8 @@ class Metric:
         find_fault: what keeps an example from being scored; None if nothing does.
         find_common_faults: what keeps examples from being scored together that are fine one by one.
         can_be_unparsed: whether an answer can fail to be parsed; the table then counts such answers.
+        hub_name: the Hub's name of the metric, for model cards; empty if the Hub has none.
+        hub_columns: column → its own name on the Hub, where it is not ``hub_name``.
     """
 
     title: str
@@ -54,6 +56,8 @@ class Metric:
     find_fault: Callable[[Example], str | None]
     find_common_faults: Callable[[Sequence[Example]], list[str]] = lambda examples: []
     can_be_unparsed: bool = False
+    hub_name: str = ""
+    hub_columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_choices(self) -> bool:
@@ -109,6 +113,20 @@ def score_chance(metric: Metric, examples: Sequence[Example]) -> Score | None:
     return Score(compute_chance_accuracy(examples)) if metric.has_choices else None
 
 
+def name_metric_on_hub(name: str, column: str) -> str:
+    """Return the Hub's name of what a column of scores measures, as ``accuracy`` or ``f1``.
+
+    Args:
+        name: a row of :data:`METRICS`.
+        column: a column of its table.
+
+    Returns:
+        The Hub's name; ``name`` if the Hub has none.
+    """
+    metric = METRICS[name]
+    return metric.hub_columns.get(column, metric.hub_name or name)
+
+
 def choose_metric(name: str, examples: Sequence[Example], *, scienceqa: bool) -> str:
     """Return the name of the metric to score by, after checking that it can score the examples.
 
@@ -159,14 +177,39 @@ def _find_choice_fault(example: Example) -> str | None:
 
 
 METRICS: Mapping[str, Metric] = {
-    "scienceqa": Metric("ScienceQA", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True),
-    "choice": Metric("multiple choice", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True),
-    "exact": Metric("exact match", match_exactly, compute_accuracy, find_empty_reference),
+    "scienceqa": Metric(
+        "ScienceQA", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True, hub_name="accuracy"
+    ),
+    "choice": Metric(
+        "multiple choice", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True, hub_name="accuracy"
+    ),
+    "exact": Metric("exact match", match_exactly, compute_accuracy, find_empty_reference, hub_name="exact_match"),
     "vqa": Metric("VQA accuracy", match_annotators, compute_mean_credit, find_annotator_fault),
     "contains": Metric("answer contained", match_contained, compute_accuracy, find_empty_reference),
-    "yes_no": Metric("yes or no", match_yes_no, compute_confusion, find_yes_no_fault, can_be_unparsed=True),
-    "mme": Metric("MME pairs", match_yes_no, compute_pairs, find_pair_fault, find_uneven_pairs, can_be_unparsed=True),
-    "caption": Metric("captions", score_caption, compute_corpus_scores, find_caption_fault),
+    "yes_no": Metric(
+        "yes or no",
+        match_yes_no,
+        compute_confusion,
+        find_yes_no_fault,
+        can_be_unparsed=True,
+        hub_columns={"accuracy": "accuracy", "precision": "precision", "recall": "recall", "F1": "f1"},
+    ),
+    "mme": Metric(
+        "MME pairs",
+        match_yes_no,
+        compute_pairs,
+        find_pair_fault,
+        find_uneven_pairs,
+        can_be_unparsed=True,
+        hub_columns={"accuracy": "accuracy"},
+    ),
+    "caption": Metric(
+        "captions",
+        score_caption,
+        compute_corpus_scores,
+        find_caption_fault,
+        hub_columns={"chrF": "chrf", "BLEU": "bleu"},
+    ),
 }
 """Name in ``evaluation.metric`` → the metric. ScienceQA's own problems are scored by the official columns instead
 (:mod:`.scienceqa`); its row here says how single answers are graded."""

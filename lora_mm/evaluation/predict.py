@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 """Called with the number of examples just answered."""
 
 
-def _ignore(done: int) -> None:
+def ignore_progress(done: int) -> None:
     """Show no progress."""
 
 
@@ -29,7 +29,7 @@ def score_candidates(
     *,
     batch_size: int,
     mean: bool = False,
-    advance: Advance = _ignore,
+    advance: Advance = ignore_progress,
 ) -> list[list[float]]:
     """Compute the log-likelihood of every candidate of every example.
 
@@ -73,7 +73,7 @@ def generate_answers(
     *,
     batch_size: int,
     max_new_tokens: int,
-    advance: Advance = _ignore,
+    advance: Advance = ignore_progress,
 ) -> list[str]:
     """Generate an answer to every example, by greedy decoding.
 

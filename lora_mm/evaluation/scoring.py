@@ -1,6 +1,6 @@
 """Asks a model the questions of a split and scores its answers, as a recipe says. Does not know how it was trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,10 @@ from lora_mm.errors import InputError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.answers import Answer, list_references, save_answers
 from lora_mm.evaluation.metrics import METRICS, choose_metric, grade, score_chance, total_score
-from lora_mm.evaluation.predict import Advance, generate_answers, score_candidates
+from lora_mm.evaluation.predict import Advance, generate_answers, ignore_progress, score_candidates
 from lora_mm.evaluation.score import Score
 from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.recipe.sections import Recipe
-
-Watch = Callable[[str, int], Advance]
-"""Called with a label and a total, returns the function that is called as examples are done, as a progress bar does."""
 
 _ROUTED_EXAMPLES, _ROUTED_BATCH = 32, 8
 """Examples with, and as many without pictures whose routing is measured; and how many at once."""
@@ -64,22 +61,12 @@ class ScoredAnswers:
             save_answers(file, self.answers)
 
 
-def ignore_progress(label: str, total: int) -> Advance:
-    """Show no progress; a :data:`Watch`.
-
-    Args:
-        label: ignored.
-        total: ignored.
-    """
-    return lambda done: None
-
-
 def score_model(
     model: nn.Module,
     collator: Collator,
     recipe: Recipe,
     examples: Sequence[Example],
-    advance: Advance,
+    advance: Advance = ignore_progress,
     *,
     problems: Sequence[Problem] | None = None,
 ) -> ScoredAnswers:

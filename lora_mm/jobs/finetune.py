@@ -22,7 +22,6 @@ from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import compare_answers
-from lora_mm.evaluation.report import scores_to_table
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
     ScoredAnswers,
@@ -33,6 +32,7 @@ from lora_mm.evaluation.scoring import (
     score_by_chance,
     score_model,
 )
+from lora_mm.evaluation.tables import scores_to_table
 from lora_mm.jobs.plan import format_estimate
 from lora_mm.jobs.run_folder import (
     ADAPTER_PREDICTIONS,

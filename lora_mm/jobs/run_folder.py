@@ -26,8 +26,10 @@ from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
+from lora_mm.evaluation.metrics import name_metric_on_hub
 from lora_mm.evaluation.score import Score
+from lora_mm.evaluation.tables import scores_to_dict, scores_to_markdown
+from lora_mm.json_text import to_json
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe
@@ -230,7 +232,7 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         parts=measure_memory(model),
         folder=result.folder.name,
         licence=recipe.license,
-        metric=result.metric,
+        metrics={column: name_metric_on_hub(result.metric, column) for column in columns},
         split=recipe.data.eval_split,
         figures={name: figure.value for name, figure in columns.items() if figure.value is not None},
     )

@@ -215,6 +215,15 @@ def test_choices_in_cells_of_text(root: Path) -> None:
     assert read(root, row).candidates == ("x", "y")
 
 
+def test_columns_that_hold_a_choice_each_are_read(root: Path) -> None:
+    columns = ["question", "A", "B", "C", "D", "answer", "split"]
+    reader = RowReader("multiple_choice", {}, RowContext(PictureFolder(root)))
+    assert reader.find_unread(columns) == ["split"]
+    assert reader.find_unread([*columns, "choices"]) == ["A", "B", "C", "D", "split"]
+    open_reader = RowReader("question_answer", {}, RowContext(PictureFolder(root)))
+    assert open_reader.find_unread(columns) == ["A", "B", "C", "D", "split"]
+
+
 @pytest.mark.parametrize(
     ("choices", "answer", "fault"),
     [

@@ -12,8 +12,8 @@ from lora_mm.data.example import Example
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.charts import Line, render_heat_map, render_interval_bars, render_line_chart
 from lora_mm.evaluation.html.gallery import NamedAnswers, make_gallery
-from lora_mm.evaluation.report import list_columns, list_notes, list_rows
 from lora_mm.evaluation.score import Score
+from lora_mm.evaluation.tables import list_columns, list_notes, list_rows
 from lora_mm.html.render import render_template
 
 

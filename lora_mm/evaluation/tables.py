@@ -1,6 +1,5 @@
-"""Scores as a table on the terminal, as JSON and as Markdown. Knows scores and their columns, not their origin."""
+"""Tables of scores: for the terminal, as Markdown and as JSON values. Knows scores and columns, not their origin."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +102,3 @@ def list_rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], boo
             yield "problems", totals, True
             previous = totals
         yield label, [figure.text if figure else "" for figure in figures], False
-
-
-def to_json(value: Any) -> str:
-    """Write a value as one line of JSON, without escaping letters outside ASCII."""
-    return json.dumps(value, ensure_ascii=False)
