@@ -92,7 +92,7 @@ def test_experts_without_a_crop_are_reported(finetune: Call, bases: Callable[[st
 
 
 def test_crops_without_an_expert_are_reported(finetune: Call, bases: Callable[[str], Path]) -> None:
-    with pytest.warns(UserWarning, match="A picture has more than 3 crops; those beyond stay"):
+    with pytest.warns(UserWarning, match="A picture has more than 3 crops; the others get no adapter"):
         code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 3}])
     assert code == 0, err
     assert "nothing in the training data" not in out
