@@ -1,9 +1,8 @@
-"""The metrics, one row of :data:`METRICS` each, and the choice of the one that fits the data. Knows no model.
+"""The table of metrics, and the choice of a metric that fits the data. Knows no model.
 
-To add a metric, add a row to :data:`METRICS` and its name to ``evaluation.metric`` in ``recipe/sections.py``. The
-functions of the row go into a module of their own, as :mod:`.captions`. ``tests/evaluation/test_metrics.py`` asks of
-every row that there is an example it can score, that a right answer earns more than a wrong one, and that the recipe
-knows its name.
+To add a metric, add a row to :data:`METRICS` and its name to ``evaluation.metric`` in ``recipe/sections.py``. Its
+functions go into a module of their own, like :mod:`.captions`. ``tests/evaluation/test_metrics.py`` checks that every
+row scores an example, that a right answer earns more than a wrong one, and that the recipe knows the name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +38,12 @@ class Metric:
     """One way to score.
 
     Attributes:
-        title: of the table of scores.
+        title: title of the table of scores.
         credit: (example, prediction) → credit of a generated answer from 0 to 1, None if it cannot be parsed. None for
             metrics of choices: :func:`grade` compares the index of the choice.
         columns: (examples, answers) → the columns of the table; the first is the headline.
-        find_fault: what keeps an example from being scored; None if nothing does.
-        find_common_faults: what keeps examples from being scored together that are fine one by one.
+        find_fault: describes why an example cannot be scored; None if it can.
+        find_common_faults: describes why examples cannot be scored together, even if each can be scored.
         can_be_unparsed: whether an answer can fail to be parsed; the table then counts such answers.
         hub_name: the Hub's name of the metric, for model cards; empty if the Hub has none.
         hub_columns: column → its own name on the Hub, where it is not ``hub_name``.
@@ -66,13 +65,13 @@ class Metric:
 
 
 def grade(metric: Metric, example: Example, prediction: str, choice: int | None = None) -> Answer:
-    """Give an answer its credit.
+    """Grade an answer.
 
     Args:
-        metric: how.
+        metric: the metric.
         example: the question.
         prediction: the answer's text.
-        choice: index of the candidate that was chosen by likelihood; None to read it off ``prediction``.
+        choice: index of the candidate chosen by likelihood; None to parse it from ``prediction``.
 
     Returns:
         The answer with its credit.
@@ -89,7 +88,7 @@ def total_score(metric: Metric, examples: Sequence[Example], answers: Sequence[A
     """Compute the columns of a metric's table.
 
     Args:
-        metric: by which the answers were graded.
+        metric: the metric that graded the answers.
         examples: the questions.
         answers: one for each example, in the same order.
 
@@ -101,10 +100,10 @@ def total_score(metric: Metric, examples: Sequence[Example], answers: Sequence[A
 
 
 def score_chance(metric: Metric, examples: Sequence[Example]) -> Score | None:
-    """Compute what choosing at random scores in expectation.
+    """Compute the expected score of random choices.
 
     Args:
-        metric: by which answers are graded.
+        metric: the metric.
         examples: the questions.
 
     Returns:
@@ -130,13 +129,13 @@ def name_metric_on_hub(name: str, column: str) -> str:
 def choose_metric(name: str, examples: Sequence[Example], *, scienceqa: bool) -> str:
     """Return the name of the metric to score by, after checking that it can score the examples.
 
-    ``auto`` chooses ``scienceqa`` for ScienceQA's own problems; ``choice`` where every question has choices; ``yes_no``
-    where every answer is yes or no; ``vqa`` where every question has ten answers; and ``exact`` for the rest.
+    ``auto`` chooses ``scienceqa`` for ScienceQA's problems; ``choice`` if every question has choices; ``yes_no`` if
+    every answer is yes or no; ``vqa`` if every question has ten answers; otherwise ``exact``.
 
     Args:
         name: a row of :data:`METRICS`, or ``auto``.
         examples: the questions.
-        scienceqa: whether the examples are ScienceQA's own problems.
+        scienceqa: whether the examples are ScienceQA's problems.
 
     Returns:
         A name in :data:`METRICS`.
@@ -211,5 +210,5 @@ METRICS: Mapping[str, Metric] = {
         hub_columns={"chrF": "chrf", "BLEU": "bleu"},
     ),
 }
-"""Name in ``evaluation.metric`` → the metric. ScienceQA's own problems are scored by the official columns instead
-(:mod:`.scienceqa`); its row here says how single answers are graded."""
+"""Name in ``evaluation.metric`` → the metric. The row ``scienceqa`` grades single answers; the columns of ScienceQA's
+score are the official ones of :mod:`.scienceqa`."""
