@@ -1,4 +1,4 @@
-"""``lora-mm env``: versions and devices, for bug reports. Holds no logic."""
+"""``lora-mm env``: prints versions and devices, for bug reports. Holds no logic."""
 
 from lora_mm.cli.options import JsonOption
 

@@ -1,4 +1,4 @@
-"""``lora-mm evaluate``: scores an adapter, its frozen base, or two models on the same questions. Holds no logic."""
+"""``lora-mm evaluate``: scores an adapter or its frozen base, or compares two models. Holds no logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; the recipe's data.eval_split by default.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of questions, the first of the split.")
+        int | None, typer.Option(min=1, help="Maximum number of questions, from the first of the split.")
     ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
     predictions: Annotated[

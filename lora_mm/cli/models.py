@@ -1,4 +1,4 @@
-"""``lora-mm models``: the supported model families. Holds no logic and never imports torch."""
+"""``lora-mm models``: lists and shows the supported model families. Holds no logic and never imports torch."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ app = typer.Typer(help="List and show the supported model families.", no_args_is
 
 
 def complete_family(incomplete: str) -> list[str]:
-    """Model types that start with ``incomplete``."""
+    """List model types that start with ``incomplete``."""
     from lora_mm.models.families import FAMILIES
 
     return [name for name in FAMILIES if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""``lora-mm recipes``: list, show, copy and check recipes. Holds no logic and never imports torch."""
+"""``lora-mm recipes``: lists, shows, copies and checks recipes. Holds no logic and never imports torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +48,7 @@ def schema() -> None:
 
 @app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
-    """Copy a recipe, with its comments, to start your own."""
+    """Copy a recipe, with its comments, as a start for your own."""
     from lora_mm.recipe.load import recipe_file
 
     if file.suffix not in (".yaml", ".yml"):

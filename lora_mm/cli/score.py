@@ -1,4 +1,4 @@
-"""``lora-mm score``: official scores of a predictions file. Holds no logic and loads no model."""
+"""``lora-mm score``: scores a predictions file. Holds no logic and loads no model."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``lora-mm share``: adapters as small files, here and on the Hub. Holds no logic; never imports torch."""
+"""``lora-mm share``: packs, shows, pushes and pulls adapters. Holds no logic and never imports torch."""
 
 from pathlib import Path
 from typing import Annotated

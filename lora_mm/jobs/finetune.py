@@ -217,7 +217,7 @@ def _format_lengths(prepared: PreparedExamples) -> str:
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
     if prepared.faults:
-        line += f"; {len(prepared.faults):,} dropped as faulty, such as {prepared.faults[0]}"
+        line += f"; {len(prepared.faults):,} dropped as faulty, for example {prepared.faults[0]}"
     return line
 
 
