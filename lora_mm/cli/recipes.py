@@ -68,4 +68,4 @@ def check(name: Name, overrides: SetOption = []) -> None:
     from lora_mm.recipe.load import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.where}.")
+    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.location}.")

@@ -26,7 +26,7 @@ def find_sources(section: DataSection, split: str) -> list[tuple[Source, np.ndar
         section: the recipe's ``data`` section.
         split: name of the split.
     """
-    return [find_source(section, entry, split, number) for number, entry in enumerate(section.places)]
+    return [find_source(section, entry, split, number) for number, entry in enumerate(section.all_sources)]
 
 
 def find_source(section: DataSection, entry: SourceSection, split: str, number: int = 0) -> tuple[Source, np.ndarray]:
@@ -34,7 +34,7 @@ def find_source(section: DataSection, entry: SourceSection, split: str, number: 
 
     Args:
         section: the recipe's ``data`` section.
-        entry: one of ``data.places``.
+        entry: one of ``data.all_sources``.
         split: name of the split.
         number: index of the source, from 0; the prefix of its ids in a mixture.
 
@@ -133,13 +133,13 @@ def _survey_sources(section: DataSection, split: str, limit: int | None) -> list
     training = split == section.train_split
     surveyed: list[_SurveyedSource] = []
     faults: list[str] = []
-    for number, entry in enumerate(section.places):
+    for number, entry in enumerate(section.all_sources):
         try:
             source, rows = find_source(section, entry, split, number)
         except InputError as error:
             faults += error.faults
             continue
-        needs_all = len(section.places) > 1 or (training and (entry.select or entry.cap))
+        needs_all = len(section.all_sources) > 1 or (training and (entry.select or entry.cap))
         survey = survey_source(source, rows, limit=None if needs_all else limit)
         chosen = _choose_rows(section, entry, source, survey) if training else np.arange(len(survey.usable))
         surveyed.append(_SurveyedSource(entry, source, len(rows), survey, chosen))

@@ -77,5 +77,5 @@ def check_data_source(recipe: Recipe) -> None:
     if not is_own_data(section):
         scienceqa.load_problems(get_scienceqa_path(section), section.train_split, pictures=False, limit=1)
     elif not section.streaming:
-        for entry in section.places:
+        for entry in section.all_sources:
             find_rows(resolve_path(section, entry.path), section.train_split)

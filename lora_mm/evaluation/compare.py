@@ -81,7 +81,7 @@ def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Seq
     different = {answer.id for answer in first} ^ set(by_id)
     if different:
         raise InputError(
-            f"{names[0]} and {names[1]} answered different questions: {len(different):,} differ, such as "
+            f"{names[0]} and {names[1]} answered different questions: {len(different):,} differ, for example "
             f"{min(different)}. A paired test needs the same questions."
         )
     import numpy as np

@@ -215,7 +215,7 @@ def choose_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bo
     if by_likelihood and without:
         raise InputError(
             f"evaluation.answer: likelihood compares choices, but {len(without):,} of {len(examples):,} questions have "
-            f"none, such as {without[0]}; --set evaluation.answer=generate lets the model generate its answers."
+            f"none, for example {without[0]}; --set evaluation.answer=generate lets the model generate its answers."
         )
     return metric, by_likelihood
 

@@ -76,7 +76,7 @@ def _load_examples(recipe: Recipe) -> tuple[list[Example], str]:
         split = load_split(recipe, recipe.data.eval_split, _MAX_ROWS)
     except LoraMMError as error:
         return [], f"data.path is not available ({str(error).splitlines()[0]})"
-    return list(split.examples), f"rows of {recipe.data.where} {split.name}"
+    return list(split.examples), f"rows of {recipe.data.location} {split.name}"
 
 
 def _make_random_example(number: int, pictured: bool) -> Example:

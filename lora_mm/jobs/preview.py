@@ -113,7 +113,7 @@ def _render(recipe: Recipe, split: str, cards: Sequence[ExampleCard]) -> str:
     faulty = sum(bool(card.faults) for card in cards)
     return render_template(
         "jobs/preview.html",
-        title=recipe.data.where,
+        title=recipe.data.location,
         counts=f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else ""),
         base=recipe.base.model,
         cards=cards,

@@ -220,7 +220,7 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         base=base.name,
         revision=base.revision,
         version=version("lora-mm"),
-        data=recipe.data.where,
+        data=recipe.data.location,
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],

@@ -57,7 +57,7 @@ class SelectionSection(Section):
         return self
 
 
-class _PlaceSection(Section):
+class _SourceKeys(Section):
     """The keys that ``data`` shares with each entry of ``data.sources``."""
 
     layout: Literal[
@@ -81,7 +81,7 @@ class _PlaceSection(Section):
         return columns
 
 
-class SourceSection(_PlaceSection):
+class SourceSection(_SourceKeys):
     """One source of a mixture. It inherits no key from ``data``.
 
     Attributes:
@@ -103,7 +103,7 @@ class SourceSection(_PlaceSection):
     weight: float = Field(1.0, ge=0)
 
 
-class DataSection(_PlaceSection):
+class DataSection(_SourceKeys):
     """What to train on and what to evaluate on.
 
     Attributes:
@@ -163,16 +163,16 @@ class DataSection(_PlaceSection):
     eval_limit: int | None = Field(None, ge=1)
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """The path, or the paths of the sources, for messages."""
-        return ", ".join(place.path for place in self.places)
+        return ", ".join(source.path for source in self.all_sources)
 
     @property
-    def places(self) -> list[SourceSection]:
+    def all_sources(self) -> list[SourceSection]:
         """The sources. A single ``path`` counts as one source."""
         if self.path is None:
             return self.sources
-        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _PlaceSection.model_fields})]
+        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _SourceKeys.model_fields})]
 
     @field_validator("sources")
     @classmethod
@@ -190,7 +190,7 @@ class DataSection(_PlaceSection):
     def _check_combinations(self) -> "DataSection":
         faults = []
         changed = [
-            name for name in _PlaceSection.model_fields if getattr(self, name) != type(self).model_fields[name].default
+            name for name in _SourceKeys.model_fields if getattr(self, name) != type(self).model_fields[name].default
         ]
         if self.sources and changed:
             faults.append(f"{', '.join(changed)}: not used with sources; set it in each source")
@@ -199,7 +199,7 @@ class DataSection(_PlaceSection):
                 faults.append(
                     f"sources.{number}.layout: scienceqa cannot be mixed with other sources; set it as data.path"
                 )
-        eval_paths = [place.eval_path for place in self.places if place.eval_path]
+        eval_paths = [source.eval_path for source in self.all_sources if source.eval_path]
         if self.eval_share and eval_paths:
             faults.append(f"eval_share: eval_path={eval_paths[0]} is set too; use one of them")
         if self.sampling == "weights" and not any(source.weight for source in self.sources):

@@ -100,7 +100,7 @@ def test_generated_answers_that_name_no_choice_count_as_unparsed(
 
 
 def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"7 of 7 questions have none, such as 0; --set evaluation.answer=generate"):
+    with pytest.raises(InputError, match=r"7 of 7 questions have none, for example 0; --set evaluation.answer=generate"):
         choose_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
 
 
