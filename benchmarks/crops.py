@@ -2,10 +2,10 @@
 
     python benchmarks/crops.py [--width 1664] [--tokens 1024] [--crops 4] [--pictures 1] [--rank 16] [--dtype float32]
 
-Monkey's tower: rows are the crops of a picture and, last, its overview, which has no LoRA. Masked dense: all LoRAs side
-by side, multiplied by zero for other crops; in plain PyTorch, and by our operations. Serial: one view after the other,
-as Monkey runs them. Grouped: by default and, on a CPU, in both ways to treat overviews: skip them, or multiply them by
-zero. The layer alone is measured too, because its time is part of every form.
+As in Monkey's tower, rows are the crops of a picture and then its overview, which has no LoRA. Forms: masked dense (all
+LoRAs side by side, multiplied by zero for other crops; in plain PyTorch and with our operations), serial (one view
+after the other, as in Monkey) and grouped (the default; on a CPU also with overviews skipped, and multiplied by zero).
+The layer without LoRA is measured too, because every form includes it.
 """
 
 import argparse
@@ -35,12 +35,12 @@ def main() -> None:
     dtype = getattr(torch, name)
     crops, width, rank, pictures = options.crops, options.width, options.rank, options.pictures
 
-    def drawn(*size: int) -> Tensor:
+    def draw(*size: int) -> Tensor:
         return torch.randn(*size, device=device, dtype=dtype).requires_grad_()
 
     torch.manual_seed(0)
-    x, weight = drawn(pictures * (crops + 1), options.tokens, width), drawn(width, width).detach()
-    down, up = drawn(crops * rank, width), drawn(crops, width, rank)
+    x, weight = draw(pictures * (crops + 1), options.tokens, width), draw(width, width).detach()
+    down, up = draw(crops * rank, width), draw(crops, width, rank)
     index = torch.tensor([*range(crops), -1] * pictures, device=device)
     mask = F.one_hot(index.clamp(min=0), crops).to(dtype) * (index >= 0).to(dtype)[:, None]
 
@@ -55,8 +55,8 @@ def main() -> None:
         views = []
         for view, crop in zip(x, index.tolist(), strict=True):
             y = F.linear(view, weight)
-            own = slice(crop * rank, (crop + 1) * rank)
-            views.append(y if crop < 0 else y + F.linear(F.linear(view, down[own]), up[crop]))
+            rows = slice(crop * rank, (crop + 1) * rank)
+            views.append(y if crop < 0 else y + F.linear(F.linear(view, down[rows]), up[crop]))
         return torch.stack(views)
 
     def masked() -> Tensor:
@@ -90,11 +90,11 @@ def main() -> None:
     else:
         forms["grouped, skipped"] = step(grouped, large=0)
         forms["grouped, times zero"] = step(grouped, large=math.inf)
-    took = medians(forms, rounds=options.rounds, device=device)
-    without, dense = took["the layer alone"], took["masked dense"] - took["the layer alone"]
+    times = medians(forms, rounds=options.rounds, device=device)
+    layer, dense = times["the layer alone"], times["masked dense"] - times["the layer alone"]
     rows = [
-        (form, f"{ms:.2f}", f"{ms - without:.2f}", f"{dense / (ms - without):.2f}" if ms > without else "–")
-        for form, ms in took.items()
+        (form, f"{ms:.2f}", f"{ms - layer:.2f}", f"{dense / (ms - layer):.2f}" if ms > layer else "–")
+        for form, ms in times.items()
     ]
     shape = (
         f"{pictures} × {crops} crops and an overview of {options.tokens} tokens, D {width}, r {rank}, {options.dtype}"

@@ -1,11 +1,11 @@
-"""How fast examples become batches: our collator against TRL's collator for vision and language, on the same rows.
+"""Speed of collating: our collator against TRL's collator for vision and language, on the same rows.
 
     python benchmarks/data.py [--rows 512] [--rounds 5] [--base pocket] [--output benchmarks/results/data.md]
     python benchmarks/data.py --check 1000000 [--output …]
 
-Both read the same files with the same processor, in one worker of torch's data loader, in alternating rounds. TRL is an
-extra of this benchmark (`pip install trl`); its row is left out where it is not installed. ``--check N`` measures
-`lora-mm data check` instead, on N rows and on a hundredth of them.
+Both read the same files with the same processor, in one worker of torch's data loader, in alternating rounds. TRL is
+optional (`pip install trl`); without it, only our collator is measured. ``--check N`` measures `lora-mm data check`
+instead, on N rows and on N / 100 rows.
 """
 
 import argparse
@@ -39,12 +39,12 @@ WORDS = ("red", "blue", "square", "disc", "near", "far", "under", "above", "left
 
 
 def make_rows(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write questions with answers of some 30 words, each about a JPEG of 640 × 480, of about COCO's size and weight.
+    """Write questions with answers of about 30 words, each with a JPEG of 640 × 480 pixels, about as large as COCO's.
 
     Args:
-        folder: where to write.
+        folder: folder to write.
         count: number of rows.
-        seed: of texts and pictures.
+        seed: random seed of texts and pictures.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -60,23 +60,23 @@ def make_rows(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def load_with_lora_mm(file: Path, collator: Collator, recipe: Recipe) -> tuple[Any, Callable[..., Any]]:
-    """Load the examples, read when they are asked for, and what makes batches of them.
+    """Return the examples, each read on access, and the collator.
 
     Args:
-        file: of the rows.
-        collator: of the recipe's base.
-        recipe: says how the rows are read.
+        file: file of rows.
+        collator: the collator of the recipe's base.
+        recipe: says how to read the rows.
     """
     data = recipe.data.model_copy(update={"path": str(file)})
     return load_split(recipe.model_copy(update={"data": data}), "train").examples, collator
 
 
 def load_with_trl(file: Path, collator: Collator) -> tuple[Any, Callable[..., Any]]:
-    """Load the same rows as TRL wants them: a table with decoded pictures, prompts and completions.
+    """Return the same rows as TRL expects them (a table with pictures, prompts and completions), and TRL's collator.
 
     Args:
-        file: of the rows.
-        collator: whose processor and maximum length to use.
+        file: file of rows.
+        collator: our collator; TRL gets its processor and maximum length.
     """
     import datasets
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -98,25 +98,25 @@ def load_with_trl(file: Path, collator: Collator) -> tuple[Any, Callable[..., An
 
 
 def measure_throughput(data: Any, collate: Callable[..., Any]) -> tuple[float, int]:
-    """Measure samples a second through one worker, after its first batch, and count all supervised tokens.
+    """Measure samples per second of one worker, from its second batch on, and count all supervised tokens.
 
     Args:
         data: examples or rows.
-        collate: makes batches of them.
+        collate: makes batches from them.
     """
     loader: Any = DataLoader(data, batch_size=BATCH, num_workers=1, collate_fn=collate)
-    begun, supervised, samples = 0.0, 0, 0
+    started, supervised, samples = 0.0, 0, 0
     for number, batch in enumerate(loader):
         supervised += int((batch["labels"] != IGNORE_INDEX).sum())
         if number == 0:
-            begun = time.perf_counter()
+            started = time.perf_counter()
         else:
             samples += len(batch["labels"])
-    return samples / (time.perf_counter() - begun), supervised
+    return samples / (time.perf_counter() - started), supervised
 
 
 def compare(arguments: argparse.Namespace) -> list[str]:
-    """Compare both collators; gives the lines of a table."""
+    """Compare both collators; return the lines of a table."""
     recipe = Recipe.model_validate(
         {"name": "data", "base": {"model": arguments.base}, "train": ["connector"], "data": {"path": "rows.jsonl"}}
     )
@@ -137,26 +137,26 @@ def compare(arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"## Batches of {BATCH} pictures of 640 × 480 with question and answer, base `{arguments.base}`",
         "",
-        f"{arguments.rows} rows, {arguments.rounds} alternating rounds, one worker; medians. {_machine()}",
+        f"{arguments.rows} rows, {arguments.rounds} alternating rounds, one worker; medians. {_describe_machine()}",
         "",
         "| collator | samples/s per worker | slowest to fastest round | supervised tokens |",
         "|---|---:|---:|---:|",
     ]
-    for name, found in speeds.items():
-        spread = f"{min(found):.0f} to {max(found):.0f}"
-        lines.append(f"| {name} | {statistics.median(found):.0f} | {spread} | {supervised[name]:,} |")
+    for name, rounds in speeds.items():
+        spread = f"{min(rounds):.0f} to {max(rounds):.0f}"
+        lines.append(f"| {name} | {statistics.median(rounds):.0f} | {spread} | {supervised[name]:,} |")
     if len(loaded) == 1:
-        lines += ["", "TRL is not installed here: `pip install trl` to compare."]
+        lines += ["", "TRL is not installed; `pip install trl` to compare."]
     else:
-        one, other = (statistics.median(found) for found in speeds.values())
-        lines += ["", f"Ratio of medians: {one / other:.2f}."]
+        ours, theirs = (statistics.median(rounds) for rounds in speeds.values())
+        lines += ["", f"Ratio of medians: {ours / theirs:.2f}."]
     return lines
 
 
 def check(arguments: argparse.Namespace) -> list[str]:
-    """Measure `lora-mm data check`; gives the lines of a table."""
+    """Measure `lora-mm data check`; return the lines of a table."""
     lines = [
-        f"## `lora-mm data check` on text rows, {_machine()}",
+        f"## `lora-mm data check` on text rows, {_describe_machine()}",
         "",
         "| rows | file | seconds | peak memory |",
         "|---:|---:|---:|---:|",
@@ -170,12 +170,12 @@ def check(arguments: argparse.Namespace) -> list[str]:
                     stream.write(
                         json.dumps({"id": number, "question": f"{question} {number}?", "answer": answer}) + "\n"
                     )
-            begun = time.perf_counter()
+            started = time.perf_counter()
             child = subprocess.Popen([sys.executable, "-m", "lora_mm", "data", "check", str(file)])
             _, status, usage = os.wait4(child.pid, 0)
             if status:
                 raise SystemExit(f"data check ended with {os.waitstatus_to_exitcode(status)}")
-            seconds, size = time.perf_counter() - begun, file.stat().st_size / 1e6
+            seconds, size = time.perf_counter() - started, file.stat().st_size / 1e6
             lines.append(f"| {count:,} | {size:,.0f} MB | {seconds:.0f} | {_mebibytes(usage):,.0f} MiB |")
     return lines
 
@@ -184,7 +184,7 @@ def _mebibytes(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _machine() -> str:
+def _describe_machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}."
 
 

@@ -1,9 +1,9 @@
-"""Runs the tests of the model families and writes into the docs which methods work on which family.
+"""Runs the tests of the model families, and writes a table of methods and families into the docs.
 
     python -m benchmarks.families
 
 The function ``covered`` of a test module lists the claims that a passing test proves for a family: the name of a
-method; ``no METHOD`` where it is refused; ``processor``; and ``run``. If a test fails, the page is not changed.
+method, ``no METHOD`` if the method is refused, ``processor``, or ``run``. If a test fails, the page is not changed.
 """
 
 import sys
@@ -29,7 +29,7 @@ FILES = (
 )
 
 Claims = dict[str, dict[str, int]]
-"""Family → claim → number of tests that passed."""
+"""Family → claim → number of passed tests."""
 
 
 class ClaimCounter:
@@ -53,22 +53,22 @@ def format_cell(passed: dict[str, int], method: str) -> str:
     """Write one cell of the table.
 
     Args:
-        passed: claim → number of tests that passed, of one family.
+        passed: claim → number of passed tests of one family.
         method: name of the method.
 
     Returns:
-        ``✓`` if tests of the method passed, ``–`` if tests of its refusal did, ``?`` if both did or none.
+        ``✓`` if tests of the method passed, ``–`` if tests of its refusal passed, ``?`` if both or none passed.
     """
     works, refused = passed.get(method, 0) > 0, passed.get(f"no {method}", 0) > 0
     return "?" if works is refused else "✓" if works else "–"
 
 
 def describe_inputs(family: str, passed: dict[str, int]) -> str:
-    """Say how the tests of a family make its inputs.
+    """Describe how the tests of a family make its inputs.
 
     Args:
         family: model type.
-        passed: claim → number of tests that passed, of the family.
+        passed: claim → number of passed tests of the family.
     """
     if not passed.get("processor"):
         return f"model level only: its processor needs {LACKING[family]}"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# All checks and benchmarks that need a CUDA card, stopped after 480 s in all, from the source tree; a short table comes last.
+# Runs all checks and benchmarks that need a CUDA GPU, from the source tree, in at most 480 s; prints a summary at the end.
 #
 #   benchmarks/gpu.sh [PYTHON]
 #
-# Checks: every Triton kernel against float64 at small and at real sizes, outputs poisoned with NaN, bugs planted. What a
-# benchmark needs and the machine lacks (bitsandbytes, pydantic) is reported in a line; the rest runs. Tables are
+# Checks: every Triton kernel against float64 at small and at real sizes, with outputs prefilled with NaN, and with planted
+# bugs. Benchmarks whose packages are not installed (bitsandbytes, pydantic) are skipped with a message. Tables are
 # appended to benchmarks/results/. Exit code 1 if a check failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."

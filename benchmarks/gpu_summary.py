@@ -1,4 +1,4 @@
-"""Prints the short table at the end of ``gpu.sh``: results of its checks, and the decisive figures. Reads logs only."""
+"""Prints the summary at the end of ``gpu.sh``: results of its checks and the main figures. Reads only logs."""
 
 import json
 import re
@@ -10,7 +10,7 @@ TOLERANCE = {"float16": 1.5e-3, "bfloat16": 1.5e-2}
 
 
 def find_worst(report: dict[str, Any]) -> tuple[str, bool]:
-    """The error that is largest beside its tolerance, and whether all are below theirs; NaN is not."""
+    """Return the error that is largest in proportion to its tolerance, and whether all errors are below; NaN is not."""
     shares = [
         (error / TOLERANCE[dtype], f"{case}, {dtype}, {name}: {error:.1e}")
         for case, by_dtype in report["errors"].items()
@@ -22,7 +22,7 @@ def find_worst(report: dict[str, Any]) -> tuple[str, bool]:
 
 
 def parse_rows(text: str) -> list[list[str]]:
-    """Cells of the Markdown tables in a log, without heads and rules."""
+    """Return the cells of the Markdown tables in a log, without header lines."""
     lines = [line for line in text.splitlines() if line.startswith("| ") and not re.match(r"\| -", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
@@ -32,9 +32,9 @@ def main(logs: Path) -> int:
     print("\n| check | result |\n| --- | --- |")
     for size in ("small", "large"):
         text = _read(logs / f"kernels-{size}.txt")
-        error, good = find_worst(json.loads(text)) if text else ("did not run", False)
-        fine &= good
-        print(f"| kernels against float64, {size} | {'fine' if good else 'WRONG'}: {error} |")
+        error, passed = find_worst(json.loads(text)) if text else ("did not run", False)
+        fine &= passed
+        print(f"| kernels against float64, {size} | {'fine' if passed else 'WRONG'}: {error} |")
     text = _read(logs / "kernels-planted.txt")
     missed = (
         [bug for bug, errors in json.loads(text).items() if all(e < 1e-2 for e in errors.values())]

@@ -1,9 +1,9 @@
-"""One decoder layer's training step: without adapter, with MMA in LaVIN's form and in ours, with PEFT's LoRA and ours.
+"""Training step of one decoder layer: without adapter, with MMA (LaVIN's form and ours), with LoRA (PEFT's and ours).
 
     python benchmarks/layer.py [--width 4096] [--feed-forward 11008] [--tokens 2048] [--rank 8] [--dtype NAME] [--nf4]
 
-A random LLaVA of one Llama layer, through ``lora_mm.attach``; a step is a forward and a backward to the layer's input,
-with frozen weights, on text only. ``--nf4`` quantises the layer (bitsandbytes) and compares LoRA only.
+The model is a random LLaVA of one Llama layer. A step is a forward pass and a backward pass to the layer's input, on
+text, with frozen weights. ``--nf4`` quantizes the layer with bitsandbytes and compares only LoRA.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.ops.kernel_choice import Kernels
 
 
-def model_of(options: argparse.Namespace, device: str) -> LlavaForConditionalGeneration:
+def make_model(options: argparse.Namespace, device: str) -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
                               image_size=16, patch_size=8)  # fmt: skip
@@ -37,14 +37,14 @@ def model_of(options: argparse.Namespace, device: str) -> LlavaForConditionalGen
         model = LlavaForConditionalGeneration(config)
     model = model.to(getattr(torch, options.dtype)).requires_grad_(False)
     if options.nf4:
-        quantise(model.model.language_model.layers, getattr(torch, options.dtype), device)
+        quantize(model.model.language_model.layers, getattr(torch, options.dtype), device)
         model.is_loaded_in_4bit = True
     model.enable_input_require_grads()
     return model.train()
 
 
-def quantise(part: nn.Module, dtype: torch.dtype, device: str) -> None:
-    """Every linear layer of ``part`` to NF4."""
+def quantize(part: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Quantize every linear layer of ``part`` to NF4."""
     import bitsandbytes as bnb
 
     for module in list(part.modules()):
@@ -59,7 +59,7 @@ def quantise(part: nn.Module, dtype: torch.dtype, device: str) -> None:
 
 
 class Lavin(nn.Module):
-    """LaVIN's adapter behind a norm, in LaVIN's form."""
+    """LaVIN's adapter after a norm, in LaVIN's form."""
 
     def __init__(self, norm: nn.Module, rank: int) -> None:
         super().__init__()
@@ -120,13 +120,13 @@ def main() -> None:
     ids = torch.randint(4, 64, (1, options.tokens), device=device)
     forms = {}
     for name, (make, kernels) in makers.items():
-        model = make(model_of(options, device), options.rank)
+        model = make(make_model(options, device), options.rank)
         set_kernels(model, kernels)
         forms[name] = make_step(model, ids)
         gc.collect()
-    took = medians(forms, rounds=options.rounds, device=device)
-    alone = took["no adapter"]
-    rows = [(name, f"{ms:.1f}", f"{ms / alone - 1:+.1%}") for name, ms in took.items()]
+    times = medians(forms, rounds=options.rounds, device=device)
+    layer = times["no adapter"]
+    rows = [(name, f"{ms:.1f}", f"{ms / layer - 1:+.1%}") for name, ms in times.items()]
     weights = "NF4" if options.nf4 else options.dtype
     size = f"D {options.width}, T {options.tokens}, r {options.rank}"
     title = f"A decoder layer's step: {size}, {weights} weights, {options.dtype}"

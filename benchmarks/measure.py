@@ -1,4 +1,4 @@
-"""Timing forms of one computation against each other, and appending the table to a file. Knows no adapters."""
+"""Times several forms of one computation, and appends the table to a file. Knows no adapters."""
 
 import contextlib
 import ctypes
@@ -17,13 +17,13 @@ RESULTS = Path(__file__).parent / "results"
 def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: str) -> dict[str, float]:
     """Measure the median milliseconds of each form.
 
-    Rounds are interleaved, so that other load on the machine affects all forms alike. Every form runs once before, and
-    on a GPU a buffer larger than the L2 is written between runs. On one CPU thread (``OMP_NUM_THREADS=1``) the time is
-    the processor's, which other processes do not lengthen.
+    Rounds are interleaved, so that other load on the machine affects all forms alike. Every form runs once as a
+    warm-up, and on a GPU a buffer larger than the L2 cache is written between runs. On one CPU thread
+    (``OMP_NUM_THREADS=1``) processor time is measured, which does not depend on other processes.
 
     Args:
-        forms: name → one run of it.
-        rounds: runs of each form.
+        forms: name → function that runs the form once.
+        rounds: number of runs of each form.
         device: ``cpu`` or ``cuda``.
     """
     keep_memory()
@@ -35,9 +35,9 @@ def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: s
     for _ in range(rounds):
         for name, form in forms.items():
             if flush is None:
-                begun = clock()
+                started = clock()
                 form()
-                times[name].append(1e3 * (clock() - begun))
+                times[name].append(1e3 * (clock() - started))
                 continue
             flush.zero_()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -46,13 +46,13 @@ def medians(forms: Mapping[str, Callable[[], object]], *, rounds: int, device: s
             end.record()
             torch.cuda.synchronize()
             times[name].append(start.elapsed_time(end))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(runs) for name, runs in times.items()}
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory for the process.
+    """Make glibc keep freed memory for the process.
 
-    Otherwise pages that are given back and fetched again, cleared, are most of the difference between two runs.
+    Otherwise most of the difference between two runs comes from returning pages to the system and clearing new ones.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc, trim_threshold, mmap_max = ctypes.CDLL("libc.so.6"), -1, -4
@@ -61,20 +61,20 @@ def keep_memory() -> None:
 
 
 def alone() -> bool:
-    """Whether everything runs on one CPU thread."""
+    """Return whether everything runs on one CPU thread."""
     return not torch.cuda.is_available() and torch.get_num_threads() == 1
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second of a copy, read and written, of a tensor far larger than the caches."""
+    """Measure the bytes per second, read and written, of copying a tensor far larger than the caches."""
     source = torch.empty(2**29 if device == "cuda" else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    took = medians({"copy": lambda: target.copy_(source)}, rounds=7, device=device)["copy"]
-    return 2 * source.numel() / (took / 1e3)
+    milliseconds = medians({"copy": lambda: target.copy_(source)}, rounds=7, device=device)["copy"]
+    return 2 * source.numel() / (milliseconds / 1e3)
 
 
 def machine() -> str:
-    """The device and the versions that figures are measured with."""
+    """Describe the device and the versions of packages."""
     packages = ("torch", "triton", "transformers", "peft", "bitsandbytes")
     versions = []
     for package in packages:
@@ -97,7 +97,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown.
+    """Format a table in Markdown.
 
     Args:
         head: names of the columns.
@@ -111,9 +111,9 @@ def append(name: str, title: str, command: str, text: str) -> None:
     """Print a table and append it to ``results/NAME.md``, with the device and versions of the measurement.
 
     Args:
-        name: of the file.
-        title: of the table.
-        command: that repeats the measurement.
+        name: name of the file.
+        title: title of the table.
+        command: command that repeats the measurement.
         text: the table in Markdown.
     """
     print(f"\n{title}\n\n{text}")

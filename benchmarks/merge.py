@@ -1,11 +1,11 @@
-"""Compares answers of merged files and of the adapter on a whole split, and merges into an NF4 base.
+"""Compares the answers of merged files with the adapter's on a whole split, and merges into an NF4 base.
 
     lora-mm finetune --recipe scienceqa-pocket --output runs/quickstart
     python benchmarks/merge.py runs/quickstart [--output benchmarks/results/merge.md]
 
 First table: the adapter's answers against those of merged models and of stock LoRAs, one for each modality, in fp32 and
-on an NF4 base. Second table: a stock LoRA on an NF4 base, merged by PEFT's ``merge_and_unload`` (which quantises the
-result) and by lora-mm (which saves it dequantised), each against the unmerged model.
+on an NF4 base. Second table: a stock LoRA on an NF4 base, merged by PEFT's ``merge_and_unload`` (which quantizes the
+result) and by lora-mm (which saves it dequantized), each against the unmerged model.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from lora_mm.artifact.files import CONFIG, WEIGHTS
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.data.example import Example
 from lora_mm.data.splits import load_split
-from lora_mm.evaluation.scoring import ignore_progress, score_model
+from lora_mm.evaluation.scoring import score_model
 from lora_mm.jobs.merge import MergeFormat, merge
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
 from lora_mm.merging.collect import collect_changes
@@ -47,27 +47,27 @@ def filter_modality(examples: Sequence[Example], modality: str) -> list[Example]
 
 
 def make_batches(collator: Any, examples: Sequence[Example], size: int = 64) -> list[Any]:
-    """Make batches of all ``examples`` with their right answers as labels."""
+    """Make batches of ``examples`` with their right answers as labels."""
     return [collator(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
 def choose_answers(
     model: nn.Module, recipe: Recipe, collator: Any, examples: Sequence[Example]
 ) -> dict[str, int | None]:
-    """Example's id → the choice that ``model`` finds likeliest."""
-    scored = score_model(model, collator, recipe, examples, ignore_progress("", len(examples)))
+    """Return example id → choice that is likeliest for ``model``."""
+    scored = score_model(model, collator, recipe, examples)
     return {answer.id: answer.choice for answer in scored.answers}
 
 
 def load_merged(folder: Path, recipe: Recipe, scratch: Path) -> nn.Module:
-    """A merged checkpoint, wholly in memory."""
+    """Load a merged checkpoint into memory."""
     return load_merged_model(
         folder, dtype="float32", attention=recipe.base.attention, max_bytes=10**12, offload=scratch
     )
 
 
 def compare_on_split(adapter: Path, settings: list[str], label: str, scratch: Path) -> list[str]:
-    """Rows of the first table."""
+    """Make rows of the first table."""
     recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
     base = load_recipe_base(recipe)
@@ -79,8 +79,8 @@ def compare_on_split(adapter: Path, settings: list[str], label: str, scratch: Pa
     before = {modality: compute_probe_logits(model, batches[modality]) for modality in MODALITIES}
     rows = [f"| {label} | adapter | | | | {compute_accuracy(want, examples):.2f} |"]
     for form in FORMATS:
-        found: dict[str, int | None] = {}
-        apart: dict[str, Drift] = {}
+        answers: dict[str, int | None] = {}
+        drifts: dict[str, Drift] = {}
         for modality in MODALITIES:
             folder = scratch / f"{label}-{form}-{modality}"
             merge(adapter, folder, overrides=settings, format=form, modality=modality, dtype="float32")
@@ -88,26 +88,26 @@ def compare_on_split(adapter: Path, settings: list[str], label: str, scratch: Pa
                 merged = load_merged(folder, recipe, scratch)
             else:
                 merged = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder))
-            apart[modality] = measure_drift(
+            drifts[modality] = measure_drift(
                 before[modality], compute_probe_logits(merged, batches[modality]), bare[modality]
             )
-            found |= choose_answers(merged, recipe, collator, filter_modality(examples, modality))
-        cells = [f"{apart[modality].largest:.1e}" for modality in MODALITIES]
-        equal = sum(found[example.id] == want[example.id] for example in examples)
+            answers |= choose_answers(merged, recipe, collator, filter_modality(examples, modality))
+        cells = [f"{drifts[modality].largest:.1e}" for modality in MODALITIES]
+        equal = sum(answers[example.id] == want[example.id] for example in examples)
         name = "merged models" if form == "model" else "stock LoRAs"
-        score = f"{compute_accuracy(found, examples):.2f}"
+        score = f"{compute_accuracy(answers, examples):.2f}"
         rows.append(f"| {label} | {name} | {' | '.join(cells)} | {equal:,} of {len(examples):,} | {score} |")
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def compute_accuracy(found: dict[str, int | None], examples: Sequence[Example]) -> float:
-    """Share of right answers, in percent."""
-    return 100 * sum(found[example.id] == example.answer for example in examples) / len(examples)
+def compute_accuracy(answers: dict[str, int | None], examples: Sequence[Example]) -> float:
+    """Compute the share of right answers in percent."""
+    return 100 * sum(answers[example.id] == example.answer for example in examples) / len(examples)
 
 
 def compare_merges_of_nf4(adapter: Path, scratch: Path) -> list[str]:
-    """Rows of the second table: a bias-free LoRA on NF4, merged by PEFT and by lora-mm."""
+    """Make rows of the second table: a LoRA without biases on NF4, merged by PEFT and by lora-mm."""
     settings = ["base.quantization=nf4", "base.dtype=float32"]
     recipe = load_recipe(find_adapter_recipe(adapter), settings)
     examples = list(load_split(recipe, recipe.data.eval_split, recipe.data.eval_limit).examples)
@@ -117,10 +117,10 @@ def compare_merges_of_nf4(adapter: Path, scratch: Path) -> list[str]:
     remove_biases(folder)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    asked = make_batches(collator, pictured)
-    bare = compute_probe_logits(base.model, asked)
+    batches = make_batches(collator, pictured)
+    bare = compute_probe_logits(base.model, batches)
     model = peft.PeftModel.from_pretrained(base.model, str(folder))
-    before, want = compute_probe_logits(model, asked), choose_answers(model, recipe, collator, pictured)
+    before, want = compute_probe_logits(model, batches), choose_answers(model, recipe, collator, pictured)
 
     written = scratch / "ours"
     written.mkdir()
@@ -130,25 +130,25 @@ def compare_merges_of_nf4(adapter: Path, scratch: Path) -> list[str]:
         path.unlink()
     write_model(base.model, collect_changes(base.model, None), written, base=base, dtype=torch.float32)
     exact = load_merged(written, recipe, scratch)
-    again = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
+    requantized = peft.PeftModel.from_pretrained(load_recipe_base(recipe).model, str(folder)).merge_and_unload()
     rows = []
     ways = {
-        "PEFT merge_and_unload, back into NF4": again,
+        "PEFT merge_and_unload, back into NF4": requantized,
         "lora-mm merge, saved in bfloat16": coarse,
         "lora-mm merge, saved in float32": exact,
     }
     for name, merged in ways.items():
-        one = measure_drift(before, compute_probe_logits(merged, asked), bare)
-        found = choose_answers(merged, recipe, collator, pictured)
-        equal = sum(found[key] == want[key] for key in want)
-        cells = [f"{one.largest:.1e}", f"{one.typical:.1e}", f"{one.typical / one.effect:.1%}"]
+        drift = measure_drift(before, compute_probe_logits(merged, batches), bare)
+        answers = choose_answers(merged, recipe, collator, pictured)
+        equal = sum(answers[key] == want[key] for key in want)
+        cells = [f"{drift.largest:.1e}", f"{drift.typical:.1e}", f"{drift.typical / drift.effect:.1%}"]
         rows.append(f"| {name} | {' | '.join(cells)} | {equal:,} of {len(want):,} |")
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
 def remove_biases(folder: Path) -> None:
-    """Remove the biases of a LoRA: PEFT cannot merge them into layers without one."""
+    """Remove the biases of a LoRA, because PEFT cannot merge them into layers without bias."""
     tensors = {name: value for name, value in load_file(folder / WEIGHTS).items() if not name.endswith("lora_B.bias")}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

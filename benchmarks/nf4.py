@@ -1,9 +1,9 @@
-"""Dequantising an NF4 weight with a low-rank update merged in, alone and against bitsandbytes; and a whole product,
-forward and backward, with the update merged or added in place.
+"""Dequantizing an NF4 weight, with and without a low-rank update merged in, by our kernel and by bitsandbytes; and a
+whole product, forward and backward, with the update merged or added in place.
 
     python benchmarks/nf4.py [--rows 4096] [--width 4096] [--rank 16] [--tokens 512 2048 8192 16384]
 
-Without bitsandbytes only our kernel runs, on a weight drawn bit by bit (on a GPU).
+Without bitsandbytes, only our kernel is measured, on a GPU. The weight is random.
 """
 
 import argparse
@@ -50,13 +50,13 @@ def main() -> None:
         forms["bitsandbytes, alone"] = make_bitsandbytes_form(weight)
         forms["PyTorch, merged"] = make_form("torch", weight, up, down)
     else:
-        print("bitsandbytes is not installed: its dequantisation is not measured.")
+        print("bitsandbytes is not installed: its dequantization is not measured.")
     if not forms:
         return
-    took = medians(forms, rounds=options.rounds, device=device)
+    times = medians(forms, rounds=options.rounds, device=device)
     moved = rows * width * (0.5 + 1 / 64 + 2)
-    cells = [(name, f"{ms:.3f}", f"{moved / ms / 1e6:.0f}") for name, ms in took.items()]
-    title = f"NF4 {rows} × {width} to bfloat16, double quantisation, r {rank}"
+    cells = [(name, f"{ms:.3f}", f"{moved / ms / 1e6:.0f}") for name, ms in times.items()]
+    title = f"NF4 {rows} × {width} to bfloat16, double quantization, r {rank}"
     command = "python benchmarks/nf4.py " + " ".join(sys.argv[1:])
     append("nf4", title, command, table(("form", "ms", "GB/s, of bytes in and out"), cells))
     if importlib.util.find_spec("bitsandbytes"):
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure_products(weight: NF4Weight, options: argparse.Namespace, device: str, command: str) -> None:
-    """The update merged and added in place, by number of tokens: where one overtakes the other."""
+    """Time the update merged and added in place for several numbers of tokens, to find where merging is faster."""
     rows, width = weight.shape
     down = (torch.randn(options.rank, width, device=device) / width**0.5).requires_grad_()
     up = torch.randn(rows, options.rank, device=device).requires_grad_()
@@ -84,8 +84,8 @@ def measure_products(weight: NF4Weight, options: argparse.Namespace, device: str
             return run
 
         forms = {"merged": product(True), "in place": product(False)}
-        took = medians(forms, rounds=5, device=device)
-        lines.append((tokens, *(f"{ms:.1f}" for ms in took.values()), f"{took['merged'] / took['in place']:.2f}"))
+        times = medians(forms, rounds=5, device=device)
+        lines.append((tokens, *(f"{ms:.1f}" for ms in times.values()), f"{times['merged'] / times['in place']:.2f}"))
     title = f"A product with an NF4 weight {rows} × {width}, r {options.rank}, forward and backward, bfloat16"
     append("nf4", title, command, table(("tokens", "merged, ms", "in place, ms", "ratio"), lines))
 

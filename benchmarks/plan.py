@@ -1,9 +1,9 @@
-"""Memory of a training step as ``plan`` estimates it, against what a step takes: activations, gradients, temporaries.
+"""Memory of a training step (activations, gradients, temporaries): estimated by ``plan``, and measured.
 
     python benchmarks/plan.py [--batch 8] [--tokens 512] [--rank 8] [--dtype bfloat16]
 
-On the LLaVA of about 100 million parameters in ``step.py``, with and without gradient checkpointing. Measured is, on a
-GPU, the peak of its allocator; without one, the peak growth of the process, as the system counts it.
+The model is the LLaVA of about 100 million parameters in ``step.py``, with and without gradient checkpointing. On a
+GPU, the peak of its allocator is measured; on a CPU, the peak growth of the process.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from layer import lora_by_us, mma_by_us
 from measure import append, table
-from step import batch_of, random_100m
+from step import make_batch, random_100m
 
 from lora_mm.training.loss import compute_answer_loss
 from lora_mm.training.memory import measure_step
@@ -35,7 +35,7 @@ def main() -> None:
     for adapter, make in (("MMA", mma_by_us), ("LoRA on all linear layers", lora_by_us)):
         for checkpointing in (False, True):
             model = make(random_100m(dtype), options.rank)
-            batch = batch_of(model, options.batch, options.tokens, "cpu")
+            batch = make_batch(model, options.batch, options.tokens, "cpu")
             peak = measure_peak(model.to(device), batch, checkpointing=checkpointing)
             usage = measure_step(model.to("meta"), batch, gradient_checkpointing=checkpointing)
             rows.append((adapter, "yes" if checkpointing else "no", f"{usage.peak / MIB:,.0f}", f"{peak / MIB:,.0f}",
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure_peak(model: Any, batch: dict[str, torch.Tensor], *, checkpointing: bool) -> int:
-    """Peak bytes of a second step, beyond what stays between steps."""
+    """Measure the peak bytes of a second step, beyond those that stay allocated between steps."""
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])

@@ -1,10 +1,10 @@
-"""An adapter on a block's input, forward and backward: our operation against other ways to write the same formula.
+"""An adapter on a block's input, forward and backward: our operation against other forms of the same formula.
 
     python benchmarks/primitive.py [--width 4096 …] [--tokens 2048 …] [--experts 2 …] [--rank 8 …] [--dtype float32 …]
 
-Forms: LaVIN's (1×1 convolutions, one expert after the other), a loop over experts, the fold in plain PyTorch (what
-autograd makes of two products), the same under torch.compile, ours in PyTorch and, on a GPU, ours in Triton. The floor
-is 2 passes forward and 4 backward, each T · D · size bytes, at the copy bandwidth measured here.
+Forms: LaVIN's (1×1 convolutions, one expert after the other), a loop over experts, the fold in plain PyTorch (two
+products with autograd), the fold with torch.compile, ours in PyTorch and, on a GPU, ours in Triton. The lower bound is
+2 passes forward and 4 backward, each over T · D · size bytes, at the measured copy bandwidth.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def loop(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def fold(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    """Two products with the weights between them, left to autograd."""
+    """Two products with the weights between them, differentiated by autograd."""
     hidden = F.linear(x, p["down"], p["down_bias"]).unsqueeze(-2)
     z = (hidden * p["weights"].unsqueeze(-1)).flatten(-2)
     z = torch.cat([z, p["weights"].expand(*z.shape[:-1], -1)], dim=-1)
@@ -68,7 +68,7 @@ def make_step(form: Form, x: Tensor, p: dict[str, Tensor], dy: Tensor, *, backwa
     return run
 
 
-def drawn(
+def draw(
     width: int, tokens: int, experts: int, rank: int, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def main() -> None:
     sizes = itertools.product(options.width, options.tokens, options.experts, options.rank, options.dtype)
     for width, tokens, experts, rank, name in sizes:
         dtype = getattr(torch, name)
-        x, p = drawn(width, tokens, experts, rank, dtype, device)
+        x, p = draw(width, tokens, experts, rank, dtype, device)
         dy = torch.randn_like(x)
         one_pass = x.numel() * x.element_size() / copied * 1e3
         forward = medians(

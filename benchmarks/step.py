@@ -1,9 +1,10 @@
-"""Whole training steps: MMA in LaVIN's form and in ours, LoRA by PEFT and by us; by the stock Trainer and by ours.
+"""Whole training steps: MMA in LaVIN's form and in ours, LoRA by PEFT and by us, with the stock Trainer and with ours.
 
     python benchmarks/step.py [--base pocket|100m] [--rank 8] [--dtype bfloat16] [--batch 8] [--tokens 256] [--rounds 7]
 
-On the pocket base, and on a random LLaVA of some 100 million parameters. LoRA is on the same layers with equal rank.
-The time is that of ``train()`` for some steps: collating, forward, loss, backward, clipping, AdamW, callbacks.
+Bases are the pocket base and a random LLaVA of about 100 million parameters. Both LoRAs are on the same layers with
+equal rank. The time is that of ``train()`` for some steps: collating, forward, loss, backward, clipping, AdamW,
+callbacks.
 """
 
 import argparse
@@ -54,8 +55,8 @@ def random_100m(dtype: torch.dtype) -> LlavaForConditionalGeneration:
 BASES = {"pocket": pocket, "100m": random_100m}
 
 
-def batch_of(model: LlavaForConditionalGeneration, batch: int, tokens: int, device: str) -> dict[str, Tensor]:
-    """Rows with a picture and rows without, in turn; the last 16 tokens are the answer."""
+def make_batch(model: LlavaForConditionalGeneration, batch: int, tokens: int, device: str) -> dict[str, Tensor]:
+    """Make rows with and without a picture, alternating; the last 16 tokens are the answer."""
     generator = torch.Generator().manual_seed(0)
     config, image = model.config, model.config.image_token_id
     size, patch = config.vision_config.image_size, config.vision_config.patch_size
@@ -69,7 +70,7 @@ def batch_of(model: LlavaForConditionalGeneration, batch: int, tokens: int, devi
 
 
 STEPS = 4
-"""Of one ``train()``."""
+"""Number of steps of one ``train()``."""
 
 
 def stock_trainer(model: nn.Module, batch: dict[str, Tensor]) -> Trainer:
@@ -88,7 +89,7 @@ def arguments() -> TrainingArguments:
 
 
 def data(batch: dict[str, Tensor]) -> dict[str, Any]:
-    """One batch, over and over."""
+    """Return a data set that repeats one batch."""
     return {"train_dataset": list(range(STEPS)), "data_collator": lambda rows: dict(batch)}
 
 
@@ -116,13 +117,13 @@ def main() -> None:
     for name, (make, trainer, kernels) in forms.items():
         torch.manual_seed(0)
         base = BASES[options.base](getattr(torch, options.dtype)).to(device)
-        batch = batch_of(base, options.batch, options.tokens, device)
+        batch = make_batch(base, options.batch, options.tokens, device)
         model = make(base.train(), options.rank)
         set_kernels(model, kernels)
         steps[name] = make_training(trainer(model, batch))
         gc.collect()
-    took = {name: ms / STEPS for name, ms in medians(steps, rounds=options.rounds, device=device).items()}
-    rows = [(name, f"{ms:.1f}", f"{took[PEFT] / ms:.2f}") for name, ms in took.items()]
+    times = {name: ms / STEPS for name, ms in medians(steps, rounds=options.rounds, device=device).items()}
+    rows = [(name, f"{ms:.1f}", f"{times[PEFT] / ms:.2f}") for name, ms in times.items()]
     title = (
         f"A training step: {options.base}, {options.batch} × {options.tokens} tokens, r {options.rank}, {options.dtype}"
     )
@@ -132,7 +133,7 @@ def main() -> None:
 
 def make_training(trainer: Trainer) -> Callable[[], object]:
     def run() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # a line of its figures after each
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its figures after each run
             trainer.train()
 
     return run

@@ -25,18 +25,18 @@ from lora_mm.recipe.sections import Recipe
 
 
 def configure_lora(part: str, at: str, rank: int) -> dict[str, Any]:
-    """Configure plain LoRA with the scale of the other methods here.
+    """Configure plain LoRA with the scale of the other methods, which is 1.
 
     Args:
-        part: of the model.
+        part: part of the model.
         at: names of its linear layers.
-        rank: of the update; alpha is the same.
+        rank: rank of the update, and alpha.
     """
     return {"method": "lora", "part": part, "at": at, "rank": rank, "alpha": rank}
 
 
 def list_adapter_variants(recipe: Recipe) -> dict[str, list[str]]:
-    """MMA and plain LoRA of equal size on q, k and v: 6·r·D parameters a layer, and 20·D + 10 for MMA of rank 8."""
+    """List MMA and plain LoRA of equal size on q, k and v: 20·D + 10 parameters a layer, or 6·r·D."""
     mma = [item for item in recipe.adapters if item.method == "mma"]
     ranks = {item.part: max(1, round((2 * item.rank + 4) * len(item.roles) / 6)) for item in mma}
     plain = [{**configure_lora(part, "qkv", rank), "alpha": 2 * rank} for part, rank in ranks.items()]
@@ -48,25 +48,25 @@ def list_adapter_variants(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def list_crop_variants(recipe: Recipe) -> dict[str, list[str]]:
-    """A LoRA for each crop, one LoRA for all crops, and the whole picture without crops."""
+    """List a LoRA for each crop, one LoRA for all crops, and the whole picture without crops."""
     mma, crops = ([item for item in recipe.adapters if item.method == name] for name in ("mma", "crop_lora"))
     language = [{"method": "mma", "part": item.part, "at": item.at, "rank": item.rank, "temperature": item.temperature,
                  "dropout": item.dropout} for item in mma]  # fmt: skip
-    rank, many = crops[0].rank, crops[0].experts or 1
+    rank, count = crops[0].rank, crops[0].experts or 1
 
-    def adapters(*more: dict[str, Any]) -> str:
+    def override(*more: dict[str, Any]) -> str:
         return f"adapters={json.dumps([*language, *more])}"
 
     whole = "data.slicing=null"
     return {
-        "one view": [adapters(), whole],
-        f"one view, a LoRA of rank {many * rank} in the tower": [
-            adapters(configure_lora("vision", "all", many * rank)),
+        "one view": [override(), whole],
+        f"one view, a LoRA of rank {count * rank} in the tower": [
+            override(configure_lora("vision", "all", count * rank)),
             whole,
         ],
-        "crops": [adapters()],
-        f"crops, one LoRA of rank {rank} for all": [adapters(configure_lora("vision", "all", rank))],
-        f"crops, one LoRA of rank {many * rank} for all": [adapters(configure_lora("vision", "all", many * rank))],
+        "crops": [override()],
+        f"crops, one LoRA of rank {rank} for all": [override(configure_lora("vision", "all", rank))],
+        f"crops, one LoRA of rank {count * rank} for all": [override(configure_lora("vision", "all", count * rank))],
         f"crops, a LoRA of rank {rank} for each (the recipe)": [],
     }
 
@@ -84,12 +84,12 @@ def run(recipe: str, overrides: list[str], seed: int, steps: int | None, *, base
     Args:
         recipe: name of the recipe.
         overrides: ``key=value`` settings.
-        seed: of the run.
-        steps: optimizer steps; None for those of the recipe.
+        seed: random seed of the run.
+        steps: number of optimizer steps; by default the recipe's.
         base: whether to score the frozen base too.
 
     Returns:
-        What ``--json`` prints.
+        The output of ``--json``.
     """
     settings = [*overrides, f"training.seed={seed}", f"evaluation.base={base}"]
     settings += [f"training.max_steps={steps}"] if steps else []
@@ -114,10 +114,10 @@ def format_row(name: str, results: list[dict[str, Any]], score: str, shown: Sequ
     """Write one line of the table, with means over the seeds.
 
     Args:
-        name: of the line.
-        results: one for each seed.
-        score: name of the row of each run's scores.
-        shown: columns of the score.
+        name: name of the line.
+        results: one result for each seed.
+        score: name of the row in each run's scores.
+        shown: columns of the score to show.
     """
     columns = [
         statistics.mean(result["scores"][score]["columns"][column]["accuracy"] for result in results)
@@ -154,11 +154,11 @@ def main() -> None:
         lines.append(format_row(name, results, "adapter", shown))
         print(lines[-1], file=sys.stderr, flush=True)
     steps = results[0]["figures"]["steps"]
-    about = (
+    description = (
         f"{steps} steps, seeds {arguments.seeds}, {results[0]['figures']['test_rows']} test problems; "
         f"{torch.get_num_threads()} CPU threads, Python {platform.python_version()}, torch {torch.__version__}."
     )
-    table = "\n".join([*lines, "", about, ""])
+    table = "\n".join([*lines, "", description, ""])
     print(table)
     if arguments.output:
         arguments.output.write_text(

@@ -1,4 +1,4 @@
-"""Reads JSON strictly: an object with a repeated key is a fault. Knows no adapters and no data sets."""
+"""Reads JSON strictly (a duplicate key is a fault) and writes it as one line. Knows no adapters and no data sets."""
 
 import json
 from collections import Counter
@@ -44,3 +44,8 @@ def find_repeated_keys(pairs: list[tuple[str, Any]]) -> list[str]:
     if len(dict(pairs)) == len(pairs):
         return []
     return [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+
+
+def to_json(value: Any) -> str:
+    """Write a value as one line of JSON; letters outside ASCII are not escaped."""
+    return json.dumps(value, ensure_ascii=False)

@@ -36,7 +36,7 @@ def render_model_card(
     parts: Mapping[str, tuple[int, int, int]],
     folder: str,
     licence: str = OTHER,
-    metric: str = "accuracy",
+    metrics: Mapping[str, str] | None = None,
     split: str | None = None,
     figures: Mapping[str, float] | None = None,
 ) -> str:
@@ -57,7 +57,7 @@ def render_model_card(
         parts: part → (parameters, trained parameters, bytes).
         folder: name by which the adapter is loaded.
         licence: the Hub's name for it, such as ``apache-2.0``.
-        metric: name of the metric, for the metadata.
+        metrics: name in ``figures`` → the Hub's name of that metric, for the metadata; ``accuracy`` by default.
         split: evaluated split, for the metadata.
         figures: the adapter's measured figures, by name, for the metadata; None for none.
     """
@@ -68,7 +68,7 @@ def render_model_card(
             dataset_name=_to_one_line(data),
             dataset_type=_to_one_line(data),
             dataset_split=split,
-            metric_type=metric,
+            metric_type=(metrics or {}).get(column, "accuracy"),
             metric_name=column,
             metric_value=round(value, 2),
         )

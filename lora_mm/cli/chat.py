@@ -1,4 +1,4 @@
-"""``lora-mm chat``: a conversation with adapters, in a terminal or through a pipe. Holds no logic."""
+"""``lora-mm chat``: chats with adapters, in a terminal or through a pipe. Holds no logic."""
 
 import sys
 

@@ -1,6 +1,5 @@
-"""``lora-mm data``: check and preview data before a run, make pocket data sets. Holds no logic."""
+"""``lora-mm data``: checks and previews data before a run, makes pocket data sets. Holds no logic."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +8,12 @@ import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 
-app = typer.Typer(help="Check and preview data before a run; make data sets to try things on.", no_args_is_help=True)
+app = typer.Typer(help="Check and preview data before a run; make data sets to experiment with.", no_args_is_help=True)
 
 DataArgument = Annotated[
     str,
     typer.Argument(
-        help="A recipe, or a data set's path or Hub id, which is read for the pocket base.",
+        help="A recipe; or path or Hub id of a data set, which is then read for the pocket base.",
         metavar="RECIPE|PATH",
         autocompletion=complete_recipe,
     ),
@@ -22,7 +21,7 @@ DataArgument = Annotated[
 
 
 class World(StrEnum):
-    """Data sets that lora-mm can draw."""
+    """Data sets that lora-mm can make."""
 
     pocket = "pocket"
     details = "pocket-details"
@@ -34,7 +33,7 @@ class World(StrEnum):
 
 @app.callback()
 def data() -> None:
-    """Check and preview data before a run; make data sets to try things on."""
+    """Check and preview data before a run; make data sets to experiment with."""
 
 
 @app.command()
@@ -43,19 +42,20 @@ def check(
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Read every row, open every picture, count every token; show what is supervised. Exit code 2 on any fault."""
+    """Read every row, open every picture, count every token; show supervised tokens. Exit code 2 on any fault."""
     from rich.console import Console
 
     from lora_mm.data.check import check_data, load_recipe_or_path
     from lora_mm.data.check_text import print_report
     from lora_mm.jobs.session import make_collator_without_weights
+    from lora_mm.json_text import to_json
 
     recipe, splits = load_recipe_or_path(data, overrides)
     console = Console(stderr=as_json)
     with console.status("") as status:
         report = check_data(recipe, splits, make_collator_without_weights(recipe), status.update)
     if as_json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
+        print(to_json(report.as_dict()))
     else:
         print_report(report, console)
     if not report.sound:
@@ -84,12 +84,12 @@ def preview(
 
 @app.command()
 def make(
-    world: Annotated[World, typer.Argument(help="Data set to draw.")],
+    world: Annotated[World, typer.Argument(help="Data set to make.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another data set.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the data set.")] = 0,
     size: Annotated[int, typer.Option(min=100, help="Number of problems or rows in total.")] = 6000,
 ) -> None:
-    """Draw problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
+    """Make problems in ScienceQA's templates and folder layout (pocket, pocket-details), or rows as JSON lines."""
     from lora_mm.pocket.own_data import OWN_DATA_SETS, make_own_data
 
     if world.value in OWN_DATA_SETS:

@@ -1,12 +1,12 @@
-"""``lora-mm env``: versions and devices, for bug reports. Holds no logic."""
+"""``lora-mm env``: prints versions and devices, for bug reports. Holds no logic."""
 
 from lora_mm.cli.options import JsonOption
 
 
 def env(as_json: JsonOption = False) -> None:
     """Print versions and devices, for bug reports."""
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.environment import describe_environment
+    from lora_mm.json_text import to_json
 
     facts = describe_environment()
     if as_json:

@@ -1,4 +1,4 @@
-"""``lora-mm evaluate``: scores an adapter, its frozen base, or two models on the same questions. Holds no logic."""
+"""``lora-mm evaluate``: scores an adapter or its frozen base, or compares two models. Holds no logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; the recipe's data.eval_split by default.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of questions, the first of the split.")
+        int | None, typer.Option(min=1, help="Maximum number of questions, from the first of the split.")
     ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
     predictions: Annotated[
@@ -31,8 +31,9 @@ def evaluate(
     """Score an adapter on its recipe's data, by its recipe's metric."""
     from rich.console import Console
 
-    from lora_mm.evaluation.report import scores_to_dict, scores_to_table, to_json
+    from lora_mm.evaluation.tables import scores_to_dict, scores_to_table
     from lora_mm.jobs.evaluate import evaluate as run
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
     evaluation = run(

@@ -1,4 +1,4 @@
-"""``lora-mm finetune``: the main job. Holds no logic."""
+"""``lora-mm finetune``: trains and scores an adapter. Holds no logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +13,9 @@ def finetune(
     overrides: SetOption = [],
     output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what is in the folder first.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the contents of the folder first.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything up to the first step; write nothing.")
+        bool, typer.Option("--dry-run", help="Do everything up to the first training step; write nothing.")
     ] = False,
     report_to: Annotated[
         str | None,
@@ -27,16 +27,17 @@ def finetune(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune as a recipe says, score base and adapter, write the adapter folder."""
+    """Fine-tune as a recipe says, score base and adapter, and write the adapter folder."""
     from lora_mm.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, [*overrides, *([f"training.report_to={report_to}"] if report_to else [])])
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import scores_to_dict, to_json
+    from lora_mm.evaluation.tables import scores_to_dict
     from lora_mm.jobs.finetune import finetune as run
     from lora_mm.jobs.run_folder import REPORT
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
     result = run(loaded, output, console, resume=resume, overwrite=overwrite, dry_run=dry_run)

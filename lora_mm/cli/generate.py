@@ -1,4 +1,4 @@
-"""``lora-mm generate``: one answer to one prompt. Holds no logic."""
+"""``lora-mm generate``: answers one prompt with each adapter. Holds no logic."""
 
 from typing import Annotated
 
@@ -12,24 +12,26 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The question or instruction.")],
     images: Annotated[
         list[str],
-        typer.Option("--image", help="Picture to show, a file or a URL. May be repeated.", metavar="FILE|URL"),
+        typer.Option("--image", help="Picture of the prompt: a file or a URL. Can be repeated.", metavar="FILE|URL"),
     ] = [],
     adapter_names: Annotated[
         list[str],
-        typer.Option("--adapter-name", help="Adapter to ask, of several; all by default. May be repeated."),
+        typer.Option("--adapter-name", help="Name of an adapter that answers; by default all. Can be repeated."),
     ] = [],
-    base_only: Annotated[bool, typer.Option("--base-only", help="Ask the frozen base, without the adapter.")] = False,
+    base_only: Annotated[
+        bool, typer.Option("--base-only", help="Answer with the frozen base, without adapter.")
+    ] = False,
     max_new_tokens: MaxNewTokensOption = 256,
     accept: AcceptOption = [],
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Ask adapters one question, with or without pictures, and print each one's answer."""
+    """Answer one prompt, with or without pictures, with each adapter."""
     from lora_mm.data.example import Turn
     from lora_mm.data.fetch import fetch_picture
     from lora_mm.jobs.inference import load_adapted
 
-    turn = Turn("user", prompt, tuple(fetch_picture(place) for place in images))
+    turn = Turn("user", prompt, tuple(fetch_picture(address) for address in images))
     model = load_adapted(
         adapters, overrides, accept=[item.value for item in accept], only=adapter_names, base_only=base_only
     )
@@ -47,6 +49,6 @@ def generate(
         if not as_json:
             print()
     if as_json:
-        from lora_mm.evaluation.report import to_json
+        from lora_mm.json_text import to_json
 
         print(to_json({"prompt": prompt, "images": images, "answers": answers}))

@@ -1,4 +1,4 @@
-"""``lora-mm``: the verbs, and how their errors are reported. Holds no logic; only verbs that need torch import it."""
+"""``lora-mm``: the commands, and how errors are reported. Holds no logic; only commands that need torch import it."""
 
 import io
 import logging
@@ -21,8 +21,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"lora-mm {__version__}")
         raise typer.Exit
 
@@ -51,13 +51,13 @@ app.command(name="env")(env.env)
 
 
 def run() -> None:
-    """Entry point. Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C."""
+    """Run the command line. Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C."""
     _quiet_libraries()
-    # A terminal that cannot write a character (half a surrogate pair, an ASCII locale) gets an escape, no traceback.
+    # If the terminal cannot write a character (a lone surrogate, an ASCII locale), write an escape sequence.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] != ["finetune"]:  # the only verb that uses several processes
+    if sys.argv[1:2] != ["finetune"]:  # the only command that uses several processes
         if distributed.rank():
             return
         distributed.become_single_process()
@@ -73,7 +73,7 @@ def run() -> None:
         if distributed.is_first_to_fail():
             print("Stopped.", file=sys.stderr)
         sys.exit(130)
-    except SystemExit:  # a wrong call, or --help: rank 0 exits, and the launcher stops the other ranks
+    except SystemExit:  # wrong usage, or --help: rank 0 exits, and the launcher stops the other ranks
         if not distributed.rank():
             raise
     except Exception:  # a bug: one traceback, from the first rank that fails
@@ -83,7 +83,7 @@ def run() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Hide the progress bars and warnings of libraries. Their errors are still reported."""
+    """Hide progress bars and warnings of libraries, but not their errors."""
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; data.example checks
@@ -92,6 +92,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP threads spin while they wait, which is costly when other programs need the cores. Two pocket runs on two
+    # OpenMP threads spin while they wait, which slows other programs on the same cores. Two pocket runs on two
     # cores: 4.4 samples/s each with the default of 300,000 turns, 28 with 20,000. One run alone: 167 and 165.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -1,4 +1,4 @@
-"""``lora-mm merge``: adapters into their base's weights, or out to a stock LoRA. Holds no logic."""
+"""``lora-mm merge``: merges adapters into their base, or converts them to a stock LoRA. Holds no logic."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption
 
 
 class Format(StrEnum):
-    """Format of the output."""
+    """Format of the files."""
 
     model = "model"
     lora = "lora"
@@ -31,7 +31,7 @@ def merge(
         str | None, typer.Option(help="Modality to merge for, with MMA: image or text.", metavar="MODALITY")
     ] = None,
     format: Annotated[
-        Format, typer.Option("--as", help="A plain transformers checkpoint, or a stock PEFT LoRA.")
+        Format, typer.Option("--as", help="Format: a plain transformers checkpoint, or a stock PEFT LoRA.")
     ] = Format.model,
     dtype: Annotated[
         Precision | None,
@@ -40,11 +40,11 @@ def merge(
     overrides: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
-    """Merge adapters, in this order, into their base or out to a stock LoRA, and verify the result by its logits."""
+    """Merge adapters, in this order, into their base or into a stock LoRA, and verify the result by its logits."""
     from rich.console import Console
 
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.merge import merge as run
+    from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
 

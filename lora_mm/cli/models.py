@@ -1,16 +1,17 @@
-"""``lora-mm models``: the supported model families. Holds no logic and never imports torch."""
+"""``lora-mm models``: lists and shows the supported model families. Holds no logic and never imports torch."""
 
 from typing import Annotated
 
 import typer
 
 from lora_mm.cli.options import JsonOption
+from lora_mm.json_text import to_json
 
 app = typer.Typer(help="List and show the supported model families.", no_args_is_help=True)
 
 
 def complete_family(incomplete: str) -> list[str]:
-    """Model types that start with ``incomplete``."""
+    """List model types that start with ``incomplete``."""
     from lora_mm.models.families import FAMILIES
 
     return [name for name in FAMILIES if name.startswith(incomplete)]
@@ -27,9 +28,7 @@ def list_models(as_json: JsonOption = False) -> None:
         for name, row in FAMILIES.items()
     }
     if as_json:
-        import json
-
-        print(json.dumps(table))
+        print(to_json(table))
         return
     width = max(map(len, table))
     for name, methods in table.items():
@@ -51,9 +50,7 @@ def show(
 
     facts = describe_model_type(model_type)
     if as_json:
-        import json
-
-        print(json.dumps(facts))
+        print(to_json(facts))
         return
     import yaml
 

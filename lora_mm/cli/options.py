@@ -1,4 +1,4 @@
-"""Options that several verbs share, and shell completion of their values. Holds no logic."""
+"""Options that several commands share, and shell completion of their values. Holds no logic."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,14 +7,14 @@ import typer
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Recipe names that start with ``incomplete``."""
+    """List recipes that start with ``incomplete``."""
     from lora_mm.recipe.load import recipe_names
 
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
 def complete_logger(incomplete: str) -> list[str]:
-    """Loggers that start with ``incomplete``."""
+    """List loggers that start with ``incomplete``."""
     from typing import get_args
 
     from lora_mm.recipe.sections import Logger
@@ -49,6 +49,6 @@ class AcceptedMismatch(StrEnum):
 
 AcceptOption = Annotated[
     list[AcceptedMismatch],
-    typer.Option("--accept", help="Accept another base, or inputs prepared in another way. Can be repeated."),
+    typer.Option("--accept", help="Accept another base, or inputs that are prepared differently. Can be repeated."),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Maximum number of tokens of an answer.")]

@@ -1,4 +1,4 @@
-"""``lora-mm plan``: memory and work of a run, before it starts. Holds no logic."""
+"""``lora-mm plan``: estimates memory and time of a run before it starts. Holds no logic."""
 
 from typing import Annotated
 
@@ -12,14 +12,14 @@ def plan(
     overrides: SetOption = [],
     vram: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GiB of the GPU; by default this machine's, or 24 where it has none."),
+        typer.Option(min=0.0, help="Memory of the GPU in GiB; by default this machine's, or 24 if it has none."),
     ] = None,
     tflops: Annotated[float, typer.Option(min=0.1, help="Speed of the GPU in TFLOP/s, to estimate hours.")] = 50.0,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate memory and time of training, without the base's weights and without a GPU.
 
-    Exit code 1 when the recipe does not fit with its own settings.
+    Exit code 1 if the recipe does not fit with its own settings.
     """
     from lora_mm.recipe.load import load_recipe
 
@@ -27,9 +27,9 @@ def plan(
 
     from rich.console import Console
 
-    from lora_mm.evaluation.report import to_json
     from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_memory_table, make_options_table
     from lora_mm.jobs.plan import plan_run as run
+    from lora_mm.json_text import to_json
 
     memory = get_device_memory() if vram is None else vram * GIB
     console = Console(stderr=as_json)

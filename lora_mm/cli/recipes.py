@@ -1,4 +1,4 @@
-"""``lora-mm recipes``: list, show, copy and check recipes. Holds no logic and never imports torch."""
+"""``lora-mm recipes``: lists, shows, copies and checks recipes. Holds no logic and never imports torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
 from lora_mm.errors import InputError, LoraMMError
+from lora_mm.json_text import to_json
 
 app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
 
@@ -20,9 +21,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
     summaries = {name: load_recipe(name).summary for name in recipe_names()}
     if as_json:
-        import json
-
-        print(json.dumps(summaries, ensure_ascii=False))
+        print(to_json(summaries))
         return
     width = max(map(len, summaries))
     for name, summary in summaries.items():
@@ -49,7 +48,7 @@ def schema() -> None:
 
 @app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
-    """Copy a recipe, with its comments, to start your own."""
+    """Copy a recipe, with its comments, as a start for your own."""
     from lora_mm.recipe.load import recipe_file
 
     if file.suffix not in (".yaml", ".yml"):
@@ -69,4 +68,4 @@ def check(name: Name, overrides: SetOption = []) -> None:
     from lora_mm.recipe.load import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.where}.")
+    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.location}.")

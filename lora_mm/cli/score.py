@@ -1,6 +1,5 @@
-"""``lora-mm score``: official scores of a predictions file. Holds no logic and loads no model."""
+"""``lora-mm score``: scores a predictions file. Holds no logic and loads no model."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +29,10 @@ def scienceqa(
 ) -> None:
     """Print the official ScienceQA table of a predictions file. Needs no pictures."""
     from lora_mm.data.scienceqa import load_problems
-    from lora_mm.evaluation.report import scores_to_dict, scores_to_table
     from lora_mm.evaluation.scienceqa import read_results, score_random_choice
     from lora_mm.evaluation.scienceqa import score_problems as score_predictions
+    from lora_mm.evaluation.tables import scores_to_dict, scores_to_table
+    from lora_mm.json_text import to_json
 
     problems = load_problems(data, split, pictures=False).problems
     scores = {
@@ -41,7 +41,7 @@ def scienceqa(
     }
     if as_json:
         account = {"data": data, "split": split, "predictions": str(predictions), "scores": scores_to_dict(scores)}
-        typer.echo(json.dumps(account, ensure_ascii=False))
+        print(to_json(account))
         return
 
     from rich.console import Console

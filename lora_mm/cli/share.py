@@ -1,4 +1,4 @@
-"""``lora-mm share``: adapters as small files, here and on the Hub. Holds no logic; never imports torch."""
+"""``lora-mm share``: packs, shows, pushes and pulls adapters. Holds no logic and never imports torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import AdapterArgument, JsonOption
+from lora_mm.json_text import to_json
 
 app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=True)
 
@@ -25,7 +26,7 @@ def pack(
     file = output or Path(located.name + packing.SUFFIX)
     size = packing.pack_adapter(located.folder, file)
     if as_json:
-        _print_json({"file": str(file), "bytes": size})
+        print(to_json({"file": str(file), "bytes": size}))
         return
     print(f"Wrote {file}, {format_size(size)}.")
 
@@ -39,7 +40,7 @@ def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     located = locate_adapter(adapter)
     facts = {**summarize_adapter(located.folder), "name": located.name}
     if as_json:
-        _print_json({**facts, "repo": located.repo, "commit": located.commit})
+        print(to_json({**facts, "repo": located.repo, "commit": located.commit}))
         return
     for line in format_summary(facts):
         print(line)
@@ -65,7 +66,7 @@ def push(
         find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
     )
     if as_json:
-        _print_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private})
+        print(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
         return
     kind = "private" if pushed.private else "public"
     print(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
@@ -83,12 +84,6 @@ def pull(
 
     folder, located = run(source, output, revision=revision)
     if as_json:
-        _print_json({"folder": str(folder), "repo": located.repo, "commit": located.commit})
+        print(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
         return
     print(f"Pulled {located.origin or source} into {folder}.")
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False))

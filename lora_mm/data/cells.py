@@ -21,12 +21,12 @@ def read_text(name: str, value: Any, *, allow_empty: bool = False) -> str:
     """Check that a cell is text, and strip the spaces around it.
 
     Args:
-        name: what messages call the cell.
-        value: what is in the cell.
+        name: name of the cell in messages.
+        value: value of the cell.
         allow_empty: whether the text may be empty.
 
     Raises:
-        InputError: the value is not text, is empty, or contains a character that no text should contain.
+        InputError: the value is not text, is empty, or contains a control character.
     """
     if not isinstance(value, str):
         raise InputError(f"{name}: {format_value(value)} is not text")
@@ -40,8 +40,8 @@ def read_id(value: Any, default: str) -> str:
     """Read a row's id.
 
     Args:
-        value: what is in the cell, None where the row has none.
-        default: the id of a row without one.
+        value: value of the cell; None if the row has no id.
+        default: id for a row that has none.
 
     Raises:
         InputError: the value is neither text nor an integer.
@@ -56,13 +56,13 @@ def read_id(value: Any, default: str) -> str:
 
 
 def format_value(value: object) -> str:
-    """Quote a faulty value for a message: as JSON, and short."""
+    """Write a faulty value for a message: as JSON, truncated."""
     text = json.dumps(value, ensure_ascii=False, default=lambda item: type(item).__name__)
     return text if len(text) <= _QUOTED_LENGTH else f"{text[: _QUOTED_LENGTH - 1]}…"
 
 
 def _check_characters(name: str, text: str) -> None:
-    """Raise InputError for control characters, unpaired surrogates, and our own mark for a picture."""
+    """Raise InputError for control characters, unpaired surrogates, and the character that marks a picture."""
     if PICTURE in text:
         raise InputError(f"{name}: contains U+FFFC, which stands for a lost object; remove it")
     if match := _CONTROL_CHARACTER.search(text):
@@ -76,7 +76,7 @@ class PictureFolder:
     """Finds the pictures that cells name.
 
     Attributes:
-        root: the folder that relative paths start from and that no path may leave.
+        root: folder that paths are relative to; no path may lead outside it.
     """
 
     root: Path
@@ -86,7 +86,7 @@ class PictureFolder:
         return os.path.normpath(self.root.absolute())
 
     def read_cell(self, value: Any) -> tuple[ImageSource, ...]:
-        """Read all pictures of a cell: a path, bytes, ``{bytes, path}``, a list of those, or nothing."""
+        """Read all pictures of a cell: a path, bytes, ``{bytes, path}``, a list of these, or nothing."""
         if value is None or value == "" or value == []:
             return ()
         return tuple(self.read_picture(item) for item in (value if isinstance(value, list) else [value]))
@@ -95,7 +95,7 @@ class PictureFolder:
         """Read one picture. Its file must exist but is not opened.
 
         Raises:
-            InputError: the value is no path and no bytes, or the path names no file under ``root``.
+            InputError: the value is neither a path nor bytes, or there is no such file under ``root``.
         """
         if isinstance(value, Mapping):
             if isinstance(encoded := value.get("bytes"), bytes):
@@ -107,10 +107,10 @@ class PictureFolder:
         if not isinstance(value, str):
             raise InputError(f"image: {format_value(value)} is neither a path nor the bytes of a picture")
         if _URL.match(value):
-            raise InputError(f"image: {format_value(value)} is a URL, not a file; download the picture, give its path")
+            raise InputError(f"image: {format_value(value)} is a URL, not a file; download it and give its path")
         if "\0" in value:
             raise InputError(f"image: {format_value(value)} is not a valid path")
-        # By name alone: links inside the folder are its owner's choice, '..' in a row is not.
+        # Paths are compared as text: links inside the folder are allowed, '..' in a row is not.
         path = os.path.normpath(os.path.join(self._top, value))
         if path != self._top and not path.startswith(self._top.rstrip(os.sep) + os.sep):
             raise InputError(
@@ -118,6 +118,6 @@ class PictureFolder:
             )
         if not os.path.isfile(path):
             raise InputError(
-                f"image: no file '{value}' in {self.root}; data.image_root sets the folder that paths start from"
+                f"image: no file '{value}' in {self.root}; data.image_root sets the folder that paths are relative to"
             )
         return Path(path)

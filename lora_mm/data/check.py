@@ -23,30 +23,31 @@ from lora_mm.recipe.sections import Recipe
 PERCENTILES = (50, 90, 99)
 
 _NAMED = 10
-"""Duplicates, and examples in both splits, that are named; the others are counted."""
+"""Number of duplicates, and of examples in both splits, that the report names; the others are counted."""
 _SEARCHED_FOR_SAMPLES = 200
 _SAMPLES = 3
 
 ShowStatus = Callable[[str], None]
-"""Shows in a few words what is being done."""
+"""Shows the current step, in a few words."""
 
 
 @dataclass
 class SplitCheck:
-    """What a check found in the rows of one split.
+    """The check of one split.
 
     Attributes:
-        rows: how many there are.
-        usable: how many can be used.
+        rows: number of rows.
+        usable: number of rows that can be used.
         layouts: the layout of each source.
-        faults: what is wrong with the other rows, each fault with its row.
-        pictures: number of pictures → examples with that many.
-        turns: number of the assistant's turns → examples with that many.
-        tokens: percentile → tokens of an example, placeholders included; 100 is the longest example's.
+        faults: faults of the other rows, each with its row.
+        pictures: number of pictures → number of examples that have so many.
+        turns: number of assistant turns → number of examples that have so many.
+        tokens: percentile → tokens of an example, placeholders included; 100 is the longest example.
         longest: id of the longest example.
         overlong: number of examples over ``data.max_length``.
-        duplicates: the first examples that say and show the same as an earlier one: id and the earlier one's id.
-        duplicate_count: how many such examples there are.
+        duplicates: the first few examples with the texts and pictures of an earlier example: id and id of the earlier
+            example.
+        duplicate_count: number of such examples.
         unread_columns: columns that the layout does not read.
     """
 
@@ -69,11 +70,11 @@ class DataReport:
     """The result of :func:`check_data`.
 
     Attributes:
-        splits: name → what was found in the split.
-        overlap: ids of the first examples that are in both splits.
-        overlap_count: how many examples are in both splits.
-        masks: id → the text of an example, with what of it is supervised; for up to three examples.
-        base: the base whose tokenizer and chat template were used.
+        splits: name → check of the split.
+        overlap: ids of the first few examples that are in both splits.
+        overlap_count: number of examples in both splits.
+        masks: id → text of an example, in pieces that are supervised or not; for up to three examples.
+        base: name of the base whose tokenizer and chat template were used.
         drops_faulty_rows: whether ``data.faulty_rows`` drops faulty rows; otherwise they are an error.
     """
 
@@ -90,7 +91,7 @@ class DataReport:
         faulty = any(check.faults.rows for check in self.splits.values()) and not self.drops_faulty_rows
         return not faulty and not self.overlap and all(check.usable for check in self.splits.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         splits = {
             name: {**vars(check), "faulty": check.faults.rows, "faults": check.faults.lines}
@@ -113,11 +114,11 @@ def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recip
     """Load a recipe, or make one for a path.
 
     Args:
-        name: a recipe's name or YAML file, or a data set's path or Hub id, which is then read for the pocket base.
+        name: name or YAML file of a recipe; or path or Hub id of a data set, which is then read for the pocket base.
         overrides: ``key=value`` settings of the recipe.
 
     Returns:
-        The recipe and the names of the splits to check: of a path, the evaluation split only if there is one.
+        The recipe and the names of the splits to check. For a path, the evaluation split only if there is one.
     """
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
@@ -136,13 +137,13 @@ def check_data(
 ) -> DataReport:
     """Read every row, open every picture and count every token.
 
-    Memory grows by some 100 bytes a row, whatever a row holds (121 MiB from 10,000 to a million rows).
+    Memory grows by about 100 bytes per row, whatever the size of the row (121 MiB from 10,000 to a million rows).
 
     Args:
-        recipe: says where the data is and how it is read.
+        recipe: its ``data`` section says where the data is and how to read it.
         splits: names of the splits to check; the first is the training split.
-        collator: of the recipe's base.
-        show_status: called with what is being done.
+        collator: the collator of the recipe's base.
+        show_status: called at each step, with a few words about it.
 
     Raises:
         InputError: a source cannot be read at all.
@@ -170,7 +171,7 @@ def check_data(
 
 
 def _read_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Sequence[Example], np.ndarray]:
-    """Read a split's usable examples and their hashes; writes down in ``check`` what was found."""
+    """Read the usable examples of a split and their hashes; count rows and faults in ``check``."""
     if is_own_data(recipe.data):
         return _read_own_split(recipe, split, check)
     return _read_scienceqa_split(recipe, split, check)
@@ -181,7 +182,7 @@ def _read_own_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Exam
     for number, (source, rows) in enumerate(find_sources(recipe.data, split)):
         survey = survey_source(source, rows)
         sources.append(source)
-        index.append(np.stack([np.full(len(survey.kept), number), survey.kept], axis=1).astype(np.int64))
+        index.append(np.stack([np.full(len(survey.usable), number), survey.usable], axis=1).astype(np.int64))
         hashes.append(survey.hashes)
         check.rows += len(rows)
         check.layouts.append(source.reader.layout)
@@ -209,7 +210,7 @@ def _read_scienceqa_split(recipe: Recipe, split: str, check: SplitCheck) -> tupl
 
 
 def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, check: SplitCheck) -> None:
-    """Count tokens, pictures and turns of every example; adds to ``check`` what the base cannot read."""
+    """Count tokens, pictures and turns of every example in ``check``, with the examples that the base cannot read."""
     totals = np.zeros(len(examples), dtype=np.int32)
     for number in range(len(examples)):
         example = examples[number]
@@ -235,16 +236,16 @@ def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, ch
 
 
 def _name_row(examples: Sequence[Example], number: int, id: str, fault: str) -> str:
-    """Name a fault by the example's row, where that is known, instead of by its id."""
+    """Name the example's row in a fault, instead of its id, if the row is known."""
     if not isinstance(examples, Examples):
         return fault
     return f"{examples.where(number)}: {fault.removeprefix(f'{id}: ')}"
 
 
 def _choose_samples(examples: Sequence[Example], collator: Collator) -> list[Example]:
-    """Choose up to three examples that the base can read: with pictures, without, and of several turns, if there are.
+    """Choose up to three examples that the base can read: if possible with pictures, without, and with several turns.
 
-    Only the first examples are searched.
+    Only the first :data:`_SEARCHED_FOR_SAMPLES` examples are searched.
     """
     first_of_kind: dict[tuple[bool, bool], Example] = {}
     others: list[Example] = []

@@ -1,4 +1,4 @@
-"""Prints a data check: in colour on a terminal, elsewhere in plain marks. Knows the report, not how it was made."""
+"""Prints the report of a data check, in colour on a terminal. Knows the report, not how it was made."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lora_mm.data.mask import MaskPiece
 
 _PRINTED_FAULTS = 20
-"""Faults that are printed; ``--json`` has up to a thousand."""
+"""Maximum number of faults to print; ``--json`` has up to a thousand."""
 _PRINTED_EXAMPLES = 3
 
 
@@ -21,8 +21,8 @@ def print_report(report: DataReport, console: "Console") -> None:
     """Print the whole report.
 
     Args:
-        report: what a check found.
-        console: where to print.
+        report: report of the check.
+        console: console to print to.
     """
     from rich.text import Text
 
@@ -41,7 +41,7 @@ def _print_masks(report: DataReport, console: "Console") -> None:
     from rich.text import Text
 
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    console.print(Text(f"\nSupervised tokens, by the chat template of base '{report.base}'", style="bold"))
+    console.print(Text(f"\nSupervised tokens, with the chat template of base '{report.base}'", style="bold"))
     for id, pieces in report.masks.items():
         console.print(Text(f"\n{id}", style="cyan"))
         console.print(_format_mask(pieces, coloured), soft_wrap=True)
@@ -83,7 +83,7 @@ def _list_facts(check: SplitCheck) -> Iterator[tuple[str, str]]:
         pairs = ", ".join(f"{id} = {earlier}" for id, earlier in check.duplicates[:_PRINTED_EXAMPLES])
         yield "duplicates", f"{_count(check.duplicate_count, 'example')} equal to an earlier one: {pairs}"
     if check.unread_columns:
-        yield "not read", f"columns {', '.join(dict.fromkeys(check.unread_columns))}"
+        yield "unread", f"columns {', '.join(dict.fromkeys(check.unread_columns))}"
 
 
 def _format_shares(counts: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Examples to batches: the base's own chat template, tokens, pictures, and labels on the assistant's turns only.
+"""Turns examples into batches: chat template, tokens, pictures, and labels for the assistant's turns only.
 
 Knows a transformers processor; knows no data set, no adapter and no training.
 """
@@ -22,10 +22,10 @@ from lora_mm.models.forward import IGNORE_INDEX
 Overlong = Literal["error", "drop", "truncate"]
 
 _PROBES = ((336, 336), (1000, 250), (90, 700), (640, 320), (320, 480), (32, 32))
-"""Sizes of pictures that become equally many tokens where a family always makes as many."""
+"""Picture sizes to test whether the number of placeholders depends on the size."""
 
 _CONTEXT_TOKENS = 8
-"""Tokens before a turn that are compared too when the turn is looked for in a row."""
+"""Number of tokens before a turn that must match too when the turn is searched in a row."""
 
 _INPUTS_PER_TOKEN = frozenset(
     {
@@ -38,7 +38,7 @@ _INPUTS_PER_TOKEN = frozenset(
         "image_attention_mask",
     }
 )
-"""Inputs that are as long as the ids: [batch, tokens, …]."""
+"""Names of inputs with one value per token: [batch, tokens, …]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class PreparedExamples:
     """The result of :meth:`Collator.prepare`.
 
     Attributes:
-        examples: those to train on, in order.
-        lengths: tokens of each, placeholders included.
-        pictured: whether each has a picture.
+        examples: examples to train on, in order.
+        lengths: number of tokens of each example, placeholders included.
+        pictured: whether each example has a picture.
         dropped: ids of examples that were dropped as too long.
-        truncated: ids of examples whose end will be cut.
-        faults: what is wrong with examples that were dropped because the base cannot read them.
+        truncated: ids of examples that will be truncated.
+        faults: faults of examples that were dropped because the base cannot read them.
     """
 
     examples: Sequence[Example]
@@ -63,11 +63,11 @@ class PreparedExamples:
 
 
 class Subset(Sequence[Example]):
-    """Some examples of a sequence, each read when it is asked for.
+    """A selection from a sequence of examples; each example is read on access.
 
     Args:
         examples: the sequence.
-        numbers: of the examples to take, in order.
+        numbers: indices of the selected examples, in order.
     """
 
     def __init__(self, examples: Sequence[Example], numbers: Sequence[int]) -> None:
@@ -85,15 +85,14 @@ class Subset(Sequence[Example]):
 class Collator(Renderer):
     """Turns lists of examples into model inputs.
 
-    Called on examples it gives a training batch, padded on the right: what the processor returns, and ``labels``
-    [batch, tokens] that are :data:`IGNORE_INDEX` everywhere but on the assistant's turns, each with the end that the
-    template gives it, and an end-of-sequence token after the last.
+    Calling it on examples returns a training batch, padded on the right: the processor's inputs, and ``labels``
+    [batch, tokens], which are :data:`IGNORE_INDEX` outside the assistant's turns. A turn includes the template's end of
+    the turn; the last one ends with an end-of-sequence token.
 
     Args:
         processor: the base's ``AutoProcessor``, with a chat template.
-        max_length: maximum number of tokens of an example, placeholders included; a longer one loses its end.
-        slicer: cuts every picture into crops, whose placeholders follow each other without a break. None leaves
-            pictures whole.
+        max_length: maximum number of tokens of an example, placeholders included; longer examples are truncated.
+        slicer: cuts every picture into crops, whose placeholders follow each other directly. None keeps pictures whole.
     """
 
     def __init__(self, processor: Any, *, max_length: int, slicer: Slicer | None = None) -> None:
@@ -116,11 +115,11 @@ class Collator(Renderer):
         return self._truncate(batch)
 
     def prompts(self, examples: Sequence[Example], begin: str = "") -> dict[str, Tensor]:
-        """Encode examples up to where the assistant speaks last, padded on the left.
+        """Encode examples up to the assistant's last turn, padded on the left.
 
         Args:
-            examples: one for each row.
-            begin: how the answer begins, appended to every row.
+            examples: one for each row of the batch.
+            begin: beginning of the answer, appended to every row.
         """
         rows = []
         for example in examples:
@@ -129,7 +128,7 @@ class Collator(Renderer):
         return encode_rows(self.processor, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
-        """Encode a conversation up to where the assistant speaks next, as one row.
+        """Encode a conversation up to the assistant's next turn, as one row.
 
         Pictures go before their turn's text.
 
@@ -144,10 +143,10 @@ class Collator(Renderer):
         return encode_rows(self.processor, [self._make_row(prompt, "", 0, shown)], "left")
 
     def length(self, example: Example) -> tuple[int, int]:
-        """Count an example's tokens: those that cannot be cut, and the others.
+        """Count an example's tokens: those that cannot be truncated, and the others.
 
-        The first are those before the assistant's turn, placeholders included; in a conversation, those before the
-        first of the assistant's turns that stands after all pictures.
+        The tokens before the assistant's turn cannot be truncated, placeholders included. In a conversation, these are
+        the tokens before the first assistant turn that follows all pictures.
         """
         text = self.render_supervised(example)
         fixed = text.spans[text.after_pictures][0]
@@ -161,16 +160,16 @@ class Collator(Renderer):
     ) -> PreparedExamples:
         """Measure every example, and handle those over ``max_length``.
 
-        A picture is never cut: an example without room for an answer after its pictures cannot be truncated, and is
-        faulty. Examples are not kept, only their numbers.
+        A picture is never truncated: an example without room for an answer after its pictures is faulty. Only the
+        indices of examples are kept in memory.
 
         Args:
-            examples: to measure.
+            examples: the examples to measure.
             overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
             faulty: whether an example that cannot be used is an error, or dropped.
 
         Raises:
-            InputError: names the examples that are too long, or that the base cannot read.
+            InputError: examples are too long, or the base cannot read them; names them.
         """
         numbers, lengths, pictured = array("I"), array("I"), array("B")
         dropped: list[str] = []
@@ -200,12 +199,12 @@ class Collator(Renderer):
         return PreparedExamples(Subset(examples, numbers), lengths, pictured, dropped, truncated, faults)
 
     def find_length_fault(self, name: str, fixed: int, total: int, overlong: Overlong) -> str | None:
-        """Say what is wrong with an example's length; None if nothing is.
+        """Describe what is wrong with an example's length; None if it is fine.
 
         Args:
-            name: what the message calls the example.
-            fixed: its tokens that cannot be cut.
-            total: all its tokens.
+            name: name of the example in the message.
+            fixed: number of its tokens that cannot be truncated.
+            total: number of all its tokens.
             overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
         """
         if total <= self.max_length or overlong == "drop":
@@ -224,7 +223,7 @@ class Collator(Renderer):
     def _make_labels(
         self, batch: dict[str, Tensor], examples: Sequence[Example], rendered: Sequence[RenderedExample]
     ) -> Tensor:
-        """The ids where the assistant speaks, :data:`IGNORE_INDEX` elsewhere, ``[batch, tokens]``."""
+        """Make labels [batch, tokens]: ids in the assistant's turns, :data:`IGNORE_INDEX` elsewhere."""
         labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
         for row, (example, text) in enumerate(zip(examples, rendered, strict=True)):
             length = int(batch["attention_mask"][row].sum())
@@ -236,10 +235,10 @@ class Collator(Renderer):
         return labels
 
     def _locate_spans(self, ids: Tensor, example: Example, text: RenderedExample) -> list[tuple[int, int]]:
-        """Find the supervised spans in a row of ids, where each picture's mark has become its placeholders.
+        """Find the supervised spans in a row of ids, where placeholders have replaced the marks of pictures.
 
-        After all pictures, spans keep their distance from the row's end. Before a picture, a span is looked for by its
-        ids, from the end too.
+        Spans after all pictures keep their distance from the end of the row. Spans before a picture are searched by
+        their ids, starting from the end.
         """
         shift = len(ids) - text.size
         located = [(start + shift, end + shift) for start, end in text.spans[text.after_pictures :]]
@@ -250,7 +249,7 @@ class Collator(Renderer):
         for start, end in reversed(text.spans[: text.after_pictures]):
             bound = _find_last(row[:bound], marked, start, end)
             if bound < 0:
-                raise InputError(f"{example.id}: cannot find one of the assistant's turns among the tokens.")
+                raise InputError(f"{example.id}: cannot find an assistant turn among the tokens.")
             located.insert(0, (bound, bound + end - start))
         return located
 
@@ -278,13 +277,13 @@ class Collator(Renderer):
             raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
 
     def _count_suffix(self, example: Example, text: RenderedExample) -> int:
-        """Count the tokens of a row from the assistant's first turn on."""
+        """Count the tokens from the assistant's first turn to the end of the row."""
         first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
         later = [image for turn in example.turns[first:] for image in turn.images]
         return text.size - text.spans[0][0] + self._count_expansion(later)
 
     def _count_expansion(self, sources: Sequence[ImageSource]) -> int:
-        """Count the tokens by which a row grows when its pictures' marks become placeholders."""
+        """Count the tokens that a row gains when placeholders replace the marks of its pictures."""
         if self.slicer:
             views = self.slicer.views * len(sources)
             sizes = [(self.slicer.window, self.slicer.window)] * views
@@ -295,7 +294,7 @@ class Collator(Renderer):
         return self._count_placeholders(tuple(sizes)) - len(sources)
 
     def _count_placeholders(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        """Count the tokens of one row's pictures of these sizes (width, height), by asking the processor."""
+        """Count the placeholders that the processor makes for pictures of these sizes (width, height) in one row."""
         if sizes and sizes not in self._placeholder_counts:
             content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "a"}]
             prompt = self.processor.apply_chat_template([{"role": "user", "content": content}])
@@ -310,17 +309,17 @@ def split_into_batches(examples: Sequence[Example], size: int) -> Iterator[Seque
     """Split examples into batches in order.
 
     Args:
-        examples: to split.
-        size: examples of a batch; the last batch may be smaller.
+        examples: the examples to split.
+        size: number of examples in a batch; the last batch may be smaller.
     """
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
 
 
 def _find_last(row: list[int], ids: list[int], start: int, end: int) -> int:
-    """Find where ``ids[start:end]`` stands last in ``row``; -1 if nowhere.
+    """Find the last position of ``ids[start:end]`` in ``row``; -1 if there is none.
 
-    As many of the tokens before it as possible, at least one, must agree too.
+    At least one of the tokens before it must match too; the position with most matches is taken.
     """
     for context in range(min(_CONTEXT_TOKENS, start), 0, -1):
         run = ids[start - context : end]
@@ -331,4 +330,4 @@ def _find_last(row: list[int], ids: list[int], start: int, end: int) -> int:
 
 
 def _describe_no_room(name: str, before: int, limit: int) -> str:
-    return f"{name}: {before} tokens before the answer leave no room for it in data.max_length={limit}"
+    return f"{name}: {before} tokens before the answer; data.max_length={limit} leaves no room for it"

@@ -21,9 +21,9 @@ def read_messages(context: RowContext, values: Mapping[str, Any], id: str) -> Ex
     """Read a row in the form of chat APIs.
 
     Args:
-        context: what the source says for all its rows.
-        values: ``messages`` and maybe ``image``.
-        id: of the example.
+        context: settings that all rows of the source share.
+        values: ``messages``, optionally ``image``.
+        id: id of the example.
 
     Raises:
         InputError: all faults of the row.
@@ -35,9 +35,9 @@ def read_conversations(context: RowContext, values: Mapping[str, Any], id: str) 
     """Read a row in LLaVA's form.
 
     Args:
-        context: what the source says for all its rows.
-        values: ``conversations`` and maybe ``image``.
-        id: of the example.
+        context: settings that all rows of the source share.
+        values: ``conversations``, optionally ``image``.
+        id: id of the example.
 
     Raises:
         InputError: all faults of the row.
@@ -85,7 +85,9 @@ def _read_turn(context: RowContext, raw_turn: Any, unplaced: list[ImageSource]) 
     """Read one turn; its text has a ``PICTURE`` for each mark.
 
     Args:
-        unplaced: the row's pictures that no mark has taken yet. The turn's marks take the first of them.
+        context: settings that all rows of the source share.
+        raw_turn: value of the turn in the row.
+        unplaced: pictures of the row without a mark so far; the marks of this turn remove the first of them.
     """
     if not isinstance(raw_turn, Mapping):
         raise InputError(f"{format_value(raw_turn)} is not an object with role and content")
@@ -116,7 +118,7 @@ def _read_role(name: Any) -> Role:
 
 
 def _read_part(context: RowContext, part: Any, unplaced: list[ImageSource]) -> tuple[str, ImageSource | None]:
-    """Read a part of a turn's content as its text, and its picture if it is one and there is one for it."""
+    """Read a part of a turn's content as text, and as a picture if it is one and one is left."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
         return read_text("text", part.get("text"), allow_empty=True), None

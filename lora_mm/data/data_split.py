@@ -1,4 +1,4 @@
-"""The examples of one split with the account of their rows. Knows no recipe and does not load anything."""
+"""The examples of one split with an account of their rows. Knows no recipe and loads nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class DataSplit:
     """The examples of one split.
 
     Attributes:
-        name: of the split.
-        examples: read when they are asked for.
-        account_lines: what became of every row, a line each.
-        hashes: 64 bits for each example, by which an example that is in two splits is found.
-        problems: of ScienceQA, what its official score asks for, in the examples' order; else None.
-        faults: what is wrong with rows that were dropped, as far as it was kept in words.
+        name: name of the split.
+        examples: the examples, each read on access.
+        account_lines: lines that account for every row.
+        hashes: a 64-bit hash of each example, to find examples that are in two splits.
+        problems: ScienceQA problems in the order of the examples, for the official score; None for other data.
+        faults: faults of dropped rows, the first thousand.
     """
 
     name: str
@@ -31,19 +31,19 @@ class DataSplit:
     faults: tuple[str, ...] = ()
 
     def account(self) -> str:
-        """What became of the rows, for people."""
+        """Account for every row, in plain text."""
         return "\n".join(self.account_lines)
 
 
 def check_disjoint(train: DataSplit, test: DataSplit) -> None:
-    """Check that no example is trained on and evaluated on too.
+    """Check that no example is in both splits.
 
     Args:
-        train: the examples to train on.
-        test: the examples to evaluate on.
+        train: the training examples.
+        test: the evaluation examples.
 
     Raises:
-        InputError: how many examples are in both, and one of them.
+        InputError: examples are in both; says how many, and names one.
     """
     shared = np.flatnonzero(np.isin(train.hashes, test.hashes))
     if len(shared):

@@ -1,8 +1,9 @@
-"""Texts and their pictures to model inputs, through the base's own processor. Knows no example.
+"""Turns texts and their pictures into model inputs, with the base's processor. Knows no example.
 
-Most processors take rows with and without pictures side by side. Some were written for one picture and a question: of
-an exchange with its answer they would make other tokens than the model was trained on (a newline behind the answer, a
-picture in every row). For those a row of :data:`_FAMILY_FORMS` puts the batch together from the processor's own parts.
+Most processors accept batches of rows with and without pictures. Some were written for one picture and a question: for
+a question with its answer they would make other tokens than the model was trained on (a newline after the answer, a
+picture in every row). For these, :data:`_FAMILY_FORMS` makes the batch from the processor's tokenizer and image
+processor.
 """
 
 import math
@@ -22,10 +23,10 @@ class EncoderRow:
     """One row of a batch.
 
     Attributes:
-        prompt: as the chat template writes it, with one mark (:func:`get_image_mark`) for each picture.
-        answer: what the assistant says, or how it begins.
-        suffix: number of tokens, at the row's end, from the assistant's first turn on.
-        pictures: in the order of their marks.
+        prompt: text as rendered by the chat template, with one mark (:func:`get_image_mark`) for each picture.
+        answer: the assistant's last turn, or its beginning.
+        suffix: number of tokens from the assistant's first turn to the end of the row.
+        pictures: pictures in the order of their marks.
     """
 
     prompt: str
@@ -38,9 +39,9 @@ def encode_rows(processor: Any, rows: Sequence[EncoderRow], side: Side) -> dict[
     """Make the model inputs of one batch.
 
     Args:
-        processor: the base's.
-        rows: of the batch.
-        side: on which shorter rows are padded.
+        processor: the base's processor.
+        rows: rows of the batch.
+        side: side on which shorter rows are padded.
     """
     texts = [row.prompt + row.answer for row in rows]
     options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": side}
@@ -56,33 +57,32 @@ def encode_rows(processor: Any, rows: Sequence[EncoderRow], side: Side) -> dict[
 
 
 def starts_with_bos(processor: Any, text: str) -> bool:
-    """Whether the chat template has written the beginning-of-sequence token, so that the tokenizer must add no second.
+    """Whether the chat template wrote the beginning-of-sequence token, so that the tokenizer must not add another.
 
     Args:
-        processor: the base's.
-        text: as the chat template writes it.
+        processor: the base's processor.
+        text: text as rendered by the chat template.
     """
     bos = processor.tokenizer.bos_token
     return bos is not None and bos in text
 
 
 def get_image_mark(processor: Any) -> str:
-    """The token that stands for a picture in a text."""
+    """Return the token that marks a picture in a text."""
     mark = getattr(processor, "image_token", None)
     return str(mark or processor.tokenizer.convert_ids_to_tokens(processor.image_token_id))
 
 
-# --- families whose processor cannot encode an exchange --------------------------------------------------------------
+# --- families whose processor cannot encode an answer ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _FamilyForm:
-    """How a family's batch is put together from its processor's parts.
+    """How to make a family's batch from its processor's tokenizer and image processor.
 
     Attributes:
-        expand_marks: makes, of a text and its pictures, the text that the tokenizer reads, where placeholders replace
-            each picture's mark.
-        make_inputs: makes, of ids, mask and rows, what the model gets beside ids and mask.
+        expand_marks: (processor, text, pictures) → text for the tokenizer, with placeholders in place of marks.
+        make_inputs: (processor, ids and mask, rows) → the model's other inputs.
     """
 
     expand_marks: Callable[[Any, str, Sequence[Image.Image]], str]
@@ -99,9 +99,9 @@ def _encode_pixels(processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def _find_suffixes(batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> Tensor:
-    """Which tokens belong to their row's suffix, ``[batch, tokens]``."""
+    """Return whether each token belongs to its row's suffix, [batch, tokens]."""
     mask = batch["attention_mask"]
-    remaining = mask.flip(1).cumsum(dim=1).flip(1)  # each token and those after it
+    remaining = mask.flip(1).cumsum(dim=1).flip(1)  # number of tokens from each token to the end
     return (mask == 1) & (remaining <= torch.tensor([row.suffix for row in rows])[:, None])
 
 
@@ -123,14 +123,14 @@ def _expand_blip(processor: Any, text: str, pictures: Sequence[Image.Image]) -> 
 
 
 def _make_blip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
-    # The model wants a picture in every batch, and accepts one without placeholders.
+    # The model needs a picture in every batch, and accepts one without placeholders.
     return {"pixel_values": _encode_pixels(processor, _list_pictures(rows) or [Image.new("RGB", (32, 32))])}
 
 
 def _make_instructblip_inputs(
     processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]
 ) -> dict[str, Tensor]:
-    """Encode the user's turn for the Q-Former too, once for each of its pictures."""
+    """Encode the prompt for the Q-Former too, once for each picture."""
     special = [get_image_mark(processor), processor.tokenizer.bos_token or ""]
     questions = []
     for row in rows:
@@ -155,17 +155,17 @@ def _expand_idefics(processor: Any, text: str, pictures: Sequence[Image.Image]) 
 
 
 def _make_idefics_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]) -> dict[str, Tensor]:
-    """Pictures [batch, most of a row, …], zeros where a row has fewer; a token attends to the last before it."""
-    most = max(1, *(len(row.pictures) for row in rows))
+    """Make pixels [batch, maximum per row, …], padded with zeros; a token attends to the last picture before it."""
+    most_pictures = max(1, *(len(row.pictures) for row in rows))
     side = processor.image_processor.image_size
-    pixels = torch.zeros(len(rows), most, 3, side, side)
+    pixels = torch.zeros(len(rows), most_pictures, 3, side, side)
     for number, row in enumerate(rows):
         if row.pictures:
             pixels[number, : len(row.pictures)] = _encode_pixels(processor, row.pictures)
     seen = (batch["input_ids"] == processor.image_token_id).cumsum(dim=1)
     return {
         "pixel_values": pixels,
-        "image_attention_mask": (seen.unsqueeze(-1) == torch.arange(1, most + 1)).long(),
+        "image_attention_mask": (seen.unsqueeze(-1) == torch.arange(1, most_pictures + 1)).long(),
     }
 
 
@@ -184,7 +184,7 @@ def _make_fuyu_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[E
 
 
 def _cut_fuyu_patches(processor: Any, picture: Image.Image) -> Tensor:
-    """Cut a picture, without its padding, into [rows, columns, patch height × patch width × channels]."""
+    """Cut a picture without its padding into patches [rows, columns, patch height × patch width × channels]."""
     encoded, patch = processor.image_processor([picture]), processor.image_processor.patch_size
     rows = math.ceil(encoded["image_unpadded_heights"][0][0] / patch["height"])
     columns = math.ceil(encoded["image_unpadded_widths"][0][0] / patch["width"])
@@ -200,4 +200,4 @@ _FAMILY_FORMS = {
     "IdeficsProcessor": _FamilyForm(_expand_idefics, _make_idefics_inputs),
     "FuyuProcessor": _FamilyForm(_expand_fuyu, _make_fuyu_inputs),
 }
-"""Processor class → how its family's batch is put together."""
+"""Processor class → how to make its family's batch."""

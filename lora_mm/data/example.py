@@ -1,4 +1,4 @@
-"""One example, a conversation whose answers are supervised, and its pictures. Knows no data sets and no tokens."""
+"""One example: a conversation with supervised answers, and its pictures. Knows no data sets and no tokens."""
 
 import io
 import string
@@ -12,20 +12,19 @@ from PIL import Image, ImageOps
 from lora_mm.errors import InputError
 
 MAX_PIXELS = 89_478_485
-"""Pillow warns above this many pixels and refuses twice as many. Here it is one limit, and always refused: no picture
-of a training set is 9,459 × 9,459, and decoded it would take 268 MB."""
+"""Maximum number of pixels of a picture. Pillow warns at this limit and refuses twice as many; we refuse at this limit:
+no training picture has 9,459 × 9,459 pixels, which would take 268 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageCell:
-    """A picture inside a table, read only when it is opened, so that a data set's pictures never fill the memory.
+    """A picture in a table. It is read only when it is opened, so that a data set's pictures never fill the memory.
 
     Attributes:
-        rows: the table; ``rows[row][column]`` is a mapping whose ``bytes`` is the encoded picture (the Hub's image
-            column, not decoded).
+        rows: the table; ``rows[row][column]["bytes"]`` is the encoded picture, as in the Hub's image columns.
         row: number of the row.
         column: name of the column.
-        name: what messages call the picture.
+        name: name of the picture in messages.
     """
 
     rows: Sequence[Any]
@@ -39,26 +38,26 @@ class ImageCell:
 
 
 ImageSource = Path | bytes | ImageCell
-"""Where a picture is: a file, the encoded picture itself, or a cell of a table."""
+"""Source of a picture: a file, the encoded picture itself, or a cell of a table."""
 
 
 PICTURE = "\ufffc"
-"""Where a picture stands inside a turn's text (Unicode's character for an embedded object)."""
+"""Marks the place of a picture in a turn's text (Unicode's character for an embedded object)."""
 
 LETTERS = string.ascii_uppercase
-"""The names of an example's choices."""
+"""Letters of the choices, in order."""
 
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side of a conversation says, and its pictures.
+    """One turn of a conversation.
 
     Attributes:
-        role: who speaks.
-        text: with a :data:`PICTURE` for each picture, or none: then all pictures stand before the text.
-        images: the pictures, in the order of their marks.
+        role: role of the speaker.
+        text: text with a :data:`PICTURE` for each picture; without any, all pictures go before the text.
+        images: pictures in the order of their marks.
     """
 
     role: Role
@@ -68,17 +67,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A user's turn with its pictures, the assistant's turn to learn, and what was said before.
+    """A user turn with its pictures, the assistant turn to learn, and earlier turns.
 
     Attributes:
-        id: names the example in messages and results.
-        prompt: the text of the user's last turn (see :class:`Turn`).
-        target: the assistant's last turn. The loss falls on it, and on the assistant's turns in the history.
-        images: the pictures of the user's last turn.
+        id: name of the example in messages and results.
+        prompt: text of the last user turn (see :class:`Turn`).
+        target: text of the last assistant turn. The loss covers it and the assistant turns in the history.
+        images: pictures of the last user turn.
         candidates: answers to compare by likelihood, in the order of the choices; empty for open answers.
-        references: answers that count as right; empty means ``target`` alone.
-        answer: index of the right one among ``candidates``.
-        history: earlier turns: maybe a system's turn, then user and assistant in turns.
+        references: answers that count as right; empty means ``target`` only.
+        answer: index of the right candidate.
+        history: earlier turns: optionally a system turn, then alternating user and assistant turns.
     """
 
     id: str
@@ -92,23 +91,23 @@ class Example:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """All turns, the answer included."""
+        """All turns, including the answer."""
         return (*self.history, Turn("user", self.prompt, self.images), Turn("assistant", self.target))
 
     @property
     def pictures(self) -> tuple[ImageSource, ...]:
-        """The pictures of all turns in order."""
+        """The pictures of all turns, in order."""
         return (*(image for turn in self.history for image in turn.images), *self.images)
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Open a picture whole: decoded, upright and in RGB. Transparent parts become white, as on a printed page.
+    """Open and decode a picture, upright and in RGB. Transparent areas become white, as on a printed page.
 
-    Of an animation it is the first frame. 16-bit greys are scaled to 8 bits.
+    Of an animation, the first frame is taken. 16-bit grey values are scaled to 8 bits.
 
     Raises:
-        InputError: names the picture and the cause: no such file, not a picture, cut off or damaged, more than
-            ``MAX_PIXELS`` pixels, or pixels without a known range. A part of a picture is never returned.
+        InputError: there is no such file, it is not a picture, it is cut off or damaged, it has more than
+            :data:`MAX_PIXELS` pixels, or the range of its pixels is unknown. A partial picture is never returned.
     """
     name = _get_name(source)
     try:

@@ -1,4 +1,4 @@
-"""Fetches a picture by path or URL, as people type it. Knows files and the web; knows no data set."""
+"""Fetches a picture by path or URL. Knows files and the web; knows no data set."""
 
 import http.client
 import time
@@ -10,21 +10,20 @@ from lora_mm.data.example import ImageCell, ImageSource, open_image
 from lora_mm.errors import InputError
 
 TIMEOUT = 30.0
-"""Seconds after which a download is given up."""
+"""Maximum duration of a download in seconds."""
 MAX_BYTES = 100_000_000
-"""Size of the largest picture that is downloaded."""
+"""Maximum size of a downloaded picture."""
 
 _CHUNK = 1 << 16
 _AGENT = {"User-Agent": "lora-mm"}  # Wikimedia, among others, refuses Python's default
 
 
 def fetch_picture(address: str) -> ImageSource:
-    """Fetch the picture at a path or an http(s) URL, and open it once to be sure that it can be opened.
+    """Fetch the picture at a path or an http(s) URL, and check that it can be opened.
 
     Raises:
-        InputError: names the address and what is wrong with the picture (see
-            :func:`~lora_mm.data.example.open_image`) or the connection; or the picture has more than :data:`MAX_BYTES`
-            bytes, or does not arrive within :data:`TIMEOUT`.
+        InputError: the picture cannot be opened (see :func:`~lora_mm.data.example.open_image`), the connection fails,
+            the picture has more than :data:`MAX_BYTES` bytes, or the download takes longer than :data:`TIMEOUT`.
     """
     source: ImageSource
     if address.startswith(("http://", "https://")):
@@ -52,7 +51,7 @@ def _download(url: str) -> bytes:
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL after all
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, TimeoutError):
-            raise InputError(f"{url}: did not arrive within {TIMEOUT:.0f} seconds") from error
+            raise InputError(f"{url}: the download took more than {TIMEOUT:.0f} seconds") from error
         raise InputError(f"{url}: {reason or type(error).__name__}") from error
     if len(encoded) < expected:
         raise InputError(f"{url}: truncated, received {len(encoded):,} of {expected:,} bytes")

@@ -1,6 +1,6 @@
-"""The table of layouts: which columns each needs, and what reads it. Knows fields; knows no files and no model.
+"""The table of layouts: the fields that each needs, and the function that reads it. Knows no files and no model.
 
-A layout is recognised by its columns. Nothing is guessed: where several layouts or columns fit, the message says how to
+A layout is detected from the columns. Nothing is guessed: if several layouts or columns fit, the message says how to
 choose.
 """
 
@@ -22,10 +22,10 @@ class Layout:
     """What the columns of rows mean.
 
     Attributes:
-        needs: the fields that its rows have (keys of :data:`COLUMNS`).
-        lacks: the fields that its rows do not have: rows with one of them are of another layout.
-        read: makes an example of a row's fields (field → value), given the source's context and the example's id.
-        sample: a row, for messages.
+        needs: fields that every row has (keys of :data:`COLUMNS`).
+        lacks: fields that no row has; rows with one of them have another layout.
+        read: (context of the source, field → value, id) → example.
+        sample: a sample row, for messages.
     """
 
     needs: tuple[str, ...]
@@ -66,7 +66,7 @@ LAYOUTS: Mapping[str, Layout] = {
         sample='{"file_name": …, "text": …}, and the question in data.question',
     ),
 }
-"""The layouts by name, as recipes name them. The recipe's ``scienceqa`` is one more, with a loader of its own."""
+"""Name in ``data.layout`` → layout. ``scienceqa`` is not in it: it has a loader of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class RowReader:
 
     Attributes:
         layout: a key of :data:`LAYOUTS`.
-        columns: field → the column that holds it, where the column has none of the field's known names.
-        context: what the source says for all its rows.
+        columns: field → its column, for columns that have none of the field's known names.
+        context: settings that all rows of the source share.
     """
 
     layout: str
@@ -88,10 +88,10 @@ class RowReader:
 
         Args:
             row: column → value.
-            default_id: the example's id if the row has none.
+            default_id: id of the example if the row has none.
 
         Raises:
-            InputError: all faults of the row, a line each, without saying which row it is.
+            InputError: all faults of the row, one line each; the caller adds the name of the row.
         """
         values: dict[str, Any] = {}
         faults: list[str] = []
@@ -110,12 +110,12 @@ class RowReader:
         return dict.fromkeys((*LAYOUTS[self.layout].needs, *OPTIONAL))
 
     def _read_field(self, field: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Find ``{field: value}`` in a row; empty where an optional field is missing."""
+        """Find ``{field: value}`` in a row; empty if an optional field is missing."""
         needed = field in LAYOUTS[self.layout].needs
-        known = (self.columns[field],) if field in self.columns else COLUMNS[field]
-        present = [name for name in known if name in row]
+        names = self._list_names(field)
+        present = [name for name in names if name in row]
         filled = [name for name in present if row[name] not in (None, "", [])]
-        # An empty column of a needed field counts: a caption must not stand in for an empty answer.
+        # An empty column of a needed field counts: a caption must not replace an empty answer.
         rivals = present if needed else filled
         if len(rivals) > 1:
             raise InputError(
@@ -126,38 +126,40 @@ class RowReader:
         if field == "choices" and len(columns := _find_choice_columns(row)) > 1:
             return {field: [row[column] for column in columns if row[column] not in (None, "")]}
         if needed:
-            raise InputError(f"{known[0]}: the field is missing")
+            raise InputError(f"{names[0]}: the field is missing")
         return {}
 
     def find_unread(self, columns: Sequence[str]) -> list[str]:
         """Find the columns that no field is read from."""
-        read = {
-            name
-            for field in self._fields
-            for name in ((self.columns[field],) if field in self.columns else COLUMNS[field])
-        }
+        read = {name for field in self._fields for name in self._list_names(field)}
+        if "choices" in self._fields and not any(name in columns for name in self._list_names("choices")):
+            read |= {*_find_choice_columns(columns)}
         return [name for name in columns if name not in read]
+
+    def _list_names(self, field: str) -> tuple[str, ...]:
+        """List the columns that can hold a field."""
+        return (self.columns[field],) if field in self.columns else COLUMNS[field]
 
 
 def detect_layout(columns: Sequence[str], named: Mapping[str, str], layout: str = "auto") -> str:
     """Find the layout of rows, a key of :data:`LAYOUTS`.
 
     Args:
-        columns: the rows' columns.
+        columns: names of the columns.
         named: field → its column, from ``data.columns``.
-        layout: ``data.layout``: a key of :data:`LAYOUTS`, or ``auto`` to recognise it by the columns.
+        layout: ``data.layout``: a key of :data:`LAYOUTS`, or ``auto`` to detect it from the columns.
 
     Raises:
-        InputError: no layout fits, several do, or a field could be in several columns; says how to choose.
+        InputError: no layout fits, several fit, or several columns fit a field; says how to choose.
     """
-    found = _find_columns(columns, named)
+    candidates = _find_columns(columns, named)
     seen = f"Columns: {', '.join(columns)}."
     faults = [
         f"data.columns.{field}: the rows have no column '{column}'.{suggest_name(column, list(columns))}"
         for field, column in named.items()
         if column not in columns
     ]
-    fits = [name for name in LAYOUTS if _fits(LAYOUTS[name], found)] if layout == "auto" else [layout]
+    fits = [name for name in LAYOUTS if _fits(LAYOUTS[name], candidates)] if layout == "auto" else [layout]
     if not fits:
         samples = "".join(f"\n  {name}: {row.sample}" for name, row in LAYOUTS.items())
         faults.append(
@@ -167,41 +169,41 @@ def detect_layout(columns: Sequence[str], named: Mapping[str, str], layout: str 
     elif len(fits) > 1:
         faults.append(f"data.layout: {' and '.join(fits)} fit. {seen} Choose one: --set data.layout={fits[0]}.")
     else:
-        faults += _find_column_faults(fits[0], found, seen)
+        faults += _find_column_faults(fits[0], candidates, seen)
     if faults:
         raise InputError(*faults)
     return fits[0]
 
 
 def _find_columns(columns: Sequence[str], named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Find for every field the columns that could hold it."""
-    found = {field: [name for name in known if name in columns] for field, known in COLUMNS.items()}
-    found |= {field: [column] for field, column in named.items()}
-    found["choices"] = found["choices"] or _find_choice_columns(columns)
-    return found
+    """Find the candidate columns of every field."""
+    candidates = {field: [name for name in known if name in columns] for field, known in COLUMNS.items()}
+    candidates |= {field: [column] for field, column in named.items()}
+    candidates["choices"] = candidates["choices"] or _find_choice_columns(columns)
+    return candidates
 
 
 def _find_choice_columns(columns: Iterable[str]) -> list[str]:
-    """Find columns called A, B, … that hold a choice each, as in MMBench."""
+    """Find columns named A, B, …, which hold one choice each, as in MMBench."""
     return [letter for letter in LETTERS if letter in columns] if {"A", "B"} <= set(columns) else []
 
 
-def _fits(layout: Layout, found: Mapping[str, Sequence[str]]) -> bool:
-    return all(found[field] for field in layout.needs) and not any(found[field] for field in layout.lacks)
+def _fits(layout: Layout, candidates: Mapping[str, Sequence[str]]) -> bool:
+    return all(candidates[field] for field in layout.needs) and not any(candidates[field] for field in layout.lacks)
 
 
-def _find_column_faults(layout: str, found: Mapping[str, Sequence[str]], seen: str) -> list[str]:
-    """Find fields of a layout that are in several columns, or in none."""
+def _find_column_faults(layout: str, candidates: Mapping[str, Sequence[str]], seen: str) -> list[str]:
+    """Find the fields of a layout that several columns fit, or none."""
     needs = LAYOUTS[layout].needs
     several = [
-        f"data.columns.{field}: {' and '.join(found[field])} could be it. Choose one: "
-        f"--set data.columns.{field}={found[field][0]}."
+        f"data.columns.{field}: {' and '.join(candidates[field])} fit. Choose one: "
+        f"--set data.columns.{field}={candidates[field][0]}."
         for field in dict.fromkeys((*needs, *OPTIONAL))
-        if len(found[field]) > 1 and field != "choices"
+        if len(candidates[field]) > 1 and field != "choices"
     ]
     missing = [
         f"data.columns.{field}: layout {layout} needs it, and no column fits. {seen}"
         for field in needs
-        if not found[field]
+        if not candidates[field]
     ]
     return [*several, *missing]

@@ -1,4 +1,4 @@
-"""Where the rows of a recipe are, and whether they are ScienceQA's or the user's own. Reads no rows."""
+"""Locates the rows of a recipe and tells ScienceQA from the user's own data. Reads no rows."""
 
 from lora_mm.data.scienceqa_tables import is_scienceqa
 from lora_mm.errors import InputError
@@ -22,10 +22,10 @@ _KEYS_OF_OWN_DATA = (
 
 
 def is_own_data(section: DataSection) -> bool:
-    """Whether the rows are the user's own, and not ScienceQA's.
+    """Whether the rows are the user's own, not ScienceQA's.
 
     Raises:
-        InputError: the rows are ScienceQA's, and the recipe sets keys that have no effect on those.
+        InputError: the rows are ScienceQA's, and the recipe sets keys that have no effect on them.
     """
     if not _is_scienceqa(section):
         return True
@@ -49,16 +49,16 @@ def _is_scienceqa(section: DataSection) -> bool:
 
 
 def get_scienceqa_path(section: DataSection) -> str:
-    """Where ScienceQA's problems are."""
+    """Return the path or Hub id of the ScienceQA problems."""
     return resolve_path(section, str(section.path))
 
 
 def resolve_path(section: DataSection, path: str) -> str:
-    """Where the rows of a path are: a pocket data set is drawn now, if it was not before; any other path is as given.
+    """Resolve the name of a pocket data set to its folder, and draw it if needed; return other paths as given.
 
     Args:
-        section: says how much to draw, and by which seed.
-        path: a path, an id on the Hub, or the name of a pocket data set.
+        section: its ``pocket`` section has the size and the seed.
+        path: a path, a Hub id, or the name of a pocket data set.
     """
     if path in WORLDS or path in OWN_DATA_SETS:
         return str(prepare_pocket_data(path, section.pocket.seed, section.pocket.size))

@@ -1,4 +1,4 @@
-"""Decodes an example's batch into text, and says what of it is supervised. Knows no data set."""
+"""Decodes an example into pieces of text that are supervised or not. Knows no data set."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class MaskPiece:
     """A piece of an example's text.
 
     Attributes:
-        text: of the piece.
-        supervised: whether the loss falls on it.
+        text: text of the piece.
+        supervised: whether the loss covers it.
     """
 
     text: str
@@ -26,9 +26,11 @@ class MaskPiece:
 def decode_mask(collator: Collator, example: Example) -> list[MaskPiece]:
     """Decode an example's tokens into pieces of text that are supervised or not.
 
+    A run of placeholders is written as one placeholder and their number.
+
     Args:
-        collator: of the base.
-        example: to decode. Of a picture's placeholders one is written, with their number.
+        collator: the collator of the base.
+        example: the example to decode.
     """
     batch = collator([example])
     ids = batch["input_ids"][0].tolist()
@@ -38,7 +40,7 @@ def decode_mask(collator: Collator, example: Example) -> list[MaskPiece]:
     for end in range(1, len(ids) + 1):
         if end < len(ids) and supervised[end] == supervised[begin]:
             continue
-        # Decode from the beginning: some tokenizers write a text's first word differently from a word inside it.
+        # Decode from the beginning: some tokenizers decode the first word of a text differently.
         text = collator.tokenizer.decode(ids[:end])
         pieces.append(MaskPiece(_REPEATED_TOKEN.sub(_write_count, text[len(decoded) :]), supervised[begin]))
         decoded, begin = text, end

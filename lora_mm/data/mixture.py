@@ -1,7 +1,7 @@
-"""Which rows of which source a run takes, by seed. Knows sizes and weights; reads no example.
+"""Samples the rows of a mixture of sources. Knows sizes and weights; reads no example.
 
-Sampling follows InstructBLIP (Dai et al. 2023, section 2.3: probabilities go with the square root of a set's size, with
-weights set by hand), the cap Yi-VL (01.AI 2024: 50,000 of a source).
+Sampling follows InstructBLIP (Dai et al. 2023, section 2.3: probabilities in proportion to the square root of a data
+set's size, with weights set by hand), the cap follows Yi-VL (01.AI 2024: 50,000 rows of a source).
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ _EXPONENTS = {"proportional": 1.0, "sqrt": 0.5, "weights": 0.0}
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """How many rows of one source a split takes.
+    """Numbers of rows of one source in a split.
 
     Attributes:
-        name: of the source.
-        layout: of its rows.
-        rows: that it has for this split.
+        name: name of the source.
+        layout: layout of its rows.
+        rows: rows of the split.
         faulty: rows that cannot be used.
         usable: rows that were read and can be used.
         chosen: usable rows that selection and cap leave.
-        drawn: taken in an epoch; more than ``chosen`` where rows are repeated.
+        drawn: rows of an epoch; more than ``chosen`` if rows are repeated.
     """
 
     name: str
@@ -39,20 +39,20 @@ class SourceCounts:
 
 
 def format_counts(counts: Sequence[SourceCounts]) -> list[str]:
-    """Format the counts as a table in plain text, with each source's share of the epoch and a line of totals."""
+    """Format counts as a table in plain text, with each source's share of the epoch and a line of totals."""
     names = ("rows", "faulty", "usable", "chosen", "drawn")
-    drawn = sum(one.drawn for one in counts)
+    drawn = sum(count.drawn for count in counts)
     table: list[tuple[str, ...]] = [("source", "layout", *names, "share")]
-    for one in counts:
-        numbers = [f"{getattr(one, name):,}" for name in names]
-        table.append((one.name, one.layout, *numbers, f"{one.drawn / max(1, drawn):.1%}"))
-    table.append(("total", "", *(f"{sum(getattr(one, name) for one in counts):,}" for name in names), ""))
+    for count in counts:
+        numbers = [f"{getattr(count, name):,}" for name in names]
+        table.append((count.name, count.layout, *numbers, f"{count.drawn / max(1, drawn):.1%}"))
+    table.append(("total", "", *(f"{sum(getattr(count, name) for count in counts):,}" for name in names), ""))
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return ["  ".join(_align(row, widths)).rstrip() for row in table]
 
 
 def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Pad the cells of a row, the first two on the right and the others, numbers, on the left."""
+    """Align the first two cells of a row to the left, and the numbers to the right."""
     cells = list(zip(row, widths, strict=True))
     return [cell.ljust(width) for cell, width in cells[:2]] + [cell.rjust(width) for cell, width in cells[2:]]
 
@@ -63,7 +63,7 @@ def cap_rows(rows: np.ndarray, cap: int | None, seed: int) -> np.ndarray:
     Args:
         rows: numbers of rows.
         cap: maximum number of rows; None for all.
-        seed: of the sampling.
+        seed: random seed.
     """
     if cap is None or len(rows) <= cap:
         return rows
@@ -71,34 +71,34 @@ def cap_rows(rows: np.ndarray, cap: int | None, seed: int) -> np.ndarray:
 
 
 def allocate_counts(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling) -> list[int]:
-    """Decide how many rows to draw of each source: shares are proportional to ``weight · size^a``.
+    """Decide how many rows of each source to draw, in proportion to ``weight · size^a``.
 
     Args:
-        sizes: rows of each source.
-        weights: of each source.
+        sizes: number of rows of each source.
+        weights: weight of each source.
         sampling: a is 1 (``proportional``), ½ (``sqrt``) or 0 (``weights``).
 
     Returns:
-        A count for each source. Together they are as many as all rows, so that an epoch keeps its length.
+        A count for each source. Their sum is the number of all rows, so that an epoch keeps its length.
     """
     total = sum(sizes)
-    drive = np.array(weights) * np.array(sizes, dtype=float) ** _EXPONENTS[sampling] * (np.array(sizes) > 0)
-    if not drive.sum():
+    shares = np.array(weights) * np.array(sizes, dtype=float) ** _EXPONENTS[sampling] * (np.array(sizes) > 0)
+    if not shares.sum():
         return [0 for _ in sizes]
-    exact = drive / drive.sum() * total
-    whole = np.floor(exact).astype(int)
-    by_remainder = np.argsort(whole - exact, kind="stable")  # largest remainder first
-    whole[by_remainder[: total - whole.sum()]] += 1
-    return [int(count) for count in whole]
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact).astype(int)
+    by_remainder = np.argsort(counts - exact, kind="stable")  # largest remainder first
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return [int(count) for count in counts]
 
 
 def draw_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw rows, each as often as any other, give or take one.
+    """Draw rows; each is drawn equally often, or once more.
 
     Args:
         rows: numbers of rows.
-        count: how many to draw; more than there are repeats them.
-        seed: decides which rows are drawn once more.
+        count: number of rows to draw; rows are repeated if it exceeds their number.
+        seed: random seed that decides which rows are drawn once more.
     """
     if not len(rows):
         return rows
@@ -111,13 +111,13 @@ def hold_out_rows(hashes: np.ndarray, share: float, seed: int) -> tuple[np.ndarr
     """Split rows into those to train on and those held out for evaluation.
 
     Args:
-        hashes: of each row's example; 0 for a row that cannot be read, which stays with the training rows. Rows with
-            equal hashes are the same example and stay together.
-        share: of all rows to hold out; at least one is held out.
-        seed: of the sampling.
+        hashes: hash of each row's example; 0 for a row that cannot be read, which stays with the training rows. Rows
+            with equal hashes are the same example and stay together.
+        share: share of all rows to hold out; at least one row is held out.
+        seed: random seed.
 
     Returns:
-        Numbers of the training rows and of the held out rows.
+        Numbers of the training rows, and of the held-out rows.
     """
     unique, back = np.unique(hashes, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(unique))

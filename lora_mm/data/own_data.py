@@ -1,4 +1,4 @@
-"""The user's own rows as examples: one source or a mixture of several, each row used or counted. Knows no model."""
+"""Loads the user's own rows as examples, from one source or several; accounts for every row. Knows no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,23 +23,23 @@ def find_sources(section: DataSection, split: str) -> list[tuple[Source, np.ndar
     """Open every source of a recipe; see :func:`find_source`.
 
     Args:
-        section: the recipe's ``data``.
+        section: the recipe's ``data`` section.
         split: name of the split.
     """
-    return [find_source(section, entry, split, number) for number, entry in enumerate(section.places)]
+    return [find_source(section, entry, split, number) for number, entry in enumerate(section.all_sources)]
 
 
 def find_source(section: DataSection, entry: SourceSection, split: str, number: int = 0) -> tuple[Source, np.ndarray]:
     """Open one source, and find which of its rows are in a split.
 
     Args:
-        section: the recipe's ``data``.
-        entry: the source: one of ``data.sources``, or what ``data`` says of its one path.
+        section: the recipe's ``data`` section.
+        entry: one of ``data.all_sources``.
         split: name of the split.
-        number: of the source, from 0; it begins the ids of a mixture's examples.
+        number: index of the source, from 0; the prefix of its ids in a mixture.
 
     Returns:
-        The source, and the numbers of the split's rows.
+        The source, and the row numbers of the split.
 
     Raises:
         InputError: the source has no rows, no known layout, or no such split.
@@ -73,14 +73,14 @@ def find_source(section: DataSection, entry: SourceSection, split: str, number: 
 
 @dataclass(frozen=True)
 class _SurveyedSource:
-    """One source's rows of a split.
+    """One source of a split, with its rows checked.
 
     Attributes:
-        entry: what the recipe says of the source.
+        entry: the source in the recipe.
         source: the source.
-        rows: how many rows of the split it has.
-        survey: which of the rows can be used.
-        chosen: numbers, in ``survey.kept``, of the rows that selection and cap leave.
+        rows: number of its rows in the split.
+        survey: which rows can be used.
+        chosen: indices into ``survey.usable`` of the rows that selection and cap leave.
     """
 
     entry: SourceSection
@@ -90,13 +90,13 @@ class _SurveyedSource:
     chosen: np.ndarray
 
     def count(self, drawn: int) -> SourceCounts:
-        """Count the rows, of which ``drawn`` are in the split's examples."""
+        """Count the rows; ``drawn`` of them are in an epoch."""
         return SourceCounts(
             name=self.entry.path,
             layout=self.source.reader.layout,
             rows=self.rows,
             faulty=self.survey.faults.rows,
-            usable=len(self.survey.kept),
+            usable=len(self.survey.usable),
             chosen=len(self.chosen),
             drawn=drawn,
         )
@@ -106,12 +106,12 @@ def load_own_split(section: DataSection, split: str, limit: int | None) -> DataS
     """Load a split of the user's own rows, mixed from all sources.
 
     Args:
-        section: the recipe's ``data``.
+        section: the recipe's ``data`` section.
         split: name of the split.
-        limit: maximum number of examples, the first ones; None for all.
+        limit: maximum number of examples, from the first; None for all.
 
     Raises:
-        InputError: everything wrong with any source, or no row can be used.
+        InputError: all faults of all sources, or no row can be used.
     """
     surveyed = _survey_sources(section, split, limit)
     drawn = _draw(section, split, surveyed)
@@ -119,29 +119,29 @@ def load_own_split(section: DataSection, split: str, limit: int | None) -> DataS
     count = len(index)
     order = np.random.default_rng(section.seed).permutation(count) if len(surveyed) > 1 else np.arange(count)
     order = order[:limit]
-    counts = [one.count(len(numbers)) for one, numbers in zip(surveyed, drawn, strict=True)]
-    faults = [line for one in surveyed for line in one.survey.faults.lines]
+    counts = [item.count(len(numbers)) for item, numbers in zip(surveyed, drawn, strict=True)]
+    faults = [line for item in surveyed for line in item.survey.faults.lines]
     account = _write_account(split, counts, len(order), faults)
     if not len(order):
         raise InputError(f"No usable rows in split '{split}'.", *account)
-    examples = Examples([one.source for one in surveyed], index[order])
+    examples = Examples([item.source for item in surveyed], index[order])
     return DataSplit(split, examples, tuple(account), hashes[order], faults=tuple(faults))
 
 
 def _survey_sources(section: DataSection, split: str, limit: int | None) -> list[_SurveyedSource]:
-    """Survey every source; raises InputError for all that is wrong with any, faulty rows unless they are dropped."""
+    """Survey every source; raise InputError for all faults, except faulty rows that are dropped."""
     training = split == section.train_split
     surveyed: list[_SurveyedSource] = []
     faults: list[str] = []
-    for number, entry in enumerate(section.places):
+    for number, entry in enumerate(section.all_sources):
         try:
             source, rows = find_source(section, entry, split, number)
         except InputError as error:
             faults += error.faults
             continue
-        needs_all = len(section.places) > 1 or (training and (entry.select or entry.cap))
+        needs_all = len(section.all_sources) > 1 or (training and (entry.select or entry.cap))
         survey = survey_source(source, rows, limit=None if needs_all else limit)
-        chosen = _choose_rows(section, entry, source, survey) if training else np.arange(len(survey.kept))
+        chosen = _choose_rows(section, entry, source, survey) if training else np.arange(len(survey.usable))
         surveyed.append(_SurveyedSource(entry, source, len(rows), survey, chosen))
     if section.faulty_rows == "error":
         faults += _describe_faulty_rows(split, surveyed)
@@ -151,21 +151,21 @@ def _survey_sources(section: DataSection, split: str, limit: int | None) -> list
 
 
 def _choose_rows(section: DataSection, entry: SourceSection, source: Source, survey: Survey) -> np.ndarray:
-    """Choose among the usable rows by the entry's selection and cap; gives their numbers in ``survey.kept``."""
-    numbers = np.arange(len(survey.kept))
+    """Apply the entry's selection and cap; return indices into ``survey.usable``."""
+    numbers = np.arange(len(survey.usable))
     if entry.select:
         selection = Selection(entry.select.concepts, entry.select.keep, entry.select.yes_no, section.seed)
-        for row in survey.kept:
+        for row in survey.usable:
             selection.add(source[int(row)])
         numbers = selection.choose()
     return cap_rows(numbers, entry.cap, section.seed)
 
 
 def _describe_faulty_rows(split: str, surveyed: Sequence[_SurveyedSource]) -> list[str]:
-    lines = [line for one in surveyed for line in one.survey.faults.lines]
+    lines = [line for item in surveyed for line in item.survey.faults.lines]
     if not lines:
         return []
-    count = sum(one.survey.faults.rows for one in surveyed)
+    count = sum(item.survey.faults.rows for item in surveyed)
     return [
         *lines[:_FAULTS_IN_ERROR],
         f"{_count(count, 'faulty row')} in split '{split}'. Fix them, or drop them: --set data.faulty_rows=drop.",
@@ -173,26 +173,26 @@ def _describe_faulty_rows(split: str, surveyed: Sequence[_SurveyedSource]) -> li
 
 
 def _draw(section: DataSection, split: str, surveyed: Sequence[_SurveyedSource]) -> list[np.ndarray]:
-    """Draw each source's part of an epoch, as numbers in its ``survey.kept``. Evaluation takes each chosen row once."""
-    sizes = [len(one.chosen) for one in surveyed]
+    """Draw each source's rows of an epoch, as indices into its ``survey.usable``. Evaluation uses each row once."""
+    sizes = [len(item.chosen) for item in surveyed]
     if split == section.train_split:
-        sizes = allocate_counts(sizes, [one.entry.weight for one in surveyed], section.sampling)
-    return [draw_rows(one.chosen, size, section.seed) for one, size in zip(surveyed, sizes, strict=True)]
+        sizes = allocate_counts(sizes, [item.entry.weight for item in surveyed], section.sampling)
+    return [draw_rows(item.chosen, size, section.seed) for item, size in zip(surveyed, sizes, strict=True)]
 
 
 def _join(surveyed: Sequence[_SurveyedSource], drawn: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Join what is drawn of all sources: ``[examples, 2]`` of source and row, and the hash of each example."""
+    """Join the drawn rows of all sources: ``[examples, 2]`` of source and row, and the hash of each example."""
     pairs = list(zip(surveyed, drawn, strict=True))
-    rows = np.concatenate([one.survey.kept[numbers] for one, numbers in pairs]).astype(np.int64)
-    hashes = np.concatenate([one.survey.hashes[numbers] for one, numbers in pairs])
+    rows = np.concatenate([item.survey.usable[numbers] for item, numbers in pairs]).astype(np.int64)
+    hashes = np.concatenate([item.survey.hashes[numbers] for item, numbers in pairs])
     sources = np.repeat(np.arange(len(surveyed)), [len(numbers) for numbers in drawn])
     return np.stack([sources, rows], axis=1), hashes
 
 
 def _write_account(split: str, counts: Sequence[SourceCounts], used: int, faults: Sequence[str]) -> list[str]:
-    """Say what became of every row of a split: one line, the first faults, and of a mixture a table of its sources."""
+    """Account for every row of a split: one line, the first faults, and for a mixture a table of its sources."""
     rows, faulty, usable, chosen, drawn = (
-        sum(getattr(one, name) for one in counts) for name in ("rows", "faulty", "usable", "chosen", "drawn")
+        sum(getattr(count, name) for count in counts) for name in ("rows", "faulty", "usable", "chosen", "drawn")
     )
     line = f"{split}: {used:,} of {rows:,} rows used"
     if len(counts) == 1:

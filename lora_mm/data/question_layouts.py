@@ -1,4 +1,4 @@
-"""Reads rows that hold one question: with an answer, with choices, or a caption. Knows values; knows no columns."""
+"""Reads rows with one question: with an answer, with choices, or a caption. Knows values; knows no columns."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from lora_mm.errors import InputError
 
 
 def read_question_answer(context: RowContext, values: Mapping[str, Any], id: str) -> Example:
-    """Read a row with one answer, or with several people's answers.
+    """Read a row with one answer, or with the answers of several people.
 
     Args:
-        context: what the source says for all its rows.
-        values: ``answer``, and maybe ``question`` (else the source's), ``context`` and ``image``.
-        id: of the example.
+        context: settings that all rows of the source share.
+        values: ``answer``, optionally ``question`` (by default the source's), ``context`` and ``image``.
+        id: id of the example.
 
     Raises:
-        InputError: what is wrong with the row.
+        InputError: the row is faulty.
     """
     turn = _read_question(context, values)
     target, references = _read_answers(values["answer"])
@@ -32,12 +32,12 @@ def read_multiple_choice(context: RowContext, values: Mapping[str, Any], id: str
     """Read a row with choices, one of which is right.
 
     Args:
-        context: what the source says for all its rows. With response ``letter`` the answer is the choice's letter.
-        values: ``question``, ``choices``, ``answer``, and maybe ``context`` and ``image``.
-        id: of the example.
+        context: settings that all rows of the source share. With response ``letter`` the answer is the choice's letter.
+        values: ``question``, ``choices``, ``answer``, optionally ``context`` and ``image``.
+        id: id of the example.
 
     Raises:
-        InputError: what is wrong with the row.
+        InputError: the row is faulty.
     """
     choices = _read_choices(values["choices"])
     answer = _read_choice_index(values["answer"], choices)
@@ -49,10 +49,10 @@ def read_multiple_choice(context: RowContext, values: Mapping[str, Any], id: str
 
 
 def _read_question(context: RowContext, values: Mapping[str, Any], choices: str = "") -> Turn:
-    """Read the user's turn: context, question and choices, a paragraph each, and the pictures."""
+    """Read the user turn: context, question and choices, each on its own line, and the pictures."""
     question = values.get("question", context.question)
     if question is None:
-        raise InputError("question: the row has none; set data.question to ask it of all rows")
+        raise InputError("question: the row has none; set data.question for all rows")
     passage = read_text("context", values.get("context") or "", allow_empty=True)
     pictures = context.pictures.read_cell(values.get("image"))
     text = "\n".join(part for part in (passage, read_text("question", question), choices) if part)
@@ -63,7 +63,7 @@ def _read_question(context: RowContext, values: Mapping[str, Any], choices: str 
 
 
 def _read_answers(value: Any) -> tuple[str, tuple[str, ...]]:
-    """Read what to learn and what counts as right: of several people's answers, the most frequent, and all."""
+    """Read the target and the right answers: for several people's answers, the most frequent one, and all."""
     if not isinstance(value, list):
         return read_text("answer", value), ()
     if not value:

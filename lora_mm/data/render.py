@@ -1,13 +1,13 @@
-"""Writes conversations by a base's own chat template, and finds which tokens of them are supervised.
+"""Renders conversations with the base's chat template, and finds their supervised tokens. Opens no picture.
 
-Supervised is what the assistant says: the text of each of its turns, with what the template writes to end a turn. A
-template is a program that may trim, number or drop texts, so nothing is known of it in advance. It is asked instead:
+The assistant's turns are supervised: the text of each turn and the template's end of the turn. A template is a program
+that may trim, number or drop texts, so these tokens are found by rendering:
 
-- *The last turn* is what follows the prompt, and the prompt is the conversation rendered without that turn.
-- *An earlier turn* is found by rendering the conversation once more with another text in that turn. All that stays the
-  same before and after the difference is the template's; what lies between is the turn.
+- *The last turn* follows the prompt, which is the conversation rendered without that turn.
+- *An earlier turn* is found by rendering the conversation again with another text in that turn. What stays the same
+  before and after it belongs to the template, the rest is the turn.
 
-Opens no picture: here each picture is one mark, and so one token.
+Each picture is one mark here, and so one token.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from lora_mm.data.example import PICTURE, Example
 from lora_mm.errors import InputError
 
 _CACHED = 20_000
-"""Rendered examples that a collator keeps: some tens of megabytes of text."""
+"""Number of rendered examples to cache: some tens of megabytes of text."""
 
 _SUBSTITUTE = "\ue000"
-"""A character of private use, put in place of a turn's text to see where the text stands."""
+"""A private-use character that replaces the text of a turn to find its position."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """An example as the chat template writes it.
+    """An example as the chat template renders it.
 
     Attributes:
-        prompt: everything before the assistant's last turn, with a mark for each picture.
+        prompt: the text before the assistant's last turn, with a mark for each picture.
         target: the assistant's last turn, with its end.
-        size: tokens of prompt and target, where each picture's mark is one token.
-        spans: the supervised tokens: begin and end (exclusive) of each of the assistant's turns, counted in ``size``.
-        after_pictures: number of the first span that stands after all pictures.
+        size: number of tokens of prompt and target; a picture's mark is one token.
+        spans: the supervised tokens: first and last (exclusive) index of each assistant turn among the ``size`` tokens.
+        after_pictures: index of the first span that follows all pictures.
     """
 
     prompt: str
@@ -47,7 +47,7 @@ class RenderedExample:
 
 
 class Renderer:
-    """Writes examples by a processor's chat template.
+    """Renders examples with a processor's chat template.
 
     Args:
         processor: the base's ``AutoProcessor``.
@@ -64,11 +64,11 @@ class Renderer:
         self._cache: dict[tuple[tuple[str, str, int], ...], RenderedExample] = {}
 
     def render(self, example: Example) -> tuple[str, str]:
-        """Write an example as text: what is before the assistant's last turn, and that turn with its end token.
+        """Render an example: the text before the assistant's last turn, and that turn with its end token.
 
         Raises:
-            InputError: a text contains a special token, the template refuses the conversation, or it changes the prompt
-                once the answer is there.
+            InputError: a text contains a special token, the template refuses the conversation, or the answer changes
+                how the template renders the prompt.
         """
         self._check_plain_text(example.id, "\n".join(turn.text for turn in example.turns))
         for turn in example.turns:
@@ -82,16 +82,16 @@ class Renderer:
             raise InputError(f"{example.id}: the base's chat template refuses the conversation: {error}") from error
         if not whole.startswith(prompt):
             raise InputError(
-                f"{example.id}: the base's chat template changes the prompt once the answer is there, so the answer "
-                "cannot be separated from the prompt."
+                f"{example.id}: the base's chat template renders the prompt differently with an answer, so the answer "
+                "cannot be separated from it."
             )
         return prompt, _end_turn(whole[len(prompt) :], self.tokenizer.eos_token)
 
     def render_supervised(self, example: Example) -> RenderedExample:
-        """Write an example as text, and find its supervised tokens. Kept, as every epoch asks for it again.
+        """Render an example and find its supervised tokens. The result is cached, since every epoch needs it.
 
         Raises:
-            InputError: see :meth:`render`; or one of the assistant's turns cannot be found in the text.
+            InputError: see :meth:`render`; or an assistant turn cannot be found in the text.
         """
         key = tuple((turn.role, turn.text, len(turn.images)) for turn in example.turns)
         cached = self._cache.get(key)
@@ -100,38 +100,38 @@ class Renderer:
         prompt, target = self.render(example)
         size, answer = self.count_tokens(prompt, target)
         spans = (*self._find_earlier_spans(example, prompt, target), (size - answer, size))
-        last_shown = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
-        after_pictures = sum(turn.role == "assistant" for turn in example.turns[:last_shown])
+        last_pictured = max((number for number, turn in enumerate(example.turns) if turn.images), default=0)
+        after_pictures = sum(turn.role == "assistant" for turn in example.turns[:last_pictured])
         rendered = RenderedExample(prompt, target, size, spans, after_pictures)
         if len(self._cache) < _CACHED:
             self._cache[key] = rendered
         return rendered
 
     def tokenize(self, text: str) -> list[int]:
-        """Tokenize a rendered text; each picture's mark is one token."""
+        """Tokenize a rendered text. A picture's mark is one token."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_with_bos(self.processor, text))["input_ids"]
         return ids
 
     def count_tokens(self, prompt: str, target: str) -> tuple[int, int]:
-        """Count the tokens of prompt and target together, and those of the target alone.
+        """Count the tokens of prompt and target together, and of the target alone.
 
-        Both are tokenized as one text, as the model would write it. A token that spans the border is the target's.
+        Both are tokenized as one text, as the model writes it. A token across the border counts as the target's.
 
         Args:
             prompt: rendered text before the assistant's last turn.
             target: the assistant's last turn.
         """
-        before, whole = self.tokenize(prompt), self.tokenize(prompt + target)
-        return len(whole), len(whole) - _count_shared(before, whole)
+        prompt_ids, all_ids = self.tokenize(prompt), self.tokenize(prompt + target)
+        return len(all_ids), len(all_ids) - _count_shared(prompt_ids, all_ids)
 
     def _check_plain_text(self, name: str, text: str) -> None:
-        """Raise InputError for text that the tokenizer would read as one of its special tokens."""
+        """Raise InputError for a text that contains one of the tokenizer's special tokens."""
         for token in self.tokenizer.all_special_tokens:
             if token in text:
                 raise InputError(f"{name}: the text contains {token!r}, a special token of the base; reword it.")
 
     def _find_earlier_spans(self, example: Example, prompt: str, target: str) -> list[tuple[int, int]]:
-        """Find the tokens of the assistant's turns before its last, each with the template's end of a turn."""
+        """Find the tokens of the assistant's earlier turns, each with the template's end of the turn."""
         answers = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
         if len(answers) == 1:
             return []
@@ -150,26 +150,26 @@ class Renderer:
         return spans
 
     def _find_text(self, id: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
-        """Find begin and end, in characters of ``whole``, of the text of one message."""
+        """Find start and end of a message's text, in characters of ``whole``."""
         substitute = to_message(messages[number]["role"], _SUBSTITUTE)
         changed = [*messages[:number], substitute, *messages[number + 1 :]]
         before, separator, after = self.processor.apply_chat_template(changed).partition(_SUBSTITUTE)
         begin, end = len(before), len(whole) - len(after)
         if not separator or end < begin or not (whole.startswith(before) and whole.endswith(after)):
             raise InputError(
-                f"{id}: the base's chat template changes other text when turn {number} changes, so that turn cannot be "
-                "found in the text."
+                f"{id}: turn {number} cannot be found in the rendered text: another text in that turn changes what the "
+                "base's chat template writes elsewhere."
             )
         return begin, end
 
     def _widen_to_turn(self, whole: str, text: tuple[int, int], lead: str, ending: str) -> tuple[int, int]:
-        """Widen an earlier turn's text to what is supervised of the last turn: its lead, its text and its end.
+        """Widen an earlier turn's text by the same lead and end that are supervised in the last turn.
 
         Args:
             whole: the rendered conversation.
-            text: begin and end of the turn's text in ``whole``.
-            lead: what stands between the prompt and the last turn's text, such as a space.
-            ending: what stands after the last turn's text.
+            text: start and end of the turn's text in ``whole``.
+            lead: what the template writes between the prompt and the last turn's text, for example a space.
+            ending: what the template writes after the last turn's text.
         """
         begin, end = text
         if lead and whole[:begin].endswith(lead):
@@ -180,7 +180,7 @@ class Renderer:
         return begin, end
 
     def _get_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Get begin and end, in characters, of each token of a rendered text."""
+        """Get start and end of each token of a rendered text, in characters."""
         encoded = self.tokenizer(
             text, add_special_tokens=not starts_with_bos(self.processor, text), return_offsets_mapping=True
         )
@@ -189,12 +189,12 @@ class Renderer:
 
 
 def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
-    """Write one turn as ``apply_chat_template`` takes it.
+    """Convert a turn to a message for ``apply_chat_template``.
 
     Args:
-        role: who speaks.
-        text: with a ``PICTURE`` where each picture stands, or none: then the pictures go before the text.
-        pictures: number of the turn's pictures.
+        role: role of the turn.
+        text: its text, with a ``PICTURE`` where each picture stands; without any, the pictures go before the text.
+        pictures: number of its pictures.
     """
     if PICTURE not in text:
         text = PICTURE * pictures + text
@@ -211,14 +211,14 @@ def _to_messages(example: Example) -> list[dict[str, Any]]:
     return [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
 
 
-def _count_shared(one: Sequence[object], other: Sequence[object]) -> int:
-    """Length of what both begin with."""
-    differences = (number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differences, min(len(one), len(other)))
+def _count_shared(first: Sequence[object], second: Sequence[object]) -> int:
+    """Return the length of the common prefix of two sequences."""
+    differences = (number for number, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differences, min(len(first), len(second)))
 
 
 def _end_turn(target: str, eos: str | None) -> str:
-    """Cut the assistant's turn after its end-of-sequence token, which is added where the template writes none."""
+    """Cut the assistant's turn after its end-of-sequence token; add the token if the template writes none."""
     if eos is None:
         return target.rstrip()
     return target[: target.index(eos)] + eos if eos in target else target.rstrip() + eos

@@ -1,4 +1,4 @@
-"""What a source says once for all its rows: folder of pictures, question, response format. Knows no columns."""
+"""Settings that all rows of a source share: folder of pictures, question, response format. Knows no columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ RESPONSES: Mapping[str, str] = {
     "short": "Answer the question using a single word or phrase.",
     "letter": "Answer with the option's letter from the given choices directly.",
 }
-"""The request that ends every user's turn, in the words of LLaVA-1.5 (Liu et al. 2024, section 3.2)."""
+"""Response format → the instruction at the end of every user turn, as in LLaVA-1.5 (Liu et al. 2024, section 3.2)."""
 
 MARK = "<image>"
-"""Stands for a picture in a text of a row, as in LLaVA's data."""
+"""Marks the place of a picture in a row's text, as in LLaVA's data."""
 
 
 @dataclass(frozen=True)
 class RowContext:
-    """What holds for every row of a source.
+    """Settings that all rows of a source share.
 
     Attributes:
         pictures: finds the pictures that rows name.
-        question: the question of rows that have none.
-        response: a key of :data:`RESPONSES`.
+        question: question for rows that have none.
+        response: response format, a key of :data:`RESPONSES`.
     """
 
     pictures: PictureFolder
@@ -35,24 +35,24 @@ class RowContext:
     response: Response = "none"
 
     def make_user_turn(self, text: str, pictures: Sequence[ImageSource]) -> Turn:
-        """Make a user's turn that ends with the request for the response format.
+        """Make a user turn that ends with the instruction for the response format.
 
         Args:
-            text: the turn's text, with :data:`MARK` or ``PICTURE`` where pictures stand. Leading marks are removed:
-                pictures without a mark go before the text anyway.
-            pictures: the turn's pictures, in the order of their marks.
+            text: text of the turn, with :data:`MARK` or ``PICTURE`` where pictures stand. Leading marks are removed,
+                because pictures without a mark go before the text anyway.
+            pictures: pictures of the turn, in the order of their marks.
         """
         marked = text.replace(MARK, PICTURE).strip()
         without_leading = marked.lstrip(PICTURE + " \t\r\n")
         if PICTURE not in without_leading:
             marked = without_leading
-        request = RESPONSES[self.response]
-        separator = "\n" if request and marked else ""
-        return Turn("user", f"{marked}{separator}{request}", tuple(pictures))
+        instruction = RESPONSES[self.response]
+        separator = "\n" if instruction and marked else ""
+        return Turn("user", f"{marked}{separator}{instruction}", tuple(pictures))
 
 
 def describe_mark_mismatch(marks: int, pictures: int) -> str:
-    """Say that a row has another number of marks than of pictures.
+    """Say that the number of marks in a row differs from the number of its pictures.
 
     Args:
         marks: number of :data:`MARK` in the row.

@@ -1,6 +1,6 @@
-"""Finds the rows of a source and reads them one at a time. Knows file formats; knows nothing of what a row means.
+"""Finds the rows of a source and reads them one at a time. Knows file formats, not the meaning of a row.
 
-Text files are read where they lie (``text_rows``); Parquet and the Hub are memory-mapped (``tables``).
+Text files are read in place (``text_rows``); Parquet and the Hub are memory-mapped (``tables``).
 """
 
 import re
@@ -18,17 +18,19 @@ _SUFFIXES = (*FILE_READERS, ".parquet")
 
 
 class Rows(Protocol):
-    """Rows by number. Reading a broken one raises InputError, which says what is wrong but not where."""
+    """Rows by number. Reading a broken row raises InputError with the fault, without the name of the row."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the rows, for messages."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> Mapping[str, Any]: ...
 
     def where(self, row: int) -> str:
-        """Name a row for messages: ``file:line``; of a table ``name:row``, counted from 0."""
+        """Name a row for messages: ``file:line``, or ``table:row`` counted from 0."""
         ...
 
 
@@ -37,9 +39,9 @@ class LocatedRows:
     """The rows of a source.
 
     Attributes:
-        rows: read by number.
-        split: the split that they are; None where the source is not divided into splits.
-        root: the folder that relative paths of pictures start from.
+        rows: the rows.
+        split: their split; None if the source is not divided into splits.
+        root: folder that picture paths are relative to.
     """
 
     rows: Rows
@@ -55,10 +57,10 @@ def find_rows(source: str, split: str, *, limit: int | None = None) -> LocatedRo
             (``train.jsonl``, ``test-00000-of-00002.parquet``, ``train/metadata.csv``), with a ``metadata`` file beside
             pictures, or with one such file; a data set saved by ``datasets``; or an id on the Hub.
         split: name of the split.
-        limit: of a data set on the Hub, stream only this many rows, the first ones.
+        limit: number of rows to stream from the Hub, from the first; None downloads the split.
 
     Raises:
-        InputError: the source has no rows (says what was looked for), or its file cannot be divided into rows.
+        InputError: the source has no rows (says what was expected), or its file cannot be divided into rows.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -71,7 +73,7 @@ def find_rows(source: str, split: str, *, limit: int | None = None) -> LocatedRo
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether ``source``, which is no file or folder here, has the form of an id on the Hub."""
+    """Whether ``source``, which is not a local file or folder, has the form of a Hub id."""
     return bool(_HUB_ID.fullmatch(source)) and not source.lower().endswith(_SUFFIXES)
 
 
@@ -105,9 +107,9 @@ def _find_in_folder(folder: Path, split: str) -> LocatedRows:
             return LocatedRows(_read_files(files), split, files[0].parent if files[0].stem == "metadata" else folder)
     if undivided := _find_undivided(folder, by_split):
         return LocatedRows(_read_files(undivided), None, undivided[0].parent)
-    found = ", ".join(sorted(by_split)) or "no .jsonl, .json, .csv, .tsv or .parquet file"
+    splits = ", ".join(sorted(by_split)) or "no .jsonl, .json, .csv, .tsv or .parquet file"
     raise InputError(
-        f"{folder}: no file of split '{split}'.{suggest_name(split, list(by_split))} Found: {found}. "
+        f"{folder}: no file of split '{split}'.{suggest_name(split, list(by_split))} Found: {splits}. "
         "Name files by split (train.jsonl), or give one file as data.path."
     )
 
@@ -117,7 +119,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _group_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Group a folder's files by the split that their names begin with; ``metadata`` files by their folder's name."""
+    """Group the files of a folder by the split in their names, and ``metadata`` files by the name of their folder."""
     groups: dict[str, list[Path]] = {}
     for file in _list_files(folder):
         groups.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
@@ -128,7 +130,7 @@ def _group_by_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _find_undivided(folder: Path, by_split: Mapping[str, list[Path]]) -> list[Path]:
-    """Find the files of a folder that is not divided into splits; none where any file is named by a split."""
+    """Find the files of a folder that is not divided into splits; none if a file is named by a split."""
     if any(name in names for name in by_split for names in (("train", "test"), *SPLIT_NAMES.values())):
         return []
     files = _list_files(folder)

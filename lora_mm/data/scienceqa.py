@@ -1,7 +1,6 @@
-"""Loads ScienceQA problems and writes them as prompts. Knows nothing of models, tokens or scores.
+"""Loads ScienceQA problems and writes them as prompts. Knows no models, tokens or scores.
 
-Nothing is dropped silently: every row of a split is used, or counted under the policy that left it out, or named in an
-error.
+Nothing is dropped silently: every row of a split is used, counted as left out, or named in an error.
 
 The official folder, the splits and the order of hint and caption in a prompt's context follow Lu et al., "Learn to
 Explain" (NeurIPS 2022) and its repository; the QCM-ALE prompt ending in ``Response:`` follows LaVIN.
@@ -22,18 +21,18 @@ from lora_mm.errors import InputError, suggest_name, truncate_faults
 from lora_mm.json_text import read_json_file
 
 MissingImages = Literal["error", "skip", "text"]
-Format = Literal["QCM-ALE", "QCM-A", "QCM-T"]
+AnswerFormat = Literal["QCM-ALE", "QCM-A", "QCM-T"]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One ScienceQA problem. Texts are as in the file, not tidied, since scoring asks whether a hint is empty.
+    """One ScienceQA problem. Texts are as in the file, because scoring checks whether the hint is empty.
 
     Attributes:
         answer: index of the right choice, from 0.
-        has_image: whether the problem's record names a picture, which the official IMG column counts. It stays true
-            where the picture is missing and the policy is ``text``, and where pictures were not asked for.
-        image: the picture to show; None where there is none to show.
+        has_image: whether the record names a picture, for the official IMG column; true even if the picture is missing
+            and the policy is ``text``, or if pictures are not loaded.
+        image: the picture to show; None if there is none.
         split: the problem's own split (train, val or test), also in trainval and in the mini splits.
     """
 
@@ -58,15 +57,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ProblemSplit:
-    """The problems of one split, with the exact account of its rows: ``rows = used + skipped + beyond_limit``.
+    """The problems of one split, with an account of its rows: ``rows = used + skipped + beyond_limit``.
 
     Attributes:
-        name: of the split.
+        name: name of the split.
         source: where the rows come from.
-        problems: those that are used.
-        rows: number of the split's rows in the source.
+        problems: the problems to use.
+        rows: number of rows of the split in the source.
         missing: ids of the rows that were read and whose picture is missing.
-        policy: what happens to those: ``skip`` leaves them out, ``text`` keeps them without picture.
+        policy: what to do with these: ``skip`` leaves them out, ``text`` keeps them without picture.
     """
 
     name: str
@@ -92,7 +91,7 @@ class ProblemSplit:
         return self.rows - self.used - self.skipped
 
     def account(self) -> str:
-        """What became of the rows, such as ``train: 368 of 713 rows used; 345 left out for missing pictures``."""
+        """Account for the rows: ``train: 368 of 713 rows used; 345 left out for missing pictures``."""
         fate = {"skip": "left out for missing pictures", "text": "used as text only for missing pictures"}
         parts = [f"{self.name}: {self.used:,} of {self.rows:,} rows used"]
         if self.missing:
@@ -111,22 +110,22 @@ def load_problems(
     captions: Path | None = None,
     pictures: bool = True,
 ) -> ProblemSplit:
-    """Read one split and check every row of it. Pictures are looked for but not opened; see :func:`check_images`.
+    """Read one split and check every row. Pictures must exist but are not opened; see :func:`check_images`.
 
     Args:
-        source: the official folder (``problems.json``, ``pid_splits.json``, maybe ``captions.json``, pictures under
-            ``images/<split>/<id>/`` or ``<split>/<id>/``); or a Parquet file, or a folder of them, with the columns of
-            ``derek-thomas/ScienceQA``; or a data set's id on the Hub in that form. Parquet rows carry no problem id:
-            theirs is ``<split>-<row>``, rows counted from 0 in each of train, val and test.
+        source: the official folder (``problems.json``, ``pid_splits.json``, optionally ``captions.json``, pictures
+            under ``images/<split>/<id>/`` or ``<split>/<id>/``); or a Parquet file, or a folder of them, with the
+            columns of ``derek-thomas/ScienceQA``; or the Hub id of a data set in that form. Parquet rows have no id;
+            they get ``<split>-<row>``, where rows are counted from 0 in each of train, val and test.
         split: a name in ``pid_splits.json``; in the Hub's form train, val (``validation`` there), test or trainval.
-        missing_images: what a row without its picture means: ``error``, ``skip`` the row, or keep it as ``text``
-            without picture. Skipped and kept rows are counted.
-        limit: maximum number of problems, the first ones; no more rows are read.
-        captions: a file ``{"captions": {id: text}}``; by default the official folder's own, where it has one.
-        pictures: whether to look for pictures; scoring needs none. Without, every ``image`` is None.
+        missing_images: what to do with a row whose picture is missing: ``error``, ``skip`` the row, or keep it as
+            ``text`` without picture. Skipped and kept rows are counted.
+        limit: maximum number of problems, from the first; no more rows are read.
+        captions: a file ``{"captions": {id: text}}``; by default that of the official folder, if it has one.
+        pictures: whether to look for pictures; scoring needs none. If False, every ``image`` is None.
 
     Raises:
-        InputError: everything wrong with the source at once, each fault with row, field and cause; or no rows.
+        InputError: all faults of the source, each with row, field and cause; or there are no rows.
     """
     if missing_images not in (policies := ("error", "skip", "text")):
         raise InputError(
@@ -169,15 +168,15 @@ def load_problems(
 def check_images(problems: Iterable[Problem], *, workers: int | None = None) -> list[str]:
     """Open and decode every picture.
 
-    A damaged picture found by the training loop costs the run. Opening all pictures first takes 0.2 s for the 112 of
-    the real sample on two cores, so about 12 s for the 6,218 of train.
+    A damaged picture would stop training. Opening all pictures first takes 0.2 s for the 112 of the real sample on two
+    cores, so about 12 s for the 6,218 of train.
 
     Args:
-        problems: whose pictures to open.
-        workers: number of threads; by default as many as cores, at most 16.
+        problems: the problems whose pictures to open.
+        workers: number of threads; by default the number of cores, at most 16.
 
     Returns:
-        A line for each picture that cannot be opened, in the order of the problems.
+        One line for each picture that cannot be opened, in the order of the problems.
     """
     pictures = [(problem.id, problem.image) for problem in problems if problem.image is not None]
 
@@ -192,20 +191,19 @@ def check_images(problems: Iterable[Problem], *, workers: int | None = None) -> 
         return [line for line in pool.map(find_fault, pictures) if line]
 
 
-def to_example(problem: Problem, *, format: Format = "QCM-ALE", caption: bool = False) -> Example:
+def to_example(problem: Problem, *, format: AnswerFormat = "QCM-ALE", caption: bool = False) -> Example:
     """Write a problem as a prompt and its answer.
 
-    The prompt is ``Question: …``, ``Context: …`` (the hint, or ``N/A``), ``Options: (A) … (B) …`` and ``Response:``,
-    a line each. Runs of spaces become one; line breaks stay (LaVIN writes a backslash and an n for those in lecture
-    and solution, a habit from GPT-3's stop token).
+    The prompt has four lines: ``Question: …``, ``Context: …`` (the hint, or ``N/A``), ``Options: (A) … (B) …`` and
+    ``Response:``. Runs of spaces become one space; line breaks stay. (LaVIN writes those of lecture and solution as a
+    backslash and an n, because GPT-3 stopped at line breaks.)
 
     Args:
-        problem: to write.
-        format: of the target: ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; without BECAUSE where there
-            is neither), ``The answer is B.`` (QCM-A), or the choice's text alone (QCM-T, for bases that do not connect
-            letters with choices). The candidates have the same form, without BECAUSE, for each choice.
-        caption: whether the picture's caption follows the hint in the context, after a space, as in ScienceQA and
-            LaVIN.
+        problem: the problem.
+        format: format of the target: ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; no BECAUSE if both
+            are empty), ``The answer is B.`` (QCM-A), or the text of the choice (QCM-T, for bases that do not connect
+            letters with choices). Candidates have the same format for each choice, without BECAUSE.
+        caption: whether to append the picture's caption to the hint, as in ScienceQA and LaVIN.
     """
     context = _tidy(f"{problem.hint} {problem.caption if caption else ''}") or "N/A"
     write_candidate = _write_choice if format == "QCM-T" else _write_letter
@@ -235,7 +233,7 @@ def _write_choice(problem: Problem, index: int) -> str:
 
 
 def _find_faults(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Find what is wrong with a row's fields, except the picture."""
+    """Find the faults of a row's fields, except the picture."""
     for name in (*TEXT_FIELDS, "split"):
         if name not in fields:
             yield f"{name}: the field is missing"
@@ -266,7 +264,7 @@ def _find_choice_faults(fields: Mapping[str, Any]) -> Iterator[str]:
             if not 2 <= count <= len(LETTERS):
                 yield f"choices: {count} given, must be 2 to {len(LETTERS)}"
     if "answer" in fields:
-        if type(answer) is not int:  # bool is an int to Python, not to us
+        if type(answer) is not int:  # a bool is an int in Python
             yield f"answer: {format_value(answer)} is not an integer"
         elif count is not None and not 0 <= answer < count:
             yield f"answer: {answer} is out of range, there are {count} choices (0 to {count - 1})"
@@ -284,7 +282,7 @@ def _describe_missing(table: ProblemTable, split: str, ids: Sequence[str]) -> st
     few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
     return (
         f"{table.where}: pictures missing in split '{split}': {len(ids):,}, of problems {few} "
-        f"(looked for {table.describe_picture(ids[0])}). Add them, or choose what to do with these rows: "
+        f"(expected {table.describe_picture(ids[0])}). Add them, or choose what to do with these rows: "
         "--set data.missing_images=skip leaves them out, --set data.missing_images=text keeps them without picture"
     )
 

@@ -1,7 +1,7 @@
 """Reads ScienceQA's rows from the official folder, from Parquet files or from the Hub. Knows nothing of prompts.
 
-Each of these forms becomes a :class:`ProblemTable`, whose rows are unchecked but for what only the form can know: the
-ids of a split, and where a problem's picture is.
+Each form becomes a :class:`ProblemTable`. Its rows are unchecked, except for what only the form can tell: the ids of a
+split, and where a problem's picture is.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 OWN_SPLITS = ("train", "val", "test")
-"""The splits that divide the problems. A problem names one of these as its own."""
+"""The splits that divide the problems; each problem names its own."""
 TEXT_FIELDS = ("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
 
 COMPOSITION: Mapping[str, tuple[str, ...]] = {
@@ -34,25 +34,25 @@ COMPOSITION: Mapping[str, tuple[str, ...]] = {
     "minival": ("val",),
     "minitest": ("test",),
 }
-"""Official split → the own splits of its problems."""
+"""Official split → the splits that its problems name as their own."""
 
 HUB_SPLITS = ("train", "val", "test", "trainval")
-"""The splits of the Hub's copy. It has no mini splits: their problems are listed in pid_splits.json only."""
+"""The splits of the copy on the Hub. It has no mini splits; only pid_splits.json lists their problems."""
 
 _OWN_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-"""Names of Parquet files and their folders → own split."""
+"""Name of a Parquet file or its folder → own split."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemRow:
-    """A row as it was read, unchecked but for the picture, which each form stores in its own way.
+    """A row as read. Its fields are unchecked; its picture, which each form stores in its own way, is found.
 
     Attributes:
-        id: of the problem.
-        fields: name → value, as they were read.
+        id: id of the problem.
+        fields: name → value, as read.
         has_image: whether the row names a picture.
-        image: the picture; None where there is none, it is missing, or pictures were not asked for.
-        faults: what only the form can find wrong with the row.
+        image: the picture; None if there is none, it is missing, or pictures are not wanted.
+        faults: faults that only the form can find.
     """
 
     id: str
@@ -67,12 +67,12 @@ class ProblemTable:
     """The rows of one split, in order.
 
     Attributes:
-        where: what messages call the table.
+        where: name of the table in messages.
         rows: number of rows.
         read: reads the rows.
         describe_picture: id of a problem → where its picture should be, for messages.
         captions: the file of captions beside the problems, if there is one.
-        faults: what is wrong with the split as a whole.
+        faults: faults of the split as a whole.
     """
 
     where: str
@@ -91,7 +91,7 @@ def is_scienceqa(source: str, split: str) -> bool:
 
     Args:
         source: a file, a folder or an id on the Hub.
-        split: of a data set on the Hub, the split whose columns are read.
+        split: split whose columns to read, for a data set on the Hub.
 
     Raises:
         UnreachableError: a data set on the Hub cannot be loaded.
@@ -121,7 +121,7 @@ def locate_table(source: str | Path) -> Callable[[str, bool], ProblemTable]:
         A function from (split, whether to look for pictures) to the split's rows.
 
     Raises:
-        InputError: the source is none of these; says what was looked for.
+        InputError: the source is none of these; says which files were expected.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -130,8 +130,8 @@ def locate_table(source: str | Path) -> Callable[[str, bool], ProblemTable]:
         if files := _list_parquet_files(path):
             return lambda split, pictures: _read_parquet(path, files, split, pictures)
         raise InputError(
-            f"{path}: no ScienceQA data in this folder; looked for problems.json and pid_splits.json, "
-            f"and for Parquet files there, in data/ and in {', '.join(f'{name}/' for name in _OWN_NAMES)}"
+            f"{path}: no ScienceQA data in this folder; expected problems.json and pid_splits.json, "
+            f"or Parquet files there, in data/ and in {', '.join(f'{name}/' for name in _OWN_NAMES)}"
         )
     if path.is_file():
         if path.suffix == ".parquet":
@@ -139,9 +139,7 @@ def locate_table(source: str | Path) -> Callable[[str, bool], ProblemTable]:
         raise InputError(f"{path}: neither a folder nor a .parquet file; give the folder that holds problems.json")
     if isinstance(source, str) and is_hub_id(source):
         return lambda split, pictures: _read_hub(source, split, pictures)
-    raise InputError(
-        f"{path}: no such folder; looked there for problems.json, pid_splits.json and images/, or Parquet files"
-    )
+    raise InputError(f"{path}: no such folder; expected problems.json, pid_splits.json and images/, or Parquet files")
 
 
 def _is_official_folder(path: Path) -> bool:
@@ -163,7 +161,7 @@ def _read_official_folder(root: Path, split: str, pictures: bool) -> ProblemTabl
     ids, faults = _check_ids(splits[split], split, problems, root / "pid_splits.json")
 
     def list_picture_files(id: str, fields: Mapping[str, Any]) -> list[Path]:
-        folders = (root / "images", root)  # as the authors describe it, and as their archive unpacks
+        folders = (root / "images", root)  # as the authors describe it, and as their archive is unpacked
         return [folder / fields["split"] / id / fields["image"] for folder in folders]
 
     def read() -> Iterator[ProblemRow]:
@@ -188,7 +186,7 @@ def _read_official_folder(root: Path, split: str, pictures: bool) -> ProblemTabl
 
 
 def _check_ids(listed: object, split: str, problems: Mapping[str, Any], where: Path) -> tuple[list[str], list[str]]:
-    """Give the split's ids that can be read, and what is wrong with the others."""
+    """Return the ids of the split that can be read, and the faults of the others."""
     if not isinstance(listed, list):
         raise InputError(f"{where}: split '{split}' is not a list of problem ids")
     ids: dict[str, None] = {}
@@ -210,7 +208,7 @@ def _check_ids(listed: object, split: str, problems: Mapping[str, Any], where: P
 
 
 def _find_official_faults(id: str, fields: Mapping[str, Any], split: str) -> Iterator[str]:
-    """Find what is wrong with a problem as an entry of the official folder: its picture's name, its split."""
+    """Find the faults that only the official folder has: the name of the picture, the split."""
     if "image" not in fields:
         yield "image: the field is missing (null means no picture)"
     elif (image := fields["image"]) is not None:
@@ -218,9 +216,10 @@ def _find_official_faults(id: str, fields: Mapping[str, Any], split: str) -> Ite
             yield f"image: {format_value(image)} is neither a file name nor null"
         elif image and not all(_is_plain_name(part) for part in (image, id)):
             yield f"image: '{image}' of problem '{id}' is outside the problem's own folder"
-    own = fields.get("split")
-    if own in OWN_SPLITS and own not in COMPOSITION.get(split, OWN_SPLITS):  # the authors' script counts by own split
-        yield f"split: '{own}', but pid_splits.json lists it in '{split}'"
+    own_split = fields.get("split")
+    # The authors' script counts by own split.
+    if own_split in OWN_SPLITS and own_split not in COMPOSITION.get(split, OWN_SPLITS):
+        yield f"split: '{own_split}', but pid_splits.json lists it in '{split}'"
 
 
 def _is_plain_name(name: str) -> bool:
@@ -228,7 +227,7 @@ def _is_plain_name(name: str) -> bool:
 
 
 _PARQUET_FOLDERS = ((".",), ("data",), tuple(_OWN_NAMES))
-"""Where the Parquet files of a copy are. The first of these with any is taken, so that no row is read twice."""
+"""Folders with the Parquet files of a copy. Only the first that has any is read, so that no row is read twice."""
 
 
 def _list_parquet_files(root: Path) -> list[Path]:
@@ -239,7 +238,7 @@ def _list_parquet_files(root: Path) -> list[Path]:
 
 
 def _get_split(file: Path) -> str | None:
-    """Get the split of a Parquet file by its name (``train-00000-of-00001-1028f23e.parquet``) or its folder's."""
+    """Get the split of a Parquet file from its name (``train-00000-of-00001-1028f23e.parquet``) or its folder."""
     names = (re.match(r"[a-z]+", file.name), re.fullmatch(r"[a-z]+", file.parent.name))
     return next((_OWN_NAMES[m.group()] for m in names if m and m.group() in _OWN_NAMES), None)
 
@@ -279,7 +278,7 @@ def _read_hub(name: str, split: str, pictures: bool) -> ProblemTable:
 
 
 def _make_table(tables: Mapping[str, "datasets.Dataset"], where: str, pictures: bool) -> ProblemTable:
-    """Make rows of tables in the Hub's form, by own split. Pictures stay in the memory-mapped table until opened."""
+    """Make one table of those in the Hub's form. Pictures stay in the memory-mapped tables until they are opened."""
     import datasets
     import pyarrow
     from pyarrow import compute

@@ -1,7 +1,7 @@
-"""A core set: the examples that mention most of given concepts, with as many yes as no. Knows texts only.
+"""Selects a core set: the examples that mention most of the given concepts, and as many yes as no. Knows only texts.
 
-Zhao et al., "SVIT" (2023), section 3.3: an example is as informative as the number of its concept words; answers that
-begin with yes or no are balanced by leaving some out.
+Zhao et al., "SVIT" (2023), section 3.3: the informativeness of an example is the number of its concept words;
+answers that begin with yes or no are balanced by leaving some out.
 """
 
 import re
@@ -19,13 +19,13 @@ _SIDES = {"yes": _YES, "no": _NO}
 
 @dataclass
 class Selection:
-    """Chooses among examples that are added one by one; it keeps 3 bytes of each.
+    """Selects among examples that are added one by one; each takes 3 bytes of memory.
 
     Args:
-        concepts: words and phrases; an example scores one for each that its texts contain, in any case.
-        keep: maximum number of examples; None for all that balance leaves.
-        yes_no: whether to keep equally many answers yes and no.
-        seed: decides between equal scores.
+        concepts: words and phrases; an example scores one point for each that its texts contain, ignoring case.
+        keep: maximum number of examples; None for all that balancing leaves.
+        yes_no: whether to keep as many answers yes as no.
+        seed: random seed that decides between equal scores.
     """
 
     concepts: Sequence[str]
@@ -48,7 +48,7 @@ class Selection:
         self._sides.append(_SIDES.get(first_word[1], _OTHER) if first_word else _OTHER)
 
     def choose(self) -> np.ndarray:
-        """Choose examples; gives their numbers, in the order in which they were added."""
+        """Return the indices of the selected examples, in the order in which they were added."""
         scores, sides = np.array(self._scores, dtype=int), np.array(self._sides, dtype=int)
         shuffled = np.random.default_rng(self.seed).permutation(len(scores))
         best = shuffled[np.argsort(-scores[shuffled], kind="stable")]
@@ -56,9 +56,9 @@ class Selection:
             return np.sort(best[: self.keep])
         others, yes, no = (best[sides[best] == side] for side in (_OTHER, _YES, _NO))
         pairs = min(len(yes), len(no))
-        # The best yes goes with the best no: a pair is kept or left out as one, by its mean score.
-        worth = np.concatenate([scores[others], (scores[yes[:pairs]] + scores[no[:pairs]]) / 2])
-        order = np.argsort(-worth, kind="stable")
+        # The best yes is paired with the best no; a pair is kept or left out together, by its mean score.
+        pair_scores = np.concatenate([scores[others], (scores[yes[:pairs]] + scores[no[:pairs]]) / 2])
+        order = np.argsort(-pair_scores, kind="stable")
         limit = len(scores) if self.keep is None else self.keep
         fits = np.cumsum(np.where(order < len(others), 1, 2)) <= limit
         taken = order[fits]

@@ -1,7 +1,7 @@
-"""Cuts a picture into a grid of crops, for vision towers that take one small square. Knows pictures; knows no model.
+"""Cuts a picture into a grid of crops, for vision towers with one small square input. Knows pictures; knows no model.
 
-Li et al., "Monkey", section 3.1: the picture is stretched to the grid's size and cut row by row; a view of the whole
-comes last.
+Li et al., "Monkey", section 3.1: the picture is resized to the size of the grid and cut row by row; a view of the whole
+picture comes last.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Slicer:
     """Cuts every picture into ``rows`` × ``columns`` crops.
 
     Attributes:
-        rows: crops below each other.
-        columns: crops beside each other.
+        rows: number of rows of the grid.
+        columns: number of columns of the grid.
         window: side of a crop and of the whole view, in pixels.
     """
 
@@ -25,11 +25,11 @@ class Slicer:
 
     @property
     def views(self) -> int:
-        """Number of pictures that one picture becomes: its crops and the whole."""
+        """Number of views of one picture: its crops and the whole picture."""
         return self.rows * self.columns + 1
 
     def __call__(self, picture: Image.Image) -> list[Image.Image]:
-        """Cut a picture: the crops in reading order, then the whole, each ``window`` pixels square; aspect is lost."""
+        """Cut a picture into crops in reading order, then the whole; each is a square of ``window`` pixels."""
         side = self.window
         whole = picture.resize((side * self.columns, side * self.rows), Image.Resampling.BICUBIC)
         corners = [(column * side, row * side) for row in range(self.rows) for column in range(self.columns)]

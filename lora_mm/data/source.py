@@ -1,4 +1,4 @@
-"""A source as a sequence of examples, read when they are asked for. Knows layouts; knows no recipe and no model."""
+"""A source as a sequence of examples, each read on access. Knows layouts; knows no recipe and no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from lora_mm.data.rows import Rows, find_rows
 from lora_mm.errors import InputError
 
 _ROWS_FOR_COLUMNS = 200
-"""The first rows of a text file, whose columns decide its layout."""
+"""Number of rows of a text file whose columns decide its layout."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Source:
 
     Attributes:
         rows: the raw records.
-        reader: makes an example of a row.
-        split: the split that the rows are; None where the source is not divided into splits.
-        prefix: of every example's id, to tell sources apart.
-        repeated_ids: rows whose id an earlier row has too → that row.
+        reader: turns a row into an example.
+        split: split of the rows; None if the source is not divided into splits.
+        prefix: prefix of every id, to tell sources apart.
+        repeated_ids: row with a duplicate id → the first row with that id.
     """
 
     rows: Rows
@@ -72,16 +72,16 @@ def open_source(
     Args:
         path: a file, a folder or an id on the Hub; see :func:`~lora_mm.data.rows.find_rows`.
         split: name of the split.
-        layout: a layout's name, or ``auto``; see :func:`~lora_mm.data.layouts.detect_layout`.
-        columns: field → its column, where the column has none of the field's known names.
-        image_root: the folder that relative paths of pictures start from; by default the folder of the file.
-        question: the question of rows that have none.
-        response: the form of answer that every question asks for; see :class:`~lora_mm.data.row_context.RowContext`.
-        stream: of a data set on the Hub, stream only this many rows, the first ones.
-        prefix: of every example's id.
+        layout: name of a layout, or ``auto``; see :func:`~lora_mm.data.layouts.detect_layout`.
+        columns: field → its column, for columns that have none of the field's known names.
+        image_root: folder that picture paths are relative to; by default the folder of the file.
+        question: question for rows that have none.
+        response: response format; see :class:`~lora_mm.data.row_context.RowContext`.
+        stream: number of rows to stream from the Hub, from the first; None downloads the split.
+        prefix: prefix of every id.
 
     Raises:
-        InputError: the source has no rows, or they fit no layout, or several.
+        InputError: the source has no rows, or no layout or several layouts fit them.
     """
     located = find_rows(path, split, limit=stream)
     named = dict(columns or {})
@@ -90,7 +90,7 @@ def open_source(
     except InputError as error:
         raise InputError(*(f"{path}: {fault}" for fault in error.faults)) from error
     if known == "caption" and not question:
-        raise InputError(f"{path}: the rows are captions without questions; set data.question to ask it of every row.")
+        raise InputError(f"{path}: the rows are captions without questions; set data.question.")
     context = RowContext(PictureFolder(image_root or located.root), question, response)
     return Source(located.rows, RowReader(known, named, context), located.split, prefix)
 
@@ -104,17 +104,17 @@ def _list_columns(rows: Rows) -> list[str]:
         try:
             names |= dict.fromkeys(rows[row])
         except InputError:
-            continue  # named when all rows are read
+            continue  # reported when all rows are read
     return list(names)
 
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """Examples of several sources by number, each read when it is asked for.
+    """Examples of several sources as one sequence; each example is read on access.
 
     Attributes:
         sources: the sources.
-        positions: ``[examples, 2]``: number of the source, and the row in it, of each example.
+        positions: ``[examples, 2]``: index of the source and row in it, for each example.
     """
 
     sources: Sequence[Source]

@@ -1,4 +1,4 @@
-"""Loads the splits of a recipe's data, ScienceQA's or the user's own, checked and without overlap. Knows no model."""
+"""Loads the splits of a recipe's data, checked and without overlap. Knows no model."""
 
 import numpy as np
 
@@ -15,16 +15,16 @@ from lora_mm.recipe.sections import Recipe
 
 
 def load_split(recipe: Recipe, split: str, limit: int | None = None) -> DataSplit:
-    """Load the examples of one split; every row is read and every picture opened once.
+    """Load the examples of one split. Every row is read and every picture is opened once.
 
     Args:
-        recipe: says where the data is and how it is read.
-        split: name of the split. Of data without splits of its own, ``data.train_split`` names the training rows and
-            ``data.eval_split`` the evaluation rows.
-        limit: maximum number of examples, the first ones; None for all.
+        recipe: its ``data`` section says where the data is and how to read it.
+        split: name of the split. If the data is not divided into splits, ``data.train_split`` names the training rows
+            and ``data.eval_split`` the evaluation rows.
+        limit: maximum number of examples, from the first; None for all.
 
     Raises:
-        InputError: everything wrong with the data, each fault named by its row.
+        InputError: all faults of the data, each with its row.
     """
     if is_own_data(recipe.data):
         return load_own_split(recipe.data, split, limit)
@@ -44,10 +44,10 @@ def _load_scienceqa_split(section: DataSection, split: str, limit: int | None) -
 
 
 def load_train_and_test(recipe: Recipe) -> tuple[DataSplit, DataSplit]:
-    """Load the examples to train on and those to evaluate on, none of which is in both.
+    """Load the training examples and the evaluation examples; no example is in both.
 
     Raises:
-        InputError: what is wrong with either, at once.
+        InputError: all faults of both splits.
     """
     section = recipe.data
     loaded: list[DataSplit] = []
@@ -67,7 +67,7 @@ def load_train_and_test(recipe: Recipe) -> tuple[DataSplit, DataSplit]:
 
 
 def check_data_source(recipe: Recipe) -> None:
-    """Check that the data can be found, reading as little as possible.
+    """Check that the data exists, reading as little as possible.
 
     Raises:
         InputError: a source does not exist or has no rows.
@@ -77,5 +77,5 @@ def check_data_source(recipe: Recipe) -> None:
     if not is_own_data(section):
         scienceqa.load_problems(get_scienceqa_path(section), section.train_split, pictures=False, limit=1)
     elif not section.streaming:
-        for entry in section.places:
+        for entry in section.all_sources:
             find_rows(resolve_path(section, entry.path), section.train_split)

@@ -1,6 +1,6 @@
-"""Looks at every row of a source: which can be used, what is wrong with the others, which are equal. Knows no recipe.
+"""Checks every row of a source: whether it can be used, its faults, and duplicates. Knows no recipe.
 
-Memory grows by some bytes a row (its number, a hash of its content), never by what a row holds.
+Memory grows by some bytes per row (its number, a hash of its content), whatever the size of the row.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from lora_mm.data.source import Source
 from lora_mm.errors import InputError
 
 _ROWS_AHEAD = 64
-"""Rows whose pictures are opened side by side."""
+"""Number of rows whose pictures are opened in parallel."""
 _KEPT_FAULTS = 1000
-"""Faults that are kept in words. Beyond, faulty rows are only counted."""
+"""Maximum number of faults to keep as text; further faulty rows are only counted."""
 
 
 @dataclass
@@ -27,19 +27,19 @@ class Faults:
     """Rows that cannot be used.
 
     Attributes:
-        rows: how many there are.
-        lines: what is wrong with them; the first :data:`_KEPT_FAULTS` lines.
+        rows: number of faulty rows.
+        lines: their faults; the first :data:`_KEPT_FAULTS` lines.
     """
 
     rows: int = 0
     lines: list[str] = field(default_factory=list)
 
     def add_row(self, lines: Sequence[str]) -> None:
-        """Count one row more, with what is wrong with it."""
+        """Add one row with its faults."""
         self._add(1, lines)
 
     def add_all(self, others: "Faults") -> None:
-        """Count the rows of others too."""
+        """Add the rows of ``others``."""
         self._add(others.rows, others.lines)
 
     def _add(self, rows: int, lines: Sequence[str]) -> None:
@@ -52,40 +52,40 @@ class Survey:
     """The result of :func:`survey_source`.
 
     Attributes:
-        kept: the rows that can be used, in order.
-        hashes: the :func:`hash_example` of each kept row.
-        faults: the other rows.
+        usable: numbers of the rows that can be used, in order.
+        hashes: :func:`hash_example` of each of them.
+        faults: faults of the other rows.
     """
 
-    kept: np.ndarray
+    usable: np.ndarray
     hashes: np.ndarray
     faults: Faults
 
 
 def survey_source(source: Source, rows: "Sequence[int] | np.ndarray", *, limit: int | None = None) -> Survey:
-    """Read rows and open all their pictures. Of rows with the same id, all but the first are faulty.
+    """Read rows and open all their pictures. A row with the id of an earlier row is faulty.
 
     Args:
         source: the source of the rows.
-        rows: numbers of the rows to look at.
-        limit: stop once this many rows can be used.
+        rows: numbers of the rows to check.
+        limit: stop after this many usable rows; None checks all.
     """
-    kept, hashes, ids = array("Q"), array("Q"), array("Q")
+    usable, hashes, ids = array("Q"), array("Q"), array("Q")
     faults = Faults()
     for row, example, row_faults in _read_with_pictures(source, rows):
-        if len(kept) == limit:
+        if len(usable) == limit:
             break
         if example is None:
             faults.add_row(row_faults)
             continue
-        kept.append(row)
+        usable.append(row)
         hashes.append(hash_example(example))
         ids.append(hash_content(example.id.encode()))
-    numbers, contents = (np.frombuffer(column, dtype=np.uint64) for column in (kept, hashes))
+    numbers, contents = (np.frombuffer(column, dtype=np.uint64) for column in (usable, hashes))
     repeated = find_repeated(np.frombuffer(ids, dtype=np.uint64))
-    named = replace(source, repeated_ids={int(numbers[n]): int(numbers[first]) for n, first in repeated.items()})
-    for row in named.repeated_ids:
-        faults.add_row(_read(named, row)[1])
+    source = replace(source, repeated_ids={int(numbers[n]): int(numbers[first]) for n, first in repeated.items()})
+    for row in source.repeated_ids:
+        faults.add_row(_read(source, row)[1])
     return Survey(np.delete(numbers, list(repeated)), np.delete(contents, list(repeated)), faults)
 
 
@@ -93,7 +93,7 @@ def hash_source(source: Source) -> tuple[Source, np.ndarray]:
     """Hash every row without opening pictures.
 
     Returns:
-        The source with its repeated ids, and each row's :func:`hash_example`, 0 for a row that cannot be read.
+        The source with its repeated ids, and :func:`hash_example` of each row; 0 for a row that cannot be read.
     """
     hashes, ids = array("Q"), array("Q")
     for row in range(len(source)):
@@ -105,7 +105,7 @@ def hash_source(source: Source) -> tuple[Source, np.ndarray]:
 
 
 def hash_example(example: Example) -> int:
-    """Hash what an example says and shows, in 64 bits; a picture file counts by its path."""
+    """Hash the texts and pictures of an example in 64 bits; for a picture file, its path is hashed."""
     digest = hashlib.blake2b(digest_size=8)
     for turn in example.turns:
         digest.update(f"{turn.role}\0{turn.text}\0".encode())
@@ -115,12 +115,12 @@ def hash_example(example: Example) -> int:
 
 
 def hash_content(content: bytes) -> int:
-    """Hash bytes in 64 bits; among a million contents, two differing ones are equal with odds of 1 to 37 million."""
+    """Hash bytes in 64 bits; a collision among a million different contents has odds of 1 to 37 million."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def find_repeated(hashes: np.ndarray) -> dict[int, int]:
-    """Find hashes that came before: number of each → number of the first that is equal."""
+    """Find repeated hashes: index → index of the first equal hash."""
     unique, first, back = np.unique(hashes, return_index=True, return_inverse=True)
     if len(unique) == len(hashes):
         return {}
@@ -131,7 +131,7 @@ def find_repeated(hashes: np.ndarray) -> dict[int, int]:
 def _read_with_pictures(
     source: Source, rows: "Sequence[int] | np.ndarray"
 ) -> Iterator[tuple[int, Example | None, list[str]]]:
-    """Give each row with its example, or with its faults. Pictures are opened some rows ahead."""
+    """Yield each row with its example or its faults. Pictures are opened some rows ahead."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(rows), _ROWS_AHEAD):
             window = [(int(row), *_read(source, int(row))) for row in rows[start : start + _ROWS_AHEAD]]
@@ -152,7 +152,7 @@ def _read(source: Source, row: int) -> tuple[Example | None, list[str]]:
 
 
 def _open_pictures(source: Source, row: int, example: Example) -> list[str]:
-    """Open an example's pictures; gives what is wrong with them."""
+    """Open an example's pictures; return their faults."""
     faults = []
     for number, picture in enumerate(example.pictures):
         try:

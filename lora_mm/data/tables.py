@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     import datasets
 
 SPLIT_NAMES = {"val": ("val", "validation", "valid", "dev")}
-"""A split's names in files, folders and on the Hub, where it has more than its own."""
+"""Split → its names in files, in folders and on the Hub, for splits with several names."""
 
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Rows of a memory-mapped table. Pictures come as they are stored, ``{bytes, path}``, not decoded."""
+    """Rows of a memory-mapped table. Pictures are not decoded: they are ``{bytes, path}``, as stored.
+
+    Attributes:
+        name: name of the table in messages.
+        table: the table.
+    """
 
     name: str
     table: "datasets.Dataset"
@@ -59,7 +64,7 @@ def read_parquet_tables(files: Sequence[Path]) -> "datasets.Dataset":
     """Read Parquet files as one memory-mapped table.
 
     Raises:
-        InputError: names the file that is not complete, or whose columns differ from those of the first.
+        InputError: a file is not complete, or its columns differ from those of the first file.
     """
     import datasets
     import pyarrow
@@ -78,8 +83,8 @@ def load_saved_table(folder: Path, split: str) -> tuple[TableRows, bool]:
     """Load a data set saved by ``datasets``.
 
     Args:
-        folder: that ``save_to_disk`` wrote.
-        split: by any of its :data:`SPLIT_NAMES`.
+        folder: folder written by ``save_to_disk``.
+        split: name of the split; any of :data:`SPLIT_NAMES`.
 
     Returns:
         The rows, and whether the data set is divided into splits.
@@ -100,13 +105,13 @@ def load_hub_table(name: str, split: str, *, limit: int | None = None) -> "datas
     """Load a split of a data set on the Hub as a memory-mapped table.
 
     Args:
-        name: its id on the Hub.
-        split: by any of its :data:`SPLIT_NAMES`.
-        limit: stream and keep only this many rows, the first ones.
+        name: id of the data set on the Hub.
+        split: name of the split; any of :data:`SPLIT_NAMES`.
+        limit: number of rows to stream, from the first; None downloads the split.
 
     Raises:
         UnreachableError: neither the Hub nor the cache has the data set.
-        InputError: the data set has no such split, or may not be read.
+        InputError: the data set has no such split, or access is denied.
     """
     import datasets
 
@@ -120,12 +125,12 @@ def load_hub_table(name: str, split: str, *, limit: int | None = None) -> "datas
             return datasets.Dataset.from_generator(lambda: iter(stream), features=stream.features)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise InputError(
-            f"'{name}' is neither a folder here nor a data set on the Hugging Face Hub that may be read without "
-            "another token (HF_TOKEN)"
+            f"'{name}' is neither a local folder nor a data set on the Hugging Face Hub that you can read; private and "
+            "gated data sets need a token in HF_TOKEN"
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise UnreachableError(
-            f"data '{name}' is not a folder here and cannot be loaded from the Hugging Face Hub "
+            f"data '{name}' is not a local folder and cannot be loaded from the Hugging Face Hub "
             f"({offline_reason or root_cause(error)})"
         ) from error
 
@@ -139,7 +144,7 @@ def _find_split(source: str, split: str, known: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Have ``datasets`` look into its cache only, like ``HF_HUB_OFFLINE=1``, which it reads when it is imported."""
+    """Make ``datasets`` use only its cache, like ``HF_HUB_OFFLINE=1``, which it reads only at import."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

@@ -1,4 +1,4 @@
-"""Reads rows of JSON, JSON lines and CSV one at a time, by an index of where each begins. Knows no layouts.
+"""Reads rows of JSON, JSON lines and CSV files one at a time, by an index of their positions. Knows no layouts.
 
 ``datasets`` wants one schema for a whole file (it makes the id ``"2"`` a number beside others), turns a CSV's ``None``
 and ``NA`` into null, and does not say which row is broken. The index takes one pass and 12 bytes a row.
@@ -21,7 +21,7 @@ from lora_mm.errors import InputError
 from lora_mm.json_text import find_repeated_keys
 
 _CHUNK = 1 << 20
-"""Bytes of a JSON list that are scanned together."""
+"""Number of bytes of a JSON list that are scanned at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +29,10 @@ class FileRows:
     """Rows of one text file.
 
     Attributes:
-        path: of the file.
-        starts: the byte at which each row begins, then the file's end: one more than there are rows.
-        lines: the line on which each row begins, from 1.
-        parse: makes column → value of a row's text.
+        path: the file.
+        starts: position in bytes of each row, then of the end of the file: one more than there are rows.
+        lines: line of each row, counted from 1.
+        parse: parses the text of a row into column → value.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class FileRows:
 
     @property
     def name(self) -> str:
+        """Name of the file, for messages."""
         return self.path.name
 
     def __len__(self) -> int:
@@ -65,8 +66,8 @@ def parse_json_object(text: str) -> dict[str, Any]:
     """Parse one JSON object.
 
     Raises:
-        InputError: the text is no JSON object, or the object has a key twice, of which a plain parser keeps the last in
-            silence.
+        InputError: the text is not a JSON object, or the object has a duplicate key. (A plain parser silently keeps the
+            last value.)
     """
     text = text.strip()
     try:
@@ -74,10 +75,10 @@ def parse_json_object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}, at character {error.pos + 1}") from error
     except RecursionError as error:
-        raise InputError("not JSON that can be read: nested too deeply") from error
+        raise InputError("JSON nested too deeply") from error
     if not isinstance(value, dict):
         raise InputError(f"a JSON {type(value).__name__}, not an object")
-    if text[end:].strip() not in ("", ","):  # an item of a list may bring its comma
+    if text[end:].strip() not in ("", ","):  # an item of a list may end with its comma
         raise InputError(f"not JSON: text after the object: {text[end:].strip()[:20]!r}")
     return value
 
@@ -106,7 +107,7 @@ def _index_json_lines(path: Path) -> FileRows:
 
 
 def _index_json_file(path: Path) -> FileRows:
-    """Index a list of objects, or lines of objects, which many call ``.json`` too."""
+    """Index a list of objects, or JSON lines, which are often named ``.json`` too."""
     with path.open("rb") as stream:
         begin = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
     if begin.startswith(b"["):
@@ -122,8 +123,8 @@ def _index_json_file(path: Path) -> FileRows:
 class _Scanner:
     """Scans a text file in pieces.
 
-    ``text`` is the piece in memory and ``at`` the character that the scanner has reached; ``position`` and ``line`` are
-    the byte and the line of that character in the file.
+    ``text`` is the piece in memory and ``at`` the next character in it; ``position`` and ``line`` are the byte and the
+    line of that character in the file.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -133,20 +134,20 @@ class _Scanner:
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def read_on(self) -> bool:
-        """Drop what was passed over and read more, at least as much as is left; False at the file's end."""
+        """Drop the text before ``at`` and read on, at least as much as remains; False at the end of the file."""
         chunk = self.stream.read(max(_CHUNK, len(self.text) - self.at))
         self.text, self.at = self.text[self.at :] + self._decode(chunk, final=not chunk), 0
         return bool(chunk)
 
     def advance(self, end: int) -> None:
-        """Pass over ``text`` up to ``end``."""
+        """Move to ``end`` in ``text``."""
         passed = self.text[self.at : end]
         self.position += len(passed) if passed.isascii() else len(passed.encode())
         self.line += passed.count("\n")
         self.at = end
 
     def peek(self) -> str:
-        """Pass over spaces and give the next character without passing over it; empty at the file's end."""
+        """Move to the next character that is not a space and return it; empty at the end of the file."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end] in " \t\r\n":
@@ -159,7 +160,7 @@ class _Scanner:
 
 
 def _index_json_list(path: Path) -> FileRows:
-    """Index a list's items without keeping them: LLaVA's 665,000 conversations are a file of 1 GB."""
+    """Index the items of a list without keeping them: LLaVA's 665,000 conversations are a file of 1 GB."""
     starts, lines = array("Q"), array("I")
     cut_off = "not JSON: the file is cut off"
     with path.open("rb") as stream:
@@ -186,12 +187,12 @@ def _index_json_list(path: Path) -> FileRows:
 
 
 def _find_item_end(scan: _Scanner, path: Path) -> int:
-    """Find where the JSON value at the scanner ends in its text."""
+    """Find where the next JSON value ends in the scanner's text."""
     while True:
         try:
             return json.JSONDecoder().raw_decode(scan.text, scan.at)[1]
         except json.JSONDecodeError as error:
-            # If the piece's end cuts the value, read on while there is more of the file; anything else is a fault.
+            # If the piece ends inside the value, read on until the end of the file; anything else is a fault.
             cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(scan.text) - 12
             if not (cut_off and scan.read_on()):
                 line = scan.line + scan.text.count("\n", scan.at, error.pos)
@@ -200,7 +201,7 @@ def _find_item_end(scan: _Scanner, path: Path) -> int:
 
 
 def _index_csv_file(path: Path) -> FileRows:
-    """Index a header and rows of as many cells; every cell is text.
+    """Index rows with as many cells as the header; every cell is text.
 
     The delimiter is the most frequent of comma, semicolon and tab in the header.
     """
@@ -214,7 +215,7 @@ def _index_csv_file(path: Path) -> FileRows:
             for line in stream:
                 position += len(line)
                 number += 1
-                # A faulty row must not end this pass: it is named when it is read.
+                # A faulty row must not stop the index; it is reported when it is read.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
 
         first = stream.readline().decode("utf-8-sig", errors="replace")
@@ -255,4 +256,4 @@ FILE_READERS: Mapping[str, Callable[[Path], FileRows]] = {
     ".csv": _index_csv_file,
     ".tsv": _index_csv_file,
 }
-"""File suffix → what indexes the rows of such a file."""
+"""File suffix → the function that indexes the rows of such a file."""

@@ -1,4 +1,4 @@
-"""Accuracy of all answers, and of those with and without pictures. Knows credits; knows not how they were earned."""
+"""Computes accuracy: of all answers, and of those with and without pictures. Knows credits, not metrics."""
 
 import math
 import statistics
@@ -10,14 +10,14 @@ from lora_mm.evaluation.score import Figure, Measure, Tally, compute_bootstrap_i
 
 
 def compute_accuracy(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:
-    """Compute the accuracy where every answer is right or wrong.
+    """Compute the accuracy for answers that are right or wrong.
 
     Args:
         examples: the questions.
         answers: one for each example, in the same order.
 
     Returns:
-        Column → accuracy: ``accuracy``, and ``image`` and ``text`` where only some examples have pictures.
+        Column → accuracy: ``accuracy``; also ``image`` and ``text`` if only some examples have pictures.
     """
     return _split_by_modality(
         examples, [answer.points for answer in answers], lambda points: Tally(sum(points), len(points))
@@ -25,12 +25,20 @@ def compute_accuracy(examples: Sequence[Example], answers: Sequence[Answer]) -> 
 
 
 def compute_mean_credit(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:
-    """Compute the mean credit where answers earn partial credit; arguments and columns as :func:`compute_accuracy`."""
+    """Compute the mean credit for answers that earn partial credit.
+
+    Args:
+        examples: the questions.
+        answers: one for each example, in the same order.
+
+    Returns:
+        Column → mean credit; columns as for :func:`compute_accuracy`.
+    """
     return _split_by_modality(examples, [answer.points for answer in answers], _average)
 
 
 def compute_chance_accuracy(examples: Sequence[Example]) -> dict[str, Figure]:
-    """Compute the accuracy that a random choice among the candidates has in expectation."""
+    """Compute the expected accuracy of a random choice among the candidates."""
     chances = [1 / len(example.candidates) for example in examples]
     return _split_by_modality(
         examples, chances, lambda points: Tally(math.fsum(points), len(points), is_expectation=True)

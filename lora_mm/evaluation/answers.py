@@ -1,4 +1,4 @@
-"""A model's answers, one for each question, and the file that keeps them. Knows no metric."""
+"""A model's answers, one for each question, and their file. Knows no metric."""
 
 import json
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ class Answer:
     """A model's answer to one question, and its credit.
 
     Attributes:
-        id: of the question.
-        prediction: the text as generated; if candidates were compared by likelihood, the likeliest one.
+        id: id of the question.
+        prediction: the generated text, or the likeliest candidate.
         references: answers that count as right.
         credit: 0 (wrong) to 1 (right); None if the answer could not be parsed, which counts as 0.
         choice: index of the candidate that the answer names; None if it names none.
@@ -59,8 +59,8 @@ def save_answers(path: Path, answers: Iterable[Answer]) -> None:
     """Write answers as JSON lines with the fields id, prediction, references, right and choice.
 
     Args:
-        path: file to write; after an error it is as it was before.
-        answers: one line each.
+        path: file to write; an error leaves it unchanged.
+        answers: the answers, one line each.
 
     Raises:
         LoraMMError: the file cannot be written.

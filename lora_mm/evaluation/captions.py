@@ -1,4 +1,4 @@
-"""Captions scored by sacrebleu: chrF and BLEU-4. Knows no other answers."""
+"""Scores captions by sacrebleu: chrF and BLEU-4. Knows no other answers."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,12 @@ from lora_mm.evaluation.score import Figure, Measure
 
 
 def score_caption(example: Example, prediction: str) -> float:
-    """Return the chrF of one caption, from 0 to 1."""
+    """Return the chrF of one caption, from 0 to 1.
+
+    Args:
+        example: the question with its references.
+        prediction: the caption.
+    """
     return float(_import_sacrebleu().sentence_chrf(prediction, list(list_references(example))).score) / 100
 
 
@@ -24,16 +29,16 @@ def compute_corpus_scores(examples: Sequence[Example], answers: Sequence[Answer]
         answers: the captions, at least one.
 
     Returns:
-        ``chrF`` and ``BLEU``, each with a bootstrapped interval where there are two captions or more.
+        ``chrF`` and ``BLEU``, each with a bootstrapped interval if there are two captions or more.
     """
     sacrebleu = _import_sacrebleu()
     predictions = [answer.prediction for answer in answers]
-    # sacrebleu reads references by column; None where a caption has fewer references than others.
+    # sacrebleu reads references by column, with None for a caption that has fewer references than others.
     width = max(len(answer.references) for answer in answers)
     references = [
         [answer.references[n] if n < len(answer.references) else None for answer in answers] for n in range(width)
     ]
-    resamples = max(100, min(1000, 2_000_000 // len(answers)))  # sacrebleu holds them all at once: some 150 MB
+    resamples = max(100, min(1000, 2_000_000 // len(answers)))  # sacrebleu holds all of them in memory: some 150 MB
     figures: dict[str, Figure] = {}
     for name, metric in (("chrF", sacrebleu.CHRF()), ("BLEU", sacrebleu.BLEU(lowercase=True))):
         result = metric.corpus_score(predictions, references, n_bootstrap=resamples if len(answers) > 1 else 1)
@@ -46,7 +51,7 @@ def compute_corpus_scores(examples: Sequence[Example], answers: Sequence[Answer]
 
 
 def find_caption_fault(example: Example) -> str | None:
-    """Say what keeps an example from being scored as a caption; None if nothing does.
+    """Describe why an example cannot be scored as a caption; None if it can.
 
     Raises:
         InputError: sacrebleu is not installed.

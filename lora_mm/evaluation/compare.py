@@ -1,5 +1,6 @@
 """Compares two models' answers to the same questions by a paired test. Knows answers, not models."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 _RESAMPLES = 10_000
-"""Of the paired bootstrap; the smallest p that it can give is twice one in this many."""
+"""Number of resamples of the paired bootstrap; its smallest p is 2 / (this number + 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The first of two models against the second.
+    """The comparison of two models.
 
     Attributes:
-        names: of the two models.
-        difference: of their mean credits, first minus second, in points of 100.
-        interval: 95 %, by paired bootstrap, in the same points.
-        p: two-sided probability of a difference as large if there were none.
-        test: ``exact McNemar`` where answers are right or wrong, ``paired bootstrap`` where they earn partial credit.
+        names: names of the two models.
+        difference: difference of their mean credits, first minus second, in points of 100.
+        interval: 95 % interval of the difference by paired bootstrap, in the same points.
+        p: two-sided p-value: the probability of a difference at least as large between equal models.
+        test: ``exact McNemar`` if answers are right or wrong, ``paired bootstrap`` if they earn partial credit.
         both, first, second, neither: number of questions that both, only the first, only the second, or neither model
             answered right.
     """
@@ -66,7 +67,7 @@ def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Seq
     """Compare two models' answers by a paired test.
 
     Args:
-        names: of the two models.
+        names: names of the two models.
         first: one model's answers.
         second: the other model's answers to the same questions, in any order.
 
@@ -80,17 +81,16 @@ def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Seq
     different = {answer.id for answer in first} ^ set(by_id)
     if different:
         raise InputError(
-            f"{names[0]} and {names[1]} answered different questions: {len(different):,} differ, such as "
+            f"{names[0]} and {names[1]} answered different questions: {len(different):,} differ, for example "
             f"{min(different)}. A paired test needs the same questions."
         )
     import numpy as np
 
     pairs = [(answer, by_id[answer.id]) for answer in first]
-    gains = np.asarray([one.points - other.points for one, other in pairs])
+    gains = np.asarray([answer.points - rival.points for answer, rival in pairs])
     means = 100 * resample_means(gains, seed=0, resamples=_RESAMPLES)
-    only_first = sum(one.correct and not other.correct for one, other in pairs)
-    only_second = sum(other.correct and not one.correct for one, other in pairs)
-    both = sum(one.correct and other.correct for one, other in pairs)
+    outcomes = Counter((answer.correct, rival.correct) for answer, rival in pairs)
+    only_first, only_second = outcomes[True, False], outcomes[False, True]
     all_or_nothing = all(answer.points in (0, 1) for pair in pairs for answer in pair)
     return Comparison(
         names=names,
@@ -98,10 +98,10 @@ def compare_answers(names: tuple[str, str], first: Sequence[Answer], second: Seq
         interval=compute_percentile_interval(means),
         p=compute_mcnemar_p(only_first, only_second) if all_or_nothing else _compute_bootstrap_p(means),
         test="exact McNemar" if all_or_nothing else "paired bootstrap",
-        both=both,
+        both=outcomes[True, True],
         first=only_first,
         second=only_second,
-        neither=len(pairs) - both - only_first - only_second,
+        neither=outcomes[False, False],
     )
 
 
@@ -123,6 +123,6 @@ def compute_mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def _compute_bootstrap_p(means: "np.ndarray") -> float:
-    """Two-sided p from resampled differences: twice the share beyond zero, and never 0."""
+    """Compute a two-sided p from resampled differences: twice the share beyond zero, never 0."""
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(means) + 1))

@@ -1,20 +1,30 @@
-"""Credit of a short answer that is compared with its references. Knows one answer at a time."""
+"""Gives credit to a short answer by comparing it with its references. Knows one answer at a time."""
 
 from lora_mm.data.example import Example
 from lora_mm.evaluation.answers import list_references
 from lora_mm.evaluation.reading import normalize, normalize_vqa
 
 VQA_ANSWERS = 10
-"""Answers to each question of VQAv2, TextVQA and VizWiz."""
+"""Number of answers to each question of VQAv2, TextVQA and VizWiz."""
 
 
 def match_exactly(example: Example, prediction: str) -> float:
-    """Return 1 if the prediction is one of the references up to spelling (:func:`~.reading.normalize`), else 0."""
+    """Return 1 if the prediction equals one of the references up to spelling (:func:`~.reading.normalize`), else 0.
+
+    Args:
+        example: the question with its references.
+        prediction: the answer.
+    """
     return float(normalize(prediction) in {normalize(text) for text in list_references(example)})
 
 
 def match_contained(example: Example, prediction: str) -> float:
-    """Return 1 if the prediction contains one of the references up to spelling, else 0."""
+    """Return 1 if the prediction contains one of the references up to spelling, else 0.
+
+    Args:
+        example: the question with its references.
+        prediction: the answer.
+    """
     normalized = normalize(prediction)
     return float(any(normalize(text) in normalized for text in list_references(example)))
 
@@ -24,6 +34,10 @@ def match_annotators(example: Example, prediction: str) -> float:
 
     It is min(n / 3, 1), where n references agree with the prediction, averaged over every subset of the references
     that leaves one out. With a single reference it is 1 if they agree, else 0.
+
+    Args:
+        example: the question with its references.
+        prediction: the answer.
     """
     references = [normalize_vqa(text) for text in list_references(example)]
     normalized = normalize_vqa(prediction)
@@ -35,12 +49,12 @@ def match_annotators(example: Example, prediction: str) -> float:
 
 
 def find_empty_reference(example: Example) -> str | None:
-    """Say what keeps an example from being scored by its references; None if nothing does."""
+    """Describe why an example cannot be scored by its references; None if it can."""
     return None if all(normalize(text) for text in list_references(example)) else "an answer is empty"
 
 
 def find_annotator_fault(example: Example) -> str | None:
-    """Say what keeps an example from being scored by :func:`match_annotators`; None if nothing does."""
+    """Describe why an example cannot be scored by :func:`match_annotators`; None if it can."""
     count = len(list_references(example))
     if 1 < count < 4:  # no answer at all could earn full credit
         return f"has {count} answers; VQA accuracy needs 1 answer, or 4 or more"

@@ -1,13 +1,12 @@
-"""The metrics, one row of :data:`METRICS` each, and the choice of the one that fits the data. Knows no model.
+"""The table of metrics, and the choice of a metric that fits the data. Knows no model.
 
-To add a metric, add a row to :data:`METRICS` and its name to ``evaluation.metric`` in ``recipe/sections.py``. The
-functions of the row go into a module of their own, as :mod:`.captions`. ``tests/evaluation/test_metrics.py`` asks of
-every row that there is an example it can score, that a right answer earns more than a wrong one, and that the recipe
-knows its name.
+To add a metric, add a row to :data:`METRICS` and its name to ``evaluation.metric`` in ``recipe/sections.py``. Its
+functions go into a module of their own, like :mod:`.captions`. ``tests/evaluation/test_metrics.py`` checks that every
+row scores an example, that a right answer earns more than a wrong one, and that the recipe knows the name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError, truncate_faults
@@ -39,13 +38,15 @@ class Metric:
     """One way to score.
 
     Attributes:
-        title: of the table of scores.
+        title: title of the table of scores.
         credit: (example, prediction) → credit of a generated answer from 0 to 1, None if it cannot be parsed. None for
             metrics of choices: :func:`grade` compares the index of the choice.
         columns: (examples, answers) → the columns of the table; the first is the headline.
-        find_fault: what keeps an example from being scored; None if nothing does.
-        find_common_faults: what keeps examples from being scored together that are fine one by one.
+        find_fault: describes why an example cannot be scored; None if it can.
+        find_common_faults: describes why examples cannot be scored together, even if each can be scored.
         can_be_unparsed: whether an answer can fail to be parsed; the table then counts such answers.
+        hub_name: the Hub's name of the metric, for model cards; empty if the Hub has none.
+        hub_columns: column → its own name on the Hub, where it is not ``hub_name``.
     """
 
     title: str
@@ -54,6 +55,8 @@ class Metric:
     find_fault: Callable[[Example], str | None]
     find_common_faults: Callable[[Sequence[Example]], list[str]] = lambda examples: []
     can_be_unparsed: bool = False
+    hub_name: str = ""
+    hub_columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_choices(self) -> bool:
@@ -62,13 +65,13 @@ class Metric:
 
 
 def grade(metric: Metric, example: Example, prediction: str, choice: int | None = None) -> Answer:
-    """Give an answer its credit.
+    """Grade an answer.
 
     Args:
-        metric: how.
+        metric: the metric.
         example: the question.
         prediction: the answer's text.
-        choice: index of the candidate that was chosen by likelihood; None to read it off ``prediction``.
+        choice: index of the candidate chosen by likelihood; None to parse it from ``prediction``.
 
     Returns:
         The answer with its credit.
@@ -85,7 +88,7 @@ def total_score(metric: Metric, examples: Sequence[Example], answers: Sequence[A
     """Compute the columns of a metric's table.
 
     Args:
-        metric: by which the answers were graded.
+        metric: the metric that graded the answers.
         examples: the questions.
         answers: one for each example, in the same order.
 
@@ -97,10 +100,10 @@ def total_score(metric: Metric, examples: Sequence[Example], answers: Sequence[A
 
 
 def score_chance(metric: Metric, examples: Sequence[Example]) -> Score | None:
-    """Compute what choosing at random scores in expectation.
+    """Compute the expected score of random choices.
 
     Args:
-        metric: by which answers are graded.
+        metric: the metric.
         examples: the questions.
 
     Returns:
@@ -109,16 +112,30 @@ def score_chance(metric: Metric, examples: Sequence[Example]) -> Score | None:
     return Score(compute_chance_accuracy(examples)) if metric.has_choices else None
 
 
+def name_metric_on_hub(name: str, column: str) -> str:
+    """Return the Hub's name of what a column of scores measures, as ``accuracy`` or ``f1``.
+
+    Args:
+        name: a row of :data:`METRICS`.
+        column: a column of its table.
+
+    Returns:
+        The Hub's name; ``name`` if the Hub has none.
+    """
+    metric = METRICS[name]
+    return metric.hub_columns.get(column, metric.hub_name or name)
+
+
 def choose_metric(name: str, examples: Sequence[Example], *, scienceqa: bool) -> str:
     """Return the name of the metric to score by, after checking that it can score the examples.
 
-    ``auto`` chooses ``scienceqa`` for ScienceQA's own problems; ``choice`` where every question has choices; ``yes_no``
-    where every answer is yes or no; ``vqa`` where every question has ten answers; and ``exact`` for the rest.
+    ``auto`` chooses ``scienceqa`` for ScienceQA's problems; ``choice`` if every question has choices; ``yes_no`` if
+    every answer is yes or no; ``vqa`` if every question has ten answers; otherwise ``exact``.
 
     Args:
         name: a row of :data:`METRICS`, or ``auto``.
         examples: the questions.
-        scienceqa: whether the examples are ScienceQA's own problems.
+        scienceqa: whether the examples are ScienceQA's problems.
 
     Returns:
         A name in :data:`METRICS`.
@@ -159,14 +176,39 @@ def _find_choice_fault(example: Example) -> str | None:
 
 
 METRICS: Mapping[str, Metric] = {
-    "scienceqa": Metric("ScienceQA", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True),
-    "choice": Metric("multiple choice", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True),
-    "exact": Metric("exact match", match_exactly, compute_accuracy, find_empty_reference),
+    "scienceqa": Metric(
+        "ScienceQA", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True, hub_name="accuracy"
+    ),
+    "choice": Metric(
+        "multiple choice", None, compute_accuracy, _find_choice_fault, can_be_unparsed=True, hub_name="accuracy"
+    ),
+    "exact": Metric("exact match", match_exactly, compute_accuracy, find_empty_reference, hub_name="exact_match"),
     "vqa": Metric("VQA accuracy", match_annotators, compute_mean_credit, find_annotator_fault),
     "contains": Metric("answer contained", match_contained, compute_accuracy, find_empty_reference),
-    "yes_no": Metric("yes or no", match_yes_no, compute_confusion, find_yes_no_fault, can_be_unparsed=True),
-    "mme": Metric("MME pairs", match_yes_no, compute_pairs, find_pair_fault, find_uneven_pairs, can_be_unparsed=True),
-    "caption": Metric("captions", score_caption, compute_corpus_scores, find_caption_fault),
+    "yes_no": Metric(
+        "yes or no",
+        match_yes_no,
+        compute_confusion,
+        find_yes_no_fault,
+        can_be_unparsed=True,
+        hub_columns={"accuracy": "accuracy", "precision": "precision", "recall": "recall", "F1": "f1"},
+    ),
+    "mme": Metric(
+        "MME pairs",
+        match_yes_no,
+        compute_pairs,
+        find_pair_fault,
+        find_uneven_pairs,
+        can_be_unparsed=True,
+        hub_columns={"accuracy": "accuracy"},
+    ),
+    "caption": Metric(
+        "captions",
+        score_caption,
+        compute_corpus_scores,
+        find_caption_fault,
+        hub_columns={"chrF": "chrf", "BLEU": "bleu"},
+    ),
 }
-"""Name in ``evaluation.metric`` → the metric. ScienceQA's own problems are scored by the official columns instead
-(:mod:`.scienceqa`); its row here says how single answers are graded."""
+"""Name in ``evaluation.metric`` → the metric. The row ``scienceqa`` grades single answers; the columns of ScienceQA's
+score are the official ones of :mod:`.scienceqa`."""

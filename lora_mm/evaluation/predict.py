@@ -1,4 +1,4 @@
-"""Answers of a model, by the likelihood of candidates or by generation. Knows examples; knows no data set or score."""
+"""Predicts answers, by the likelihood of candidates or by generation. Knows examples; knows no data set or score."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 """Called with the number of examples just answered."""
 
 
-def _ignore(done: int) -> None:
+def ignore_progress(done: int) -> None:
     """Show no progress."""
 
 
@@ -29,20 +29,20 @@ def score_candidates(
     *,
     batch_size: int,
     mean: bool = False,
-    advance: Advance = _ignore,
+    advance: Advance = ignore_progress,
 ) -> list[list[float]]:
     """Compute the log-likelihood of every candidate of every example.
 
-    Candidates that differ in one token, as answer letters do, are compared by that token alone, in one forward pass
-    over the text before it: what follows it is the same. Other candidates take one row each, and their tokens'
-    log-likelihoods are summed, the end token included.
+    Candidates that differ in one token, such as answer letters, are compared by that token only, in one forward pass
+    over the text before it, because the text after it is the same. Other candidates take one row each; the
+    log-likelihoods of their tokens are summed, including the end token.
 
     Args:
         model: the model; it is put into evaluation mode.
-        collator: reads the examples as the model does.
+        collator: the collator of the model's base.
         examples: the questions, each with candidates.
         batch_size: number of rows in a forward pass.
-        mean: whether to divide a sum by its number of tokens, so that length does not make a candidate unlikely.
+        mean: whether to divide each sum by its number of tokens, so that long candidates are not penalized.
         advance: called after every batch.
 
     Returns:
@@ -73,13 +73,13 @@ def generate_answers(
     *,
     batch_size: int,
     max_new_tokens: int,
-    advance: Advance = _ignore,
+    advance: Advance = ignore_progress,
 ) -> list[str]:
     """Generate an answer to every example, by greedy decoding.
 
     Args:
         model: the model; it is put into evaluation mode.
-        collator: reads the examples as the model does.
+        collator: the collator of the model's base.
         examples: the questions.
         batch_size: number of examples in a batch.
         max_new_tokens: maximum length of an answer.
@@ -103,9 +103,9 @@ def generate_answers(
 
 
 def _find_distinguishing_tokens(collator: Collator, examples: Sequence[Example]) -> tuple[str, list[int]] | None:
-    """Find the text that all candidates begin with, and the one token that distinguishes each from the others.
+    """Find the common prefix of all candidates, and the one token that distinguishes each candidate.
 
-    They are found once, for the example with most candidates; the candidates of others must be the first few of these.
+    Both are found for the example with most candidates; the candidates of all others must be the first few of these.
 
     Returns:
         Text and tokens; None if candidates differ in more than one token.
@@ -118,19 +118,19 @@ def _find_distinguishing_tokens(collator: Collator, examples: Sequence[Example])
     prompt = collator.render(longest)[0]
     turns = [collator.render(_with_target(longest, text)) for text in longest.candidates]
     tokens = [collator.tokenizer(prompt + target)["input_ids"] for _, target in turns]
-    place = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
-    if place is None or len({row[place] for row in tokens}) < len(tokens):
+    position = next((i for i, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), None)
+    if position is None or len({row[position] for row in tokens}) < len(tokens):
         return None
-    if len({tuple(row[place + 1 :]) for row in tokens}) > 1:
+    if len({tuple(row[position + 1 :]) for row in tokens}) > 1:
         return None
     prefix = _find_shared_prefix([target for _, target in turns])
-    if collator.tokenizer(prompt + prefix)["input_ids"] != tokens[0][:place]:
+    if collator.tokenizer(prompt + prefix)["input_ids"] != tokens[0][:position]:
         return None
-    return prefix, [row[place] for row in tokens]
+    return prefix, [row[position] for row in tokens]
 
 
 def _find_shared_prefix(texts: Sequence[str]) -> str:
-    """Return what all texts begin with, without a trailing space, which belongs to the next token."""
+    """Return the common prefix of all texts, without a trailing space, which belongs to the next token."""
     shared = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     return texts[0][:shared].rstrip()
 

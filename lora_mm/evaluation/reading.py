@@ -1,4 +1,4 @@
-"""Parses generated answers: normalizes texts, and reads off yes, no or a choice. Knows no question and no score.
+"""Parses generated answers: normalizes texts, and finds yes, no or a choice in them. Knows no question and no score.
 
 Nothing is guessed: an answer that says neither yes nor no, or names no choice, gives None.
 """
@@ -14,32 +14,32 @@ _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "fou
 _PUNCTUATION = re.compile(r"[;/\[\]\"{}()=+\\_><@`,?!-]")
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 _FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")
-_CONTRACTED = (  # common contractions; without the apostrophe they are the same word
+_CONTRACTED = (  # common contractions, which are also recognized without the apostrophe
     "ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't oughtn't "
     "shan't shouldn't wasn't weren't won't wouldn't i'm i've you'd you'll you're you've we've they'd they'll "
     "they're they've he'd he's she's it'd it'll there'd there'll there's that'd that'll that's who'd who'll who's "
     "who've what'll what're what's what've where's when's why's how'd how'll how's could've might've must've should've "
     "would've o'clock ma'am y'all"
-)  # not those that become other words without the apostrophe: ill, well, shell, wed, its, lets
+)  # without those that are other words without the apostrophe: ill, well, shell, wed, its, lets
 _CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def normalize(text: str) -> str:
-    """Bring a text to one spelling: NFKC, case folded, single spaces, no quotes around it and no full stops at its end.
+    """Normalize a text: NFKC, case folded, single spaces, without surrounding quotes and final full stops.
 
-    A text of nothing but quotes and full stops keeps them.
+    A text that consists only of quotes and full stops keeps them.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.rstrip(_QUOTES + ". ").lstrip(_QUOTES + " ") or folded
 
 
 def normalize_vqa(text: str) -> str:
-    """Bring a text to the spelling in which VQAv2's evaluation compares it (Antol et al. 2015, section 3.3).
+    """Normalize a text as VQAv2's evaluation does (Antol et al. 2015, section 3.3).
 
-    By its published rules: lower case, no full stops but in decimals, no punctuation, digits for zero to ten, no
-    articles, contractions with apostrophe. A punctuation mark beside a space is deleted, one between letters becomes a
-    space; a comma inside a number is deleted.
+    The published rules: lower case, full stops only in decimals, no punctuation, digits for zero to ten, no
+    articles, contractions with apostrophe. A punctuation mark next to a space is deleted, one between letters becomes a
+    space; a comma in a number is deleted.
     """
     words = " ".join(text.lower().split())
     words = _COMMA_IN_NUMBER.sub("", words)
@@ -58,8 +58,8 @@ def _replace_mark(text: str, index: int) -> str:
 def read_yes_no(text: str) -> bool | None:
     """Read whether a text says yes (True) or no (False); None if it says neither.
 
-    It must begin with the word, or hold one of the two words and not the other. (POPE's script takes everything that
-    is not no as yes, so answers that are neither raise recall.)
+    The text must begin with the word, or contain only one of the two words. (POPE's script counts everything but no as
+    yes, so answers that are neither raise recall.)
     """
     words = [word.casefold() for word in _WORD.findall(unicodedata.normalize("NFKC", text))]
     if words and words[0] in ("yes", "no"):
@@ -71,8 +71,7 @@ def read_yes_no(text: str) -> bool | None:
 def read_choice(text: str, candidates: Sequence[str]) -> int | None:
     """Read which candidate a text names.
 
-    The text must be the candidate or begin with it, up to spelling. Where several fit, the longest counts: ``10 m`` is
-    not ``1``.
+    The text must begin with the candidate, up to spelling. If several fit, the longest counts: ``10 m`` is not ``1``.
 
     Args:
         text: the answer.

@@ -1,4 +1,4 @@
-"""ScienceQA's official scores and results file. Knows predictions, not the model that made them.
+"""Computes ScienceQA's official scores; reads and writes its results files. Knows predictions, not models.
 
 The columns and their rounding are those of the official repository's ``tools/evaluate_acc.py`` (Lu et al., 2022).
 Answers are parsed as in LaVIN's ``eval.py``, but an answer that cannot be parsed is counted and never replaced by a
@@ -33,8 +33,8 @@ OFFICIAL_COLUMNS: Mapping[str, Callable[[Problem], bool]] = {
     "G7-12": lambda problem: problem.grade in _HIGH_GRADES,
     "AVG": lambda problem: True,
 }
-"""Column → whether it counts a problem, in the official order. A problem may be in several columns; one of another
-subject or grade is in AVG only."""
+"""Column → whether it counts a problem, in the official order. A problem can be in several columns; a problem with
+another subject or grade is only in AVG."""
 
 # The last dot is any character, as in the official scripts: "The answer is B" at the end of the text does not match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
@@ -44,11 +44,11 @@ _UNPARSED = -1
 def parse_answer(text: str, choices: Sequence[str]) -> int | None:
     """Read the letter of the first ``The answer is X.`` in a text.
 
-    This is exactly the official pattern: no other phrasing counts, and nothing is guessed.
+    This is the official pattern: no other phrasing counts, and nothing is guessed.
 
     Args:
         text: the answer.
-        choices: of the problem.
+        choices: choices of the problem.
 
     Returns:
         Index of the choice; None if the pattern does not match, or X is not the letter of a choice.
@@ -59,11 +59,11 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | None:
-    """Read which choice a text repeats word for word (format QCM-T).
+    """Read which choice a text equals (format QCM-T).
 
     Args:
         text: the answer.
-        choices: of the problem.
+        choices: choices of the problem.
 
     Returns:
         Index of the choice; None if the text equals none of them, or several.
@@ -82,10 +82,10 @@ def score_problems(
 ) -> Score:
     """Compute the official columns.
 
-    An index that is none of a problem's choices counts as an unparsed answer, and so as wrong.
+    An index that is not one of a problem's choices counts as an unparsed answer, and so as wrong.
 
     Args:
-        problems: of the split.
+        problems: problems of the split.
         predictions: problem id → index of the choice; None for an unparsed answer.
         partial: whether to score the problems that have a prediction, and count missing and unknown ids.
 
@@ -104,10 +104,10 @@ def score_problems(
         *_describe_ids(unknown, len(predictions), "predictions are for no problem of this split"),
     ]
     if faults and not partial:
-        raise InputError(*faults, "Official scores cover the whole split; use --partial to score what is there.")
+        raise InputError(*faults, "Official scores cover the whole split; use --partial to score what there is.")
     scored = [problem for problem in problems if problem.id in predictions]
     if not scored:
-        raise InputError("No prediction is for a problem of this split: nothing to score.")
+        raise InputError("No prediction is for a problem of this split.")
     correct = [predictions[problem.id] == problem.answer for problem in scored]
     return Score(
         columns=_tally_columns(scored, correct, sum),
@@ -119,7 +119,7 @@ def score_problems(
 
 
 def score_random_choice(problems: Sequence[Problem]) -> Score:
-    """Compute what choosing at random scores in expectation: in each column the mean of 1 / number of choices."""
+    """Compute the expected score of random choices: in each column the mean of 1 / number of choices."""
     chances = [1 / len(problem.choices) for problem in problems]
     return Score(columns=_tally_columns(problems, chances, math.fsum, is_expectation=True), headline="AVG")
 
@@ -160,7 +160,7 @@ def write_results(
     """Write the official results file: ``{"results": {id: index}}``, with -1 for an unparsed answer.
 
     Args:
-        path: file to write; after an error it is as it was before.
+        path: file to write; an error leaves it unchanged.
         predictions: problem id → index of the choice; None for an unparsed answer.
         outputs: problem id → generated text, saved beside the results as the official script does.
 
@@ -191,7 +191,7 @@ def _tally_columns(
 
 
 def _describe_ids(ids: Sequence[str], total: int, description: str) -> list[str]:
-    """Say in one line how many ids there are and name a few; no line without ids."""
+    """Describe in one line how many ids there are, and name a few; no line for no ids."""
     few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
     return [f"{len(ids):,} of {total:,} {description}: {few}"] if ids else []
 
@@ -201,7 +201,7 @@ def _is_choice(index: int | None, problem: Problem) -> bool:
 
 
 def _parse_index(value: object) -> int | None:
-    """Convert a results file's value to an index; raises ValueError for anything that is not clearly one."""
+    """Convert a value of a results file to an index; raise ValueError for anything else."""
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):

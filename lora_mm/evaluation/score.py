@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _Z = 1.959963984540054
-"""Standard deviations on either side of a normal mean that hold 95 %."""
+"""95 % of a normal distribution are within this many standard deviations of the mean."""
 _RESAMPLES = 2000
-"""Of a bootstrap: the ends of its interval move by a twentieth of its width from seed to seed."""
+"""Number of bootstrap resamples: between seeds, the ends of the interval move by a twentieth of its width."""
 
 Interval = tuple[float, float]
 """Low and high end."""
@@ -33,12 +33,12 @@ class Tally:
 
     @property
     def accuracy(self) -> float | None:
-        """In percent, not rounded; None for a column without questions."""
+        """Accuracy in percent, not rounded; None for a column without questions."""
         return self.correct / self.total * 100 if self.total else None
 
     @property
     def value(self) -> float | None:
-        """The accuracy, under the name that all figures have."""
+        """Same as :attr:`accuracy`; all figures have a ``value``."""
         return self.accuracy
 
     @property
@@ -67,9 +67,9 @@ class Measure:
     """A figure that does not count right answers, such as a mean credit, F1 or BLEU.
 
     Attributes:
-        value: in points of 100, not rounded; None where it is not defined.
+        value: value in points of 100, not rounded; None if it is not defined.
         total: number of questions in the column.
-        interval: 95 %, in the same points.
+        interval: 95 % interval, in the same points.
     """
 
     value: float | None
@@ -78,7 +78,7 @@ class Measure:
 
     @property
     def text(self) -> str:
-        """Two decimals; ``–`` where the value is not defined."""
+        """Value with two decimals; ``–`` if it is not defined."""
         return "–" if self.value is None else f"{self.value:.2f}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,10 +97,10 @@ class Score:
 
     Attributes:
         columns: name → figure.
-        unparsed: number of answers that could not be parsed and count as wrong; None where nothing was parsed.
+        unparsed: number of answers that could not be parsed and count as wrong; None if nothing was parsed.
         missing: number of problems without a prediction, left out of every column (with ``partial`` only).
         unknown: number of predictions for no problem of the split, ignored (with ``partial`` only).
-        headline: name of the column that sums up the row; by default the first.
+        headline: name of the column that summarizes the row; by default the first.
     """
 
     columns: Mapping[str, Figure]
@@ -111,12 +111,12 @@ class Score:
 
     @property
     def headline_column(self) -> str:
-        """Name of the column that sums up the row."""
+        """Name of the column that summarizes the row."""
         return self.headline or next(iter(self.columns))
 
 
 def compute_wilson_interval(correct: int, total: int) -> Interval:
-    """Compute Wilson's (1927) 95 % interval of a proportion; unlike the normal one it never leaves 0 to 100.
+    """Compute Wilson's (1927) 95 % interval of a proportion; unlike the normal interval it stays within 0 to 100.
 
     Args:
         correct: number of right answers.
@@ -128,7 +128,7 @@ def compute_wilson_interval(correct: int, total: int) -> Interval:
     share, z2 = correct / total, _Z * _Z
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    low = 0.0 if correct == 0 else middle - half  # exactly 0, not what rounding leaves
+    low = 0.0 if correct == 0 else middle - half  # exactly 0, without rounding errors
     high = 1.0 if correct == total else middle + half
     return 100 * low, 100 * high
 
@@ -140,7 +140,7 @@ def compute_bootstrap_interval(
 
     Args:
         values: the sample.
-        seed: of the resampling.
+        seed: random seed.
         resamples: number of resampled means.
 
     Returns:
@@ -154,11 +154,11 @@ def compute_bootstrap_interval(
 
 
 def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.ndarray":
-    """Compute means of values drawn anew with replacement.
+    """Compute bootstrap means: means of values that are drawn with replacement.
 
     Args:
         values: the sample, ``[n]``.
-        seed: of the draws.
+        seed: random seed.
         resamples: number of means.
 
     Returns:
@@ -166,7 +166,7 @@ def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.nd
     """
     import numpy as np
 
-    # Scores have few distinct values, and how often each is drawn is multinomial: the same draw, without n × resamples
+    # Scores have few distinct values, and the number of draws of each is multinomial. This avoids n × resamples
     # indices (10,000 resamples of 20,000 answers: 13 ms against 650 ms).
     distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
@@ -177,12 +177,12 @@ def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.nd
 def resample_counts(
     counts: Sequence[int], compute: Callable[["np.ndarray"], "np.ndarray"], *, seed: int = 0
 ) -> Interval | None:
-    """Compute the 95 % interval of a function of counts, such as F1 of a confusion table, by drawing questions anew.
+    """Compute the 95 % interval of a function of counts, such as F1 of a confusion table, by bootstrap.
 
     Args:
         counts: number of questions of each kind.
-        compute: from counts ``[resamples, kinds]`` to values ``[resamples]``; NaN where a value is not defined.
-        seed: of the draws.
+        compute: from counts ``[resamples, kinds]`` to values ``[resamples]``; NaN if a value is not defined.
+        seed: random seed.
 
     Returns:
         Low and high end; None if there are no questions or no defined values.
@@ -199,7 +199,7 @@ def resample_counts(
 
 
 def compute_percentile_interval(values: "np.ndarray") -> Interval:
-    """Return where the middle 95 % of ``values`` begin and end."""
+    """Return the 2.5th and the 97.5th percentile of ``values``."""
     import numpy as np
 
     low, high = np.quantile(values, (0.025, 0.975))

@@ -1,6 +1,6 @@
-"""Asks a model the questions of a split and scores its answers, as a recipe says. Does not know how it was trained."""
+"""Scores a model on the questions of a split, as a recipe says. Does not know how the model was trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,13 @@ from lora_mm.errors import InputError
 from lora_mm.evaluation import scienceqa as official
 from lora_mm.evaluation.answers import Answer, list_references, save_answers
 from lora_mm.evaluation.metrics import METRICS, choose_metric, grade, score_chance, total_score
-from lora_mm.evaluation.predict import Advance, generate_answers, score_candidates
+from lora_mm.evaluation.predict import Advance, generate_answers, ignore_progress, score_candidates
 from lora_mm.evaluation.score import Score
 from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.recipe.sections import Recipe
 
-Watch = Callable[[str, int], Advance]
-"""Called with a label and a total, returns the function that is called as examples are done, as a progress bar does."""
-
 _ROUTED_EXAMPLES, _ROUTED_BATCH = 32, 8
-"""Examples with, and as many without pictures whose routing is measured; and how many at once."""
+"""Number of examples with pictures, and without, to measure routing on; and the batch size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +29,25 @@ class ScoredAnswers:
 
     Attributes:
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
-        score: the row of the table of scores.
+        score: row of the table of scores.
         answers: one for each question, in the order of the split.
-        written: whether the model generated them; else candidates were compared by likelihood.
+        generated: whether the model generated the answers; otherwise candidates were compared by likelihood.
     """
 
     metric: str
     score: Score
     answers: tuple[Answer, ...]
-    written: bool
+    generated: bool
 
     @property
     def predictions(self) -> dict[str, int | None]:
-        """Problem id → index of the choice; None where a generated answer names none."""
+        """Problem id → index of the choice; None if a generated answer names none."""
         return {answer.id: answer.choice for answer in self.answers}
 
     @property
     def outputs(self) -> dict[str, str] | None:
-        """Problem id → generated text; None where candidates were compared by likelihood."""
-        return {answer.id: answer.prediction for answer in self.answers} if self.written else None
+        """Problem id → generated text; None if candidates were compared by likelihood."""
+        return {answer.id: answer.prediction for answer in self.answers} if self.generated else None
 
     def write(self, file: Path) -> None:
         """Write the answers as JSON lines, or to a ``.json`` file in ScienceQA's official results format.
@@ -64,44 +61,34 @@ class ScoredAnswers:
             save_answers(file, self.answers)
 
 
-def ignore_progress(label: str, total: int) -> Advance:
-    """Show no progress; a :data:`Watch`.
-
-    Args:
-        label: ignored.
-        total: ignored.
-    """
-    return lambda done: None
-
-
 def score_model(
     model: nn.Module,
     collator: Collator,
     recipe: Recipe,
     examples: Sequence[Example],
-    advance: Advance,
+    advance: Advance = ignore_progress,
     *,
     problems: Sequence[Problem] | None = None,
 ) -> ScoredAnswers:
-    """Ask a model every question and score the answers, as ``recipe.evaluation`` says.
+    """Let a model answer every question, and score the answers as ``recipe.evaluation`` says.
 
     Args:
-        model: with or without an adapter.
-        collator: reads the examples as the model does.
-        recipe: names the metric and the way of answering.
+        model: the model, with or without an adapter.
+        collator: the collator of the model's base.
+        recipe: its ``evaluation`` section names the metric and how to answer.
         examples: the questions.
         advance: called after every batch.
-        problems: from which the examples were made, in the same order, if the data is ScienceQA.
+        problems: ScienceQA problems of the examples, in the same order; None for other data.
 
     Returns:
         The answers in the order of ``examples``, and their score.
 
     Raises:
-        InputError: the metric or the way of answering does not fit the examples.
+        InputError: ``evaluation.metric`` or ``evaluation.answer`` does not fit the examples.
         LoraMMError: the model's likelihoods are NaN, or memory runs out.
     """
     metric, by_likelihood = choose_scoring(recipe, examples, scienceqa=problems is not None)
-    # Longest first: memory runs out at once or not at all, and examples of a batch need little padding.
+    # Longest first: memory runs out at once or never, and batches need little padding.
     order = sorted(range(len(examples)), key=lambda index: -sum(collator.length(examples[index])))
     ordered = Subset(examples, order)
     predict = _compare_candidates if by_likelihood else _generate
@@ -151,7 +138,7 @@ def _generate(
 
 
 def _parse_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
-    """Grade a generated answer to a ScienceQA problem, by the official pattern or by the choice's own words."""
+    """Grade a generated answer to a ScienceQA problem, by the official pattern or by the text of the choice."""
     parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
     choice = parse(text, problem.choices)
     credit = None if choice is None else float(choice == problem.answer)
@@ -161,13 +148,13 @@ def _parse_officially(recipe: Recipe, problem: Problem, example: Example, text: 
 def score_answers(
     metric: str, examples: Sequence[Example], answers: Sequence[Answer], problems: Sequence[Problem] | None
 ) -> Score:
-    """Compute the columns of graded answers; ScienceQA's problems have their official columns.
+    """Compute the columns of graded answers; for ScienceQA the official columns.
 
     Args:
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
         examples: the questions.
         answers: one for each example, in the same order.
-        problems: from which the examples were made, if the data is ScienceQA.
+        problems: ScienceQA problems of the examples, in the same order; None for other data.
 
     Returns:
         One row of the table.
@@ -178,12 +165,12 @@ def score_answers(
 
 
 def score_by_chance(metric: str, examples: Sequence[Example], problems: Sequence[Problem] | None) -> dict[str, Score]:
-    """Compute what choosing at random scores in expectation.
+    """Compute the expected score of random choices.
 
     Args:
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
         examples: the questions.
-        problems: from which the examples were made, if the data is ScienceQA.
+        problems: ScienceQA problems of the examples, in the same order; None for other data.
 
     Returns:
         Name of the row → score; empty if the metric has no choices.
@@ -207,18 +194,18 @@ def format_title(metric: str, split: str) -> str:
 
 
 def choose_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bool) -> tuple[str, bool]:
-    """Choose the metric and the way of answering, as ``recipe.evaluation`` says.
+    """Choose the metric and how to answer, as ``recipe.evaluation`` says.
 
     Args:
-        recipe: names both, or leaves them to the data.
+        recipe: its ``evaluation`` section names both, or leaves them to the data.
         examples: the questions.
-        scienceqa: whether they are ScienceQA's own problems.
+        scienceqa: whether they are ScienceQA's problems.
 
     Returns:
-        The metric's name, and whether candidates are compared by likelihood (else answers are generated).
+        Name of the metric, and whether candidates are compared by likelihood (otherwise answers are generated).
 
     Raises:
-        InputError: the metric or the way of answering does not fit the examples.
+        InputError: ``evaluation.metric`` or ``evaluation.answer`` does not fit the examples.
     """
     metric = choose_metric(recipe.evaluation.metric, examples, scienceqa=scienceqa)
     if recipe.evaluation.answer == "auto":
@@ -228,17 +215,17 @@ def choose_scoring(recipe: Recipe, examples: Sequence[Example], *, scienceqa: bo
     if by_likelihood and without:
         raise InputError(
             f"evaluation.answer: likelihood compares choices, but {len(without):,} of {len(examples):,} questions have "
-            f"none, such as {without[0]}; --set evaluation.answer=generate lets the model generate its answers."
+            f"none, for example {without[0]}; --set evaluation.answer=generate lets the model generate its answers."
         )
     return metric, by_likelihood
 
 
 def sample_routing(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> list[RoutingMap]:
-    """Measure where an adapter routes the tokens of some examples, with and without pictures apart.
+    """Measure where an adapter routes tokens, separately for examples with and without pictures.
 
     Args:
-        model: with the adapter.
-        collator: reads the examples as the model does.
+        model: the model with the adapter.
+        collator: the collator of the model's base.
         examples: the questions; the first few of each kind are used.
 
     Returns:

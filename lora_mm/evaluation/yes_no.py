@@ -1,4 +1,4 @@
-"""Figures of answers that are yes or no: POPE's confusion table and MME's pairs. Knows no other answers."""
+"""Scores answers that are yes or no: POPE's confusion table and MME's pairs. Knows no other answers."""
 
 import hashlib
 import math
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 
 def match_yes_no(example: Example, prediction: str) -> float | None:
-    """Return 1 if the prediction says yes or no as the reference does, else 0; None if it says neither."""
+    """Return 1 if the prediction says yes or no as the reference does, else 0; None if it says neither.
+
+    Args:
+        example: the question with its reference.
+        prediction: the answer.
+    """
     predicted = read_yes_no(prediction)
     return None if predicted is None else float(predicted == read_yes_no(list_references(example)[0]))
 
 
 def find_yes_no_fault(example: Example) -> str | None:
-    """Say what keeps an example from being scored by yes and no; None if nothing does."""
+    """Describe why an example cannot be scored by yes and no; None if it can."""
     references = {read_yes_no(text) for text in list_references(example)}
     return None if len(references) == 1 and None not in references else "its answer is neither yes nor no"
 
@@ -36,7 +41,7 @@ def find_yes_no_fault(example: Example) -> str | None:
 def compute_confusion(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:
     """Compute POPE's figures (Li et al. 2023), with yes as the positive class.
 
-    An answer that could not be parsed is neither yes nor no: it is wrong, and no false positive.
+    An answer that could not be parsed is wrong, but not a false positive.
 
     Args:
         examples: the questions.
@@ -70,14 +75,14 @@ def compute_confusion(examples: Sequence[Example], answers: Sequence[Answer]) ->
 
 
 def _compute_share(part: int, whole: int, questions: int) -> Measure:
-    """Return ``part`` of ``whole`` in percent; no :class:`Tally`, as the whole depends on the answers."""
+    """Return ``part`` of ``whole`` in percent. It is not a :class:`Tally`, because ``whole`` depends on the answers."""
     if not whole:
         return Measure(None, questions)
     return Measure(100 * part / whole, questions, compute_wilson_interval(part, whole))
 
 
 def _compute_f1(counts: "np.ndarray") -> "np.ndarray":
-    """F1 in percent of counts ``[resamples, 4]``; NaN where it is not defined."""
+    """Compute F1 in percent from counts ``[resamples, 4]``; NaN where it is not defined."""
     true_positives = counts[:, 0]
     denominator = 2.0 * true_positives + counts[:, 1] + counts[:, 2]
     denominator[denominator == 0] = math.nan
@@ -106,12 +111,12 @@ def compute_pairs(examples: Sequence[Example], answers: Sequence[Answer]) -> dic
 
 
 def find_pair_fault(example: Example) -> str | None:
-    """Say what keeps an example from being half of a pair; None if nothing does."""
+    """Describe why an example cannot be one of a pair; None if it can."""
     return find_yes_no_fault(example) if example.pictures else "has no picture to pair questions by"
 
 
 def find_uneven_pairs(examples: Sequence[Example]) -> list[str]:
-    """Say whether pictures have other than two questions."""
+    """Describe how many pictures do not have two questions; empty if all do."""
     counts = Counter(_identify_pictures(example.pictures) for example in examples)
     uneven = sum(count != 2 for count in counts.values())
     if not uneven:

@@ -1,1 +1,1 @@
-"""Renders HTML pages from Jinja templates and embeds pictures in them. Knows no contents."""
+"""Renders HTML pages from Jinja templates and embeds pictures in them. Knows no content."""

@@ -1,4 +1,4 @@
-"""Renders the package's Jinja templates: every value is escaped unless it is markup already. Knows no page."""
+"""Renders the package's Jinja templates. Every value is escaped unless it is markup. Knows no page."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\uff
 def render_template(template: str, **values: object) -> Markup:
     """Render a template to markup.
 
-    A page that extends ``html/templates/document.html`` fetches and runs nothing, whatever its values hold.
+    A page that extends ``html/templates/document.html`` loads and runs nothing, whatever its values contain.
 
     Args:
         template: path of the template inside the package, such as ``jobs/preview.html``.
         values: names that the template reads. Strings are escaped; ``Markup`` is not.
 
     Returns:
-        The markup, with U+FFFD in place of every character that no page may hold.
+        The markup, with U+FFFD in place of every character that is not allowed in a page.
     """
     return Markup(replace_unprintable(_ENVIRONMENT.get_template(template).render(**values)))
 
@@ -31,9 +31,10 @@ def replace_unprintable(text: str) -> str:
 
 
 def truncate_text(text: str, length: int) -> str:
-    """Cut a text that is too long.
+    """Truncate a text that is too long.
 
     Args:
+        text: the text.
         length: number of characters to keep.
 
     Returns:
@@ -43,12 +44,12 @@ def truncate_text(text: str, length: int) -> str:
 
 
 def _format_value(value: Any) -> Any:
-    """Write floats, which are coordinates in SVG, with at most two decimals; leave other values as they are."""
+    """Write floats (coordinates in SVG) with at most two decimals; return other values unchanged."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1]),  # the package, so that each room keeps its own templates
+    loader=FileSystemLoader(Path(__file__).parents[1]),  # the package, so that each subpackage has its own templates
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_format_value,

@@ -1,7 +1,7 @@
-"""A conversation in a terminal or through a pipe. Knows the commands; loads no model.
+"""Chats in a terminal or through a pipe. Knows the commands; loads no model.
 
-In a terminal, Ctrl-C ends the answer that is being written; twice in a row, or Ctrl-D, it ends the program. Through a
-pipe each line is a turn and each answer is one line, with line breaks written as ``\\n``; the first error ends it.
+In a terminal, Ctrl-C stops the current answer; Ctrl-C twice in a row, or Ctrl-D, ends the program. Through a pipe, each
+line is a turn and each answer is one line, with line breaks written as ``\\n``; the first error ends the program.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from lora_mm.jobs.inference import AdaptedModel
 
 @dataclass
 class Chat:
-    """A conversation: who answers, and what was said so far.
+    """A conversation with the active adapter.
 
     Attributes:
-        model: the base with its adapters; the active one answers.
-        max_new_tokens: the maximum number of tokens of an answer.
+        model: the base with its adapters; the active adapter answers.
+        max_new_tokens: maximum number of tokens of an answer.
         write: called with each piece of an answer.
         notify: called with each line that is not part of an answer.
-        turns: what was said so far; the model reads all of it with every turn.
-        pictures: shown with the next turn.
+        turns: the turns so far; the model reads all of them before each answer.
+        pictures: pictures of the next turn.
         ended: whether the user has left.
     """
 
@@ -42,14 +42,14 @@ class Chat:
         """Run a command, or answer a turn.
 
         Args:
-            line: what the user typed; a command begins with ``/``.
-            stop: called after each token; True ends the answer there.
+            line: the user's input; a command begins with ``/``.
+            stop: called after each token; the answer ends when it returns True.
 
         Returns:
             The answer; None for a command.
 
         Raises:
-            InputError: the line cannot be used; the conversation is then unchanged.
+            InputError: the line cannot be used; the conversation does not change.
         """
         if line.startswith("/"):
             self._run_command(line)
@@ -64,10 +64,10 @@ class Chat:
         return answer
 
     def format_status(self) -> str:
-        """Who answers, and which adapters there are, in one line."""
-        return f"{self._format_speaker()} Adapters: {', '.join(self.model.names) or 'none'}."
+        """Write which model answers, and the names of all adapters, in one line."""
+        return f"{self._format_active_model()} Adapters: {', '.join(self.model.names) or 'none'}."
 
-    def _format_speaker(self) -> str:
+    def _format_active_model(self) -> str:
         return "The frozen base answers." if self.model.active is None else f"Adapter {self.model.active} answers."
 
     def _run_command(self, line: str) -> None:
@@ -83,12 +83,12 @@ class Chat:
 
     def _switch_to_base(self, _: str) -> None:
         self.model.activate(None)
-        self.notify(self._format_speaker())
+        self.notify(self._format_active_model())
 
-    def _add_picture(self, place: str) -> None:
-        if not place:
+    def _add_picture(self, address: str) -> None:
+        if not address:
             raise InputError("/image needs a file or a URL: /image PATH-OR-URL")
-        self.pictures.append(fetch_picture(place))
+        self.pictures.append(fetch_picture(address))
         count = len(self.pictures)
         self.notify(f"The next turn has {count} picture{'' if count == 1 else 's'}.")
 
@@ -115,15 +115,15 @@ _COMMANDS = {
     "/adapter": _Command(" NAME", "let another adapter answer; without a name, list them", Chat._switch_adapter),
     "/base": _Command("", "let the frozen base answer", Chat._switch_to_base),
     "/image": _Command(" PATH-OR-URL", "show a picture with the next turn; may be repeated", Chat._add_picture),
-    "/reset": _Command("", "forget all turns and pictures", Chat._reset),
+    "/reset": _Command("", "start a new conversation", Chat._reset),
     "/help": _Command("", "show this list", Chat._show_help),
     "/exit": _Command("", "leave; Ctrl-D, or Ctrl-C twice, leaves as well", Chat._leave),
 }
 
 
 def chat_in_terminal(chat: Chat) -> None:
-    """Hold the conversation in this terminal until the user leaves."""
-    with contextlib.suppress(ImportError):  # line editing and history, where the platform has readline
+    """Run the conversation in this terminal until the user leaves."""
+    with contextlib.suppress(ImportError):  # line editing and history, if the platform has readline
         import readline  # noqa: F401
     interrupt, pressed_before = Interrupt(), False
     while not chat.ended:
@@ -148,8 +148,8 @@ def chat_in_terminal(chat: Chat) -> None:
 
 
 def chat_through_pipe(chat: Chat) -> None:
-    """Answer each line of standard input with one line; raises InputError at the first one that cannot be used."""
-    chat.write = lambda piece: None  # a line is printed when it is complete
+    """Answer each line of standard input with one line; raise InputError at the first line that cannot be used."""
+    chat.write = lambda piece: None  # each answer is printed as a whole
     for line in sys.stdin:
         answer = chat.handle(line.strip()) if line.strip() else None
         if answer is not None:

@@ -1,4 +1,4 @@
-"""Versions and devices of this machine, for bug reports and results. Knows no recipe."""
+"""Lists versions and devices of this machine, for bug reports and results. Knows no recipe."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,7 @@ _PACKAGES = ("lora-mm", "torch", "transformers", "peft", "accelerate", "bitsandb
 
 
 def describe_environment() -> dict[str, Any]:
-    """JSON values: Python, platform, CPU threads, devices, and packages with their versions."""
+    """Return Python, platform, CPU threads, devices, and packages with their versions, as JSON values."""
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),

@@ -1,6 +1,6 @@
-"""Scores one adapter or its frozen base, or two models on the same questions with a paired test.
+"""Scores an adapter or its frozen base, or compares two models on the same questions by a paired test.
 
-Knows the order of the steps; each step is done elsewhere.
+Knows the order of the steps; other modules do them.
 """
 
 import json
@@ -45,7 +45,7 @@ from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
 COMPARE_BASE = "base"
-"""Stands for the frozen base where another adapter to compare with could stand."""
+"""Value of ``compare`` that means the frozen base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Contender:
     """A model to score: an adapter, or the frozen base of a recipe.
 
     Attributes:
-        name: its row in the score table.
-        recipe: says which questions, in which form.
+        name: name of its row in the score table.
+        recipe: its recipe, which says what questions to answer, and in what form.
         adapter: the adapter's folder; None for the frozen base.
         origin: the Hub repository of the adapter; None for a local one.
-        commit: the commit of ``origin``.
+        commit: commit of ``origin``; None for a local adapter.
     """
 
     name: str
@@ -72,14 +72,14 @@ class Evaluation:
     """The result of ``evaluate``.
 
     Attributes:
-        title: of the score table.
-        scores: its rows, by name.
-        scored: the answers of each contender, by the name of its row.
-        comparison: the first contender against the second, where there are two.
-        account: one line: which rows of the split were used.
+        title: title of the score table.
+        scores: name of the row → score.
+        scored: name of the row → answers, for each contender.
+        comparison: the first contender against the second; None if there is only one.
+        account: one line that accounts for the rows of the split.
         examples: the questions.
-        routing: where the first contender's tokens are routed; empty unless a report was written.
-        contenders: the models that were scored, in the order of ``scored``; the first is the one asked for.
+        routing: where the first contender routes tokens; empty unless a report was written.
+        contenders: the models that were scored, in the order of ``scored``; the first is the model to evaluate.
     """
 
     title: str
@@ -105,43 +105,40 @@ def evaluate(
     accept: Collection[Mismatch] = (),
     console: Console | None = None,
 ) -> Evaluation:
-    """Score an adapter on its recipe's data; or two models on the same questions, with a paired test.
+    """Score an adapter on its recipe's data, or compare two models on the same questions by a paired test.
 
-    Each model is asked its own recipe's questions in its own recipe's form.
+    Each model answers the questions of its own recipe, in the form of its own recipe.
 
     Args:
         adapter: a folder, packed file or Hub id (see :func:`~lora_mm.artifact.hub.locate_adapter`).
-        overrides: ``key=value`` for the recipes, as ``--set`` takes them.
+        overrides: ``key=value`` settings for the recipes, as for ``--set``.
         base_only: score the adapter's frozen base instead of the adapter.
         compare: another adapter to score as well; ``base`` for the frozen base.
-        split: the split to score on; the recipe's ``data.eval_split`` by default.
-        limit: the number of questions, from the first; the recipe's ``data.eval_limit`` by default.
-        predictions: the file to write the first model's answers to: JSON lines, or ScienceQA's official format for a
-            name that ends in ``.json``.
-        report: the file to write an HTML report to.
+        split: split to score on; by default the recipe's ``data.eval_split``.
+        limit: maximum number of questions, from the first; by default the recipe's ``data.eval_limit``.
+        predictions: file for the first model's answers: JSON lines, or ScienceQA's official format if the name ends in
+            ``.json``.
+        report: file for an HTML report.
         accept: mismatches of base or inputs to warn about instead of refusing.
-        console: where progress goes; by default a new one on standard output.
+        console: console for progress; by default standard output.
 
     Returns:
         Scores and answers.
 
     Raises:
-        InputError: an adapter, recipe or data cannot be used, or two models have different questions or metrics; raised
-            before any model is loaded.
+        InputError: an adapter, a recipe or data cannot be used, or two models have different questions or metrics;
+            raised before any model is loaded.
         LoraMMError: a file cannot be written, or the GPU is out of memory.
     """
     contenders = _find_contenders(str(adapter), list(overrides), base_only, None if compare is None else str(compare))
     console = Console() if console is None else console
     for contender in contenders:
         check_quantization(contender.recipe.base.quantization)
-    splits = [
-        load_split(one.recipe, split or one.recipe.data.eval_split, limit or one.recipe.data.eval_limit)
-        for one in contenders
-    ]
+    splits = [_load_questions(contender.recipe, split, limit) for contender in contenders]
     metric = _choose_metric(contenders, splits)
     if predictions and predictions.suffix == ".json" and metric != "scienceqa":
         raise InputError(
-            f"--predictions {predictions}: .json is ScienceQA's official format, and these are not its questions; "
+            f"--predictions {predictions}: .json is ScienceQA's official format, but this data is not ScienceQA; "
             f"name the file {predictions.stem}.jsonl."
         )
     scored, routing = _score(contenders, splits, accept, console, with_routing=report is not None)
@@ -151,15 +148,15 @@ def evaluate(
     if len(scored) > 1:
         (first_name, first), (second_name, second) = scored.items()
         comparison = compare_answers((first_name, second_name), first.answers, second.answers)
-    asked = splits[0]
+    questions = splits[0]
     evaluation = Evaluation(
-        title=format_title(metric, asked.name),
-        scores=score_by_chance(metric, asked.examples, asked.problems)
+        title=format_title(metric, questions.name),
+        scores=score_by_chance(metric, questions.examples, questions.problems)
         | {name: answers.score for name, answers in scored.items()},
         scored=scored,
         comparison=comparison,
-        account=asked.account(),
-        examples=asked.examples,
+        account=questions.account(),
+        examples=questions.examples,
         routing=routing,
         contenders=tuple(contenders),
     )
@@ -168,12 +165,16 @@ def evaluate(
     return evaluation
 
 
+def _load_questions(recipe: Recipe, split: str | None, limit: int | None) -> DataSplit:
+    return load_split(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+
+
 def make_page(evaluation: Evaluation) -> Page:
-    """The evaluation as an HTML report; with the training history, where the adapter's run left one."""
+    """Make the HTML report of an evaluation, with the training history if the adapter's folder has one."""
     first = evaluation.contenders[0]
     names = [contender.name for contender in evaluation.contenders]
     answers = [NamedAnswers(name, evaluation.scored[name].answers) for name in names]
-    adapters = {one.name: one.adapter for one in evaluation.contenders if one.adapter}
+    adapters = {contender.name: contender.adapter for contender in evaluation.contenders if contender.adapter}
     return Page(
         title=first.recipe.name,
         summary=first.recipe.summary,
@@ -195,7 +196,7 @@ def make_page(evaluation: Evaluation) -> Page:
 
 
 def _load_history(adapter: Path) -> list[dict[str, float]]:
-    """What training logged; empty for an adapter that came without its run's figures."""
+    """Load the training log from an adapter folder; empty if it has none."""
     try:
         history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -203,19 +204,19 @@ def _load_history(adapter: Path) -> list[dict[str, float]]:
     return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
-# --- what is scored --------------------------------------------------------------------------------------------------
+# --- models to score -------------------------------------------------------------------------------------------------
 
 
 def _find_contenders(adapter: str, overrides: Sequence[str], base_only: bool, compare: str | None) -> list[Contender]:
-    """The adapter or its frozen base; then another adapter or, for ``base``, the frozen base.
+    """Find the models to score: the adapter or its frozen base, then the model to compare with.
 
     Raises:
-        InputError: not an adapter, recipes that cannot be used, or one model twice.
+        InputError: a folder is not an adapter, a recipe cannot be used, or both models are the same.
     """
     first = _find_contender(adapter, overrides)
     frozen = Contender(BASE_ROW, first.recipe, None)
     if compare == COMPARE_BASE and base_only:
-        raise InputError("--base-only --compare base: compares the frozen base with itself; leave out one of them.")
+        raise InputError("--base-only --compare base compares the frozen base with itself; leave out one of them.")
     if compare is None or compare == COMPARE_BASE:
         main = frozen if base_only else replace(first, name=ADAPTER_ROW)
         return [main] if compare is None else [main, frozen]
@@ -225,7 +226,7 @@ def _find_contenders(adapter: str, overrides: Sequence[str], base_only: bool, co
     assert first.adapter is not None
     assert second.adapter is not None
     if first.adapter.resolve() == second.adapter.resolve():
-        raise InputError(f"--compare {compare}: is the same adapter; name another, or `base` for the frozen base.")
+        raise InputError(f"--compare {compare}: the same adapter; name another one, or `base` for the frozen base.")
     if first.name == second.name:
         return [replace(first, name=adapter), replace(second, name=compare)]
     return [first, second]
@@ -238,10 +239,10 @@ def _find_contender(adapter: str, overrides: Sequence[str]) -> Contender:
 
 
 def _choose_metric(contenders: Sequence[Contender], splits: Sequence[DataSplit]) -> str:
-    """The metric; raises InputError where it does not fit the questions, or where two models cannot be compared."""
+    """Choose the metric; raise InputError if it does not fit the questions, or if two models cannot be compared."""
     metrics = [
-        choose_scoring(one.recipe, split.examples, scienceqa=split.problems is not None)[0]
-        for one, split in zip(contenders, splits, strict=True)
+        choose_scoring(contender.recipe, split.examples, scienceqa=split.problems is not None)[0]
+        for contender, split in zip(contenders, splits, strict=True)
     ]
     if len(contenders) > 1:
         _check_comparable(contenders, splits, metrics)
@@ -250,24 +251,26 @@ def _choose_metric(contenders: Sequence[Contender], splits: Sequence[DataSplit])
 
 def _check_comparable(contenders: Sequence[Contender], splits: Sequence[DataSplit], metrics: Sequence[str]) -> None:
     """Raise InputError unless two contenders have the same questions and the same metric."""
-    (first, second), (ours, theirs) = contenders, (split.examples for split in splits)
-    differing = {_identify_question(item) for item in ours} ^ {_identify_question(item) for item in theirs}
+    first, second = contenders
+    sizes = [len(split.examples) for split in splits]
+    first_questions, second_questions = ({_identify_question(item) for item in split.examples} for split in splits)
+    differing = first_questions ^ second_questions
     if differing:
         count, example = len({id for id, _ in differing}), min(id for id, _ in differing)
         raise InputError(
-            f"The recipes of {first.name} and {second.name} have different questions: {count:,} of {len(ours):,} and "
-            f"{len(theirs):,} differ, such as {example}. Give both the same data, such as "
+            f"The recipes of {first.name} and {second.name} have different questions: {count:,} of {sizes[0]:,} and "
+            f"{sizes[1]:,} differ, for example {example}. Use the same data for both, for example "
             f"--set data.path={first.recipe.data.path}."
         )
     if metrics[0] != metrics[1]:
         raise InputError(
-            f"The metric of {first.name} is {metrics[0]}, that of {second.name} is {metrics[1]}; "
-            f"use one for both with --set evaluation.metric={metrics[0]}."
+            f"The metric of {first.name} is {metrics[0]}, but that of {second.name} is {metrics[1]}; "
+            f"use one metric for both: --set evaluation.metric={metrics[0]}."
         )
 
 
 def _identify_question(example: Example) -> tuple[str, object]:
-    """What makes a question the same for two models, whatever form each is asked in."""
+    """Return what two models' questions must share to be the same question, whatever their form."""
     return example.id, list_references(example) if example.answer is None else example.answer
 
 
@@ -282,7 +285,7 @@ def _score(
     *,
     with_routing: bool,
 ) -> tuple[dict[str, ScoredAnswers], list[RoutingMap]]:
-    """Each contender's answers by its name, and the first one's routing if asked for."""
+    """Score each contender; also measure the routing of the first if ``with_routing``."""
     scored: dict[str, ScoredAnswers] = {}
     routing: list[RoutingMap] = []
     display = Display(console)
@@ -294,14 +297,14 @@ def _score(
         )
         if with_routing and contender is contenders[0] and contender.adapter is not None:
             routing = sample_routing(model, collator, split.examples)
-        del model, collator  # two bases may not fit: free this one before the next is loaded
+        del model, collator  # two bases may not fit in memory: free this one before loading the next
     return scored, routing
 
 
 def _load_models(
     contenders: Sequence[Contender], accept: Collection[Mismatch], console: Console
 ) -> Iterator[tuple[nn.Module, Collator]]:
-    """Each contender's model and collator, one after the other; one loaded base serves an adapter and itself."""
+    """Yield each contender's model and collator in turn; an adapter and its frozen base share one loaded base."""
     base = collator = model = None
     for contender in contenders:
         if model is not None and contender.adapter is None and contender.recipe == contenders[0].recipe:

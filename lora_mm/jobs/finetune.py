@@ -1,4 +1,4 @@
-"""One fine-tuning run, from recipe to adapter folder. Knows the order of the steps; each step is done elsewhere."""
+"""Runs one fine-tuning, from recipe to adapter folder. Knows the order of the steps; other modules do them."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,6 @@ from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.answers import Answer, load_answers
 from lora_mm.evaluation.compare import compare_answers
-from lora_mm.evaluation.report import scores_to_table
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.scoring import (
     ScoredAnswers,
@@ -33,6 +32,7 @@ from lora_mm.evaluation.scoring import (
     score_by_chance,
     score_model,
 )
+from lora_mm.evaluation.tables import scores_to_table
 from lora_mm.jobs.plan import format_estimate
 from lora_mm.jobs.run_folder import (
     ADAPTER_PREDICTIONS,
@@ -69,16 +69,16 @@ def finetune(
 ) -> RunResult | None:
     """Fine-tune as a recipe says, score the frozen base and the adapter, and write the adapter folder.
 
-    When launched as several processes, all of them train; rank 0 does everything else.
+    If several processes are launched, all of them train; rank 0 does everything else.
 
     Args:
-        recipe: a recipe, or the name or YAML file of one.
-        output: the adapter folder; ``runs/NAME`` by default. Checkpoints go into ``checkpoints/`` inside it.
-        console: where progress and tables go; by default a new one on standard output.
-        overrides: ``key=value`` on top of a recipe given by name or file, as ``--set`` takes them.
+        recipe: a recipe, or its name or YAML file.
+        output: the adapter folder; ``runs/NAME`` by default. Checkpoints are saved in ``checkpoints/`` inside it.
+        console: console for progress and tables; by default standard output.
+        overrides: ``key=value`` settings, as for ``--set``; only for a recipe given by name or file.
         resume: continue from the last checkpoint in ``output``.
         overwrite: delete what is in ``output`` first.
-        dry_run: do everything up to the first step, and write nothing.
+        dry_run: do everything up to the first training step, and write nothing.
 
     Returns:
         The result of the run; None after a dry run, and on all ranks but 0.
@@ -132,7 +132,7 @@ def finetune(
 
 
 def make_parts_table(model: nn.Module) -> Table:
-    """The parts of a model: parameters, how many of them train, and MiB."""
+    """Make a table of the model's parts: parameters, trained parameters, and MiB."""
     table = Table(title="What trains", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("part", "parameters", "trained", "share", "MiB"):
         table.add_column(column, justify="left" if column == "part" else "right")
@@ -145,12 +145,16 @@ def make_parts_table(model: nn.Module) -> Table:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a run needs, loaded and checked.
+    """Everything that a run needs, loaded and checked.
 
     Attributes:
-        test: the questions to score on.
+        recipe: the recipe.
+        display: shows progress.
+        test: the evaluation split.
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
-        prepared: the examples to train on.
+        base: the loaded base.
+        collator: its collator.
+        prepared: the training examples.
         model: the base with its adapters.
     """
 
@@ -164,7 +168,7 @@ class _Job:
     model: peft.PeftModel
 
     def score_model(self, label: str) -> ScoredAnswers:
-        """Ask the model as it is now, behind a progress bar with ``label``."""
+        """Score the model in its current state, with a progress bar named ``label``."""
         questions = self.test.examples
         advance = self.display.watch(label, len(questions))
         return score_model(self.model, self.collator, self.recipe, questions, advance, problems=self.test.problems)
@@ -179,7 +183,7 @@ def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> Recipe:
 
 
 def _prepare_job(recipe: Recipe, display: Display) -> _Job:
-    """Load data and base, attach the adapters, and print what will train."""
+    """Load data and base, attach the adapters, and print what trains."""
     console = display.console
     check_sources(recipe)
     train_split, test = load_train_and_test(recipe)
@@ -190,12 +194,12 @@ def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     prepared = collator.prepare(train_split.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError(
-            f"No example of '{recipe.data.train_split}' is left to train on: all are over data.max_length, or faulty.",
+            f"No example of '{recipe.data.train_split}' is left to train on: all are faulty or over data.max_length.",
             *truncate_faults(prepared.faults),
         )
     console.print(_format_lengths(prepared), highlight=False)
 
-    set_seed(recipe.training.seed)  # the adapter's first weights are drawn next
+    set_seed(recipe.training.seed)  # before attach draws the adapter's initial weights
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
     broadcast_weights(model)
     console.print(make_parts_table(model))
@@ -213,20 +217,20 @@ def _format_lengths(prepared: PreparedExamples) -> str:
     if prepared.truncated:
         line += f"; {len(prepared.truncated):,} answers cut to fit"
     if prepared.faults:
-        line += f"; {len(prepared.faults):,} dropped as faulty, such as {prepared.faults[0]}"
+        line += f"; {len(prepared.faults):,} dropped as faulty, for example {prepared.faults[0]}"
     return line
 
 
 @dataclass(frozen=True)
 class _Baselines:
-    """Rows of the score table that need no training, and the frozen base's answers where it is scored."""
+    """Rows of the score table that need no training, and the frozen base's answers; None if it is not scored."""
 
     scores: dict[str, Score]
     answers: Sequence[Answer] | None
 
 
 def _score_baselines(job: _Job, output: Path) -> _Baselines:
-    """Score chance and the frozen base before training, so that faults of scoring show at once."""
+    """Score random choice and the frozen base, before training, so that errors in scoring show early."""
     questions, problems = job.test.examples, job.test.problems
     scores = score_by_chance(job.metric, questions, problems)
     if not job.recipe.evaluation.base:
@@ -237,11 +241,11 @@ def _score_baselines(job: _Job, output: Path) -> _Baselines:
 
 
 def _answer_with_base(job: _Job, file: Path) -> Sequence[Answer]:
-    """The frozen base's answers; a resumed run reads them from ``file``."""
+    """Get the frozen base's answers; a resumed run reads them from ``file``."""
     if file.is_file():
-        kept = load_answers(file)
-        if [answer.id for answer in kept] == [question.id for question in job.test.examples]:
-            return kept
+        saved = load_answers(file)
+        if [answer.id for answer in saved] == [question.id for question in job.test.examples]:
+            return saved
     with job.model.disable_adapter():
         scored = job.score_model(BASE_ROW)
     _write_predictions(scored, file)
@@ -249,7 +253,7 @@ def _answer_with_base(job: _Job, file: Path) -> Sequence[Answer]:
 
 
 def _write_predictions(scored: ScoredAnswers, file: Path) -> None:
-    """Write answers as JSON lines; those to ScienceQA in its official results format too."""
+    """Write answers as JSON lines; for ScienceQA also in its official format."""
     if scored.metric == "scienceqa":
         scored.write(file.with_suffix(".json"))
     scored.write(file)
@@ -265,7 +269,7 @@ def _warn_about_idle_experts(model: peft.PeftModel, console: Console) -> None:
 
 
 def _save(job: _Job, output: Path) -> None:
-    """Save the adapter, and round the weights in memory to what is saved: those are scored."""
+    """Save the adapter, and round its weights in memory as in the file, because scores are those of the file."""
     dtype = getattr(torch, job.recipe.save_dtype)
     round_adapter_weights(job.model, dtype)
     with explain_write_errors(output):
@@ -275,7 +279,7 @@ def _save(job: _Job, output: Path) -> None:
 def _score_adapter(
     job: _Job, output: Path, baselines: _Baselines, figures: dict[str, Any], started: float
 ) -> RunResult:
-    """Score the trained adapter, compare it with the frozen base, and collect what the run measured."""
+    """Score the trained adapter, compare it with the frozen base, and collect the results of the run."""
     questions = job.test.examples
     scored = job.score_model(ADAPTER_ROW)
     _write_predictions(scored, output / ADAPTER_PREDICTIONS)
@@ -298,5 +302,5 @@ def _score_adapter(
         },
         comparison=comparison,
         answers=answers,
-        written=scored.written,
+        generated=scored.generated,
     )

@@ -1,4 +1,4 @@
-"""Answers to conversations by one loaded base with several adapters, of which one or none is active.
+"""Answers conversations with one loaded base and several adapters, at most one of them active.
 
 Knows recipes, adapters and models; knows no terminal and no data set.
 """
@@ -28,7 +28,7 @@ from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
 _SHARED_KEYS = ("dtype", "quantization", "full_precision", "attention")
-"""Keys of ``base`` in which adapters on one loaded base must agree, else they would answer differently than alone."""
+"""Keys of ``base`` that must be equal for adapters on one loaded base; otherwise answers would change."""
 
 
 class AdaptedModel:
@@ -37,12 +37,12 @@ class AdaptedModel:
     Args:
         base: the loaded base.
         model: the base itself, or the PEFT model with the adapters.
-        adapters: name → PEFT's name of the adapter, and the collator of its recipe. The first one is active.
-        base_collator: the collator for the frozen base.
+        adapters: name → (PEFT's name of the adapter, collator of its recipe). The first adapter is active.
+        base_collator: collator for the frozen base.
 
     Attributes:
-        names: of the adapters, in the order given.
-        active: the adapter that answers; None for the frozen base.
+        names: names of the adapters, in the given order.
+        active: name of the adapter that answers; None for the frozen base.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AdaptedModel:
         self.activate(self.names[0] if self.names else None)
 
     def activate(self, name: str | None) -> None:
-        """Answer with the adapter ``name`` from now on, or with the frozen base for None.
+        """Make the adapter ``name`` answer from now on; None makes the frozen base answer.
 
         Raises:
             InputError: no adapter has this name.
@@ -82,9 +82,9 @@ class AdaptedModel:
 
         Args:
             turns: the conversation so far; the last turn is the user's.
-            max_new_tokens: the maximum number of tokens of the answer.
+            max_new_tokens: maximum number of tokens of the answer.
             write: called with each piece of the answer as it is generated.
-            stop: called after each token; True ends the answer there.
+            stop: called after each token; the answer ends when it returns True.
 
         Returns:
             The answer, without special tokens.
@@ -98,7 +98,7 @@ class AdaptedModel:
         self._check_length(length, max_new_tokens)
         model: Any = self.model  # PEFT passes `generate` on to the base
         with torch.inference_mode(), self._select_adapter(), explain_out_of_memory():
-            written = model.generate(
+            tokens = model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
@@ -106,7 +106,7 @@ class AdaptedModel:
                 streamer=_PieceStreamer(collator.tokenizer, write),
                 stopping_criteria=[_StopWhen(stop)],
             )
-        answer: str = collator.tokenizer.decode(written[0, length:], skip_special_tokens=True)
+        answer: str = collator.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
         return answer.strip()
 
     @contextmanager
@@ -121,8 +121,8 @@ class AdaptedModel:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and length + max_new_tokens > limit:
             raise InputError(
-                f"The conversation has {length:,} tokens and the answer may have {max_new_tokens:,}; the base reads "
-                f"{limit:,}. Start a new conversation, or lower --max-new-tokens."
+                f"The conversation has {length:,} tokens and the answer up to {max_new_tokens:,}; the base's limit "
+                f"is {limit:,}. Start a new conversation, or lower --max-new-tokens."
             )
 
 
@@ -134,15 +134,18 @@ def load_adapted(
     only: Collection[str] = (),
     base_only: bool = False,
 ) -> AdaptedModel:
-    """Load the base of ``adapters`` once, with all of them on it; the first is active.
+    """Load the base of ``adapters`` once, with all adapters on it; the first is active.
 
     Args:
         adapters: folders, packed files or Hub ids (see :func:`~lora_mm.artifact.hub.locate_adapter`), all of one base
             and one PEFT type.
-        overrides: ``key=value`` for their recipes.
+        overrides: ``key=value`` settings for their recipes.
         accept: mismatches of base or inputs to warn about instead of refusing.
-        only: names of the adapters to load; all by default.
+        only: names of the adapters to load; by default all.
         base_only: load the base of the first adapter, and no adapter.
+
+    Returns:
+        The base with its adapters.
 
     Raises:
         InputError: an adapter cannot be loaded, or the adapters cannot share one base.
@@ -171,7 +174,7 @@ def load_adapted(
 
 
 def _name_folders(located: Sequence[LocatedAdapter]) -> dict[str, Path]:
-    """Name → folder; a name that is taken gets a number."""
+    """Map names to folders; a duplicate name gets a number."""
     folders: dict[str, Path] = {}
     for item in located:
         name, count = item.name, 1
@@ -188,12 +191,12 @@ def _check_known(name: str, names: list[str]) -> None:
 
 
 def _check_shareable(folders: dict[str, Path], recipes: dict[str, Recipe]) -> None:
-    """Raise InputError, before anything large is loaded, for adapters that cannot share one loaded base."""
+    """Raise InputError for adapters that cannot share one loaded base, before the base is loaded."""
     types = {name: read_json_object(folder / CONFIG).get("peft_type") for name, folder in folders.items()}
     if len(set(types.values())) > 1:
         listed = ", ".join(f"{name} is {kind}" for name, kind in types.items())
         raise InputError(
-            f"One loaded base takes adapters of one PEFT type: {listed}. "
+            f"Adapters on one base must have one PEFT type, but {listed}. "
             "Load them separately (plain LoRA is LORA, all other methods are ROUTED)."
         )
     faults = []
@@ -207,14 +210,14 @@ def _check_shareable(folders: dict[str, Path], recipes: dict[str, Recipe]) -> No
 
 
 class _PieceStreamer(TextStreamer):
-    """Passes on the answer as it is generated, whole words at a time."""
+    """Calls ``write`` with the answer as it is generated, whole words at a time."""
 
     def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._write = write
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece; the last may be empty."""
+        """Pass on a piece of the answer. transformers calls this; the last piece may be empty."""
         if text:
             self._write(text)
 

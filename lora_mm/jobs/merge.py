@@ -1,4 +1,4 @@
-"""One merge, from adapters to a verified folder. Knows recipes and the order of steps; each step is done elsewhere."""
+"""Runs one merge, from adapters to a verified folder. Knows the order of the steps; other modules do them."""
 
 import gc
 import shutil
@@ -34,7 +34,7 @@ MergeFormat = Literal["model", "lora"]
 """``model``: a plain transformers checkpoint; ``lora``: a stock PEFT LoRA."""
 
 _VERIFICATION_BYTES = 500_000_000
-"""Memory that the merged model may take beyond what the adapted base took."""
+"""Memory that the merged model may use beyond that of the adapted base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class MergeResult:
     """A finished merge.
 
     Attributes:
-        output: the folder that was written.
-        dtype: of the weights in the files.
+        output: the written folder.
+        dtype: data type of the weights in the files.
         drifts: modality → difference between merged and unmerged logits.
-        lines: ``drifts`` in words.
+        lines: ``drifts`` as text.
     """
 
     output: Path
@@ -54,19 +54,23 @@ class MergeResult:
     lines: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, for ``--json``."""
+        """Convert to JSON values, for ``--json``."""
         drifts = {modality: asdict(drift) for modality, drift in self.drifts.items()}
         return {"output": str(self.output), "dtype": self.dtype, "drift": drifts}
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What to merge, and how.
+    """A merge to run.
 
     Attributes:
-        adapters: in the order in which they are active.
-        recipe: of the first adapter; its base and data are used.
-        depends_on_modality: whether some adapter computes differently for each modality.
+        adapters: the adapters, in the order in which they are active.
+        recipe: recipe of the first adapter, for base and data.
+        format: format of the files.
+        modality: modality to merge for; None if no adapter depends on it.
+        dtype: data type of the files.
+        depends_on_modality: whether an adapter computes differently for each modality.
+        say: called with each line of progress.
     """
 
     adapters: Sequence[LocatedAdapter]
@@ -93,21 +97,24 @@ def merge(
     dtype: Dtype | None = None,
     say: Callable[[str], None] | None = None,
 ) -> MergeResult:
-    """Merge adapters into their base, or out to a stock LoRA, and verify the result before it gets its name.
+    """Merge adapters into their base, or convert them to a stock LoRA, and verify the result.
 
     Args:
-        adapters: one or several of one base: folders, packed files or Hub ids. Several are merged as all active
-            together, in this order.
+        adapters: adapters of one base: folders, packed files or Hub ids. Several are merged as if all were active, in
+            this order.
         output: folder to make.
-        overrides: ``key=value`` for the adapters' recipes; base and data of the first recipe are used.
+        overrides: ``key=value`` settings for the adapters' recipes; base and data of the first recipe are used.
         format: ``model`` for a plain transformers checkpoint, ``lora`` for a stock PEFT LoRA.
-        modality: modality to merge for, where an adapter depends on it: ``text``, ``image``, …
-        dtype: of the files; by default the base's for a model, float32 for a LoRA.
-        say: called with each line of progress; None for silence.
+        modality: modality to merge for, if an adapter depends on it: ``text``, ``image``, …
+        dtype: data type of the files; by default the base's for a model, float32 for a LoRA.
+        say: called with each line of progress; None prints nothing.
+
+    Returns:
+        The written folder and the differences between merged and unmerged logits.
 
     Raises:
-        InputError: adapters that cannot be merged, or not together; an ``output`` that exists.
-        LoraMMError: merged and unmerged logits differ too much, or the folder cannot be written. Nothing is left then.
+        InputError: the adapters cannot be merged, or not together, or ``output`` exists.
+        LoraMMError: merged and unmerged logits differ too much, or the folder cannot be written; no folder is left.
     """
     output = Path(output)
     job = _prepare(adapters, list(overrides), format, modality, dtype, say or (lambda line: None))
@@ -133,7 +140,8 @@ def _prepare(
     say: Callable[[str], None],
 ) -> _Job:
     """Locate the adapters, and check everything that needs no model."""
-    located = [locate_adapter(str(one)) for one in ([adapters] if isinstance(adapters, str | Path) else adapters)]
+    sources = [adapters] if isinstance(adapters, str | Path) else adapters
+    located = [locate_adapter(str(source)) for source in sources]
     if not located:
         raise InputError("No adapter to merge.")
     folders = [adapter.folder for adapter in located]
@@ -155,7 +163,7 @@ def _prepare(
 
 
 def _write(job: _Job, folder: Path) -> tuple[Probes, Reference]:
-    """Write the merged weights, and ask the adapted model the probes that the result is compared on."""
+    """Write the merged weights; also record the adapted model's logits on probes, to compare the result with."""
     base = load_recipe_base(job.recipe)
     collator = make_base_collator(job.recipe, base)
     model = load_adapters(base, [adapter.folder for adapter in job.adapters], job.recipe.base.kernels)
@@ -176,7 +184,7 @@ def _write(job: _Job, folder: Path) -> tuple[Probes, Reference]:
 
 
 def _verify(job: _Job, folder: Path, reference: Reference) -> dict[str, Drift]:
-    """Load the written files as any user would, by plain transformers or PEFT, and ask them the probes."""
+    """Load the written files as a user does, by plain transformers or PEFT, and compare logits on the probes."""
     if job.format == "lora":
         base: nn.Module = load_recipe_base(job.recipe).model
         return reference.compare(load_stock_lora(base, folder))
@@ -192,19 +200,19 @@ def _verify(job: _Job, folder: Path, reference: Reference) -> dict[str, Drift]:
 
 
 def _check_drifts(job: _Job, drifts: dict[str, Drift]) -> None:
-    """Raise LoraMMError, naming the way out, if a drift exceeds its limits."""
+    """Raise LoraMMError with advice if a drift exceeds its limits."""
     exceeding = [modality for modality, drift in drifts.items() if not drift.is_within_limits(exact=job.exact)]
     if not exceeding:
         return
     if job.exact:
-        way_out = "The anatomy of this base may be wrong (`lora-mm models show`); please report it."
+        advice = "The anatomy of this base may be wrong (`lora-mm models show`); please report it."
     elif job.dtype == "float32":
-        way_out = "The base's own precision is too low for what the adapter changes; keep the adapter."
+        advice = "The base's precision is too low for the adapter's changes; keep the adapter."
     else:
-        way_out = f"{job.dtype} is too coarse for what the adapter changes: use --dtype float32, or keep the adapter."
+        advice = f"{job.dtype} is too coarse for the adapter's changes: use --dtype float32, or keep the adapter."
     raise LoraMMError(
         f"Merged and unmerged logits differ by more than the limit on {' and '.join(exceeding)}; nothing was written. "
-        f"{way_out}"
+        f"{advice}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Estimates memory and work of a recipe's training, without the base's weights, on its own largest examples.
+"""Estimates memory and compute of a recipe's training, without the base's weights, on its own largest examples.
 
-Knows recipes, models and data. Does not know a GPU's speed or what CUDA's libraries use: one is given, one assumed.
+Knows recipes, models and data. The speed of the GPU is given; the memory of CUDA's libraries is assumed.
 """
 
 import math
@@ -31,14 +31,14 @@ CUDA_OVERHEAD = 0.8 * GIB
 
 @dataclass(frozen=True)
 class BatchOption:
-    """Settings that split an optimiser step into batches; all options of a plan train on equally many examples.
+    """Settings that split an optimizer step into batches; all options of a plan train on equally many examples.
 
     Attributes:
         per_device_train_batch_size: examples per batch.
-        gradient_accumulation_steps: batches per optimiser step.
-        gradient_checkpointing: whether activations are recomputed in the backward.
-        step: peak bytes of activations, gradients and temporary results, in the largest batch.
-        flops: operations of the whole training.
+        gradient_accumulation_steps: batches per optimizer step.
+        gradient_checkpointing: whether to recompute activations in the backward pass.
+        step: peak bytes of activations, gradients and temporary results, with the largest batch.
+        flops: floating-point operations of the whole training.
     """
 
     per_device_train_batch_size: int
@@ -59,13 +59,13 @@ class RunPlan:
     """What a recipe's training needs.
 
     Attributes:
-        parts: part → bytes of its weights, with the adapters in it.
+        parts: part → bytes of its weights, including adapters.
         trained: number of parameters that train.
         optimizer: bytes of AdamW's states.
         examples: number of training examples.
-        steps: number of optimiser steps.
-        tokens: of the longest row in the largest batch.
-        pictures: rows with pictures in the largest batch.
+        steps: number of optimizer steps.
+        tokens: number of tokens of the longest row in the largest batch.
+        pictures: number of rows with pictures in the largest batch.
         options: the recipe's own settings first, then alternatives.
     """
 
@@ -79,38 +79,38 @@ class RunPlan:
     options: tuple[BatchOption, ...]
 
     def estimate_memory(self, option: BatchOption) -> float:
-        """Bytes that ``option`` needs in all, including :data:`CUDA_OVERHEAD`."""
+        """Sum the bytes that ``option`` needs, including :data:`CUDA_OVERHEAD`."""
         return sum(self.parts.values()) + self.optimizer + option.step + CUDA_OVERHEAD
 
     def find_option_within(self, memory: float) -> BatchOption | None:
-        """The recipe's own settings if they fit in ``memory`` bytes, else the least work that fits; None if none do."""
+        """Return the recipe's settings if they fit in ``memory`` bytes, else the cheapest option that fits, or None."""
         fitting = [option for option in self.options if self.estimate_memory(option) <= memory]
-        own = self.options[0]
-        return own if own in fitting else min(fitting, key=lambda option: option.flops, default=None)
+        default = self.options[0]
+        return default if default in fitting else min(fitting, key=lambda option: option.flops, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, for ``--json``."""
+        """Convert to JSON values, for ``--json``."""
         options = [asdict(option) | {"needed": self.estimate_memory(option)} for option in self.options]
         return asdict(self) | {"options": options, "assumed": CUDA_OVERHEAD}
 
 
 def get_device_memory() -> float:
-    """Bytes of this machine's GPU; 24 GiB where it has none."""
+    """Return the bytes of this machine's GPU; 24 GiB if it has none."""
     if not torch.cuda.is_available():
         return 24.0 * GIB
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def make_memory_table(plan: RunPlan) -> Table:
-    """The memory of the recipe's own settings, by what uses it."""
-    own = plan.options[0]
-    batch = f"{own.per_device_train_batch_size} examples of {plan.tokens:,} tokens, {plan.pictures} with pictures"
+    """Make a table of the memory that the recipe's settings need."""
+    option = plan.options[0]
+    batch = f"{option.per_device_train_batch_size} examples of {plan.tokens:,} tokens, {plan.pictures} with pictures"
     rows: list[tuple[str, float, str]] = [(f"weights: {part}", size, "") for part, size in plan.parts.items()]
     rows += [
-        ("optimiser", plan.optimizer, f"{plan.trained:,} trained parameters"),
-        ("activations, gradients", own.step, f"peak, in a batch of {batch}"),
+        ("optimizer", plan.optimizer, f"{plan.trained:,} trained parameters"),
+        ("activations, gradients", option.step, f"peak, in a batch of {batch}"),
         ("CUDA and its libraries", CUDA_OVERHEAD, "assumed"),
-        ("total", plan.estimate_memory(own), ""),
+        ("total", plan.estimate_memory(option), ""),
     ]
     table = Table(title="Memory", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "GiB", ""):
@@ -121,12 +121,12 @@ def make_memory_table(plan: RunPlan) -> Table:
 
 
 def make_options_table(plan: RunPlan, memory: float, speed: float) -> Table:
-    """The options, each with its memory, work and time.
+    """Make a table of the options, each with its memory, compute and time.
 
     Args:
         plan: the plan.
-        memory: bytes of the GPU.
-        speed: operations per second of the GPU.
+        memory: memory of the GPU in bytes.
+        speed: floating-point operations per second of the GPU.
     """
     table = Table(title="Batch options for the same steps", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("batch size", "accumulation", "checkpointing", "GiB", "PFLOP", "hours", ""):
@@ -146,30 +146,33 @@ def make_options_table(plan: RunPlan, memory: float, speed: float) -> Table:
 
 
 def format_verdict(plan: RunPlan, memory: float) -> str:
-    """Whether the recipe fits; if not, which option does; if so, which option computes clearly less.
+    """Say whether the recipe fits; if not, which option fits; if so, which option computes clearly less.
 
     Args:
         plan: the plan.
-        memory: bytes of the GPU.
+        memory: memory of the GPU in bytes.
     """
-    best, own = plan.find_option_within(memory), plan.options[0]
+    best, default = plan.find_option_within(memory), plan.options[0]
     size = f"{memory / GIB:.1f} GiB"
     if best is None:
         return (
-            f"Does not fit in {size}, with any of these options. Set base.quantization=nf4 or a smaller "
+            f"No option fits in {size}. Set base.quantization=nf4 or a smaller "
             "data.max_length, or use smaller pictures or a smaller base."
         )
-    if best is not own:
-        return f"Does not fit in {size}. This does: {best.settings}"
+    if best is not default:
+        return f"Does not fit in {size}. This fits: {best.settings}"
     fitting = (option for option in plan.options if plan.estimate_memory(option) <= memory)
     cheapest = min(fitting, key=lambda option: option.flops)
-    saved = 1 - cheapest.flops / own.flops
+    saved = 1 - cheapest.flops / default.flops
     hint = f" With {cheapest.settings} it computes {saved:.0%} less." if saved > 0.05 else ""
     return f"Fits in {size}.{hint}"
 
 
 def plan_run(recipe: Recipe) -> RunPlan:
     """Estimate what training ``recipe`` in one process on one GPU needs, with its own and with other batch sizes.
+
+    Returns:
+        The plan, with the recipe's settings as the first option.
 
     Raises:
         InputError: recipe or data cannot be used.
@@ -191,7 +194,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
     steps = _count_steps(settings, len(prepared.examples))
     options: list[BatchOption] = []
     for size, accumulation, checkpointing in _list_settings(settings):
-        usage = trial.measure(order, size, checkpointing) if options else largest  # the first is the recipe's own
+        usage = trial.measure(order, size, checkpointing) if options else largest  # the first is the recipe's
         flops = typical.flops * steps * accumulation * (usage.flops / largest.flops)
         options.append(BatchOption(size, accumulation, checkpointing, usage.peak, flops))
     batch = list(islice(cycle(order), settings.per_device_train_batch_size))
@@ -208,13 +211,13 @@ def plan_run(recipe: Recipe) -> RunPlan:
 
 
 def format_estimate(recipe: Recipe, collator: Collator, prepared: PreparedExamples, memory: float | None = None) -> str:
-    """One line before training: its estimated memory, and a warning where that does not fit.
+    """Write one line with the estimated memory of training, with a warning if it does not fit.
 
     Args:
-        recipe: the recipe about to train.
-        collator: makes its batches.
+        recipe: the recipe to train.
+        collator: its collator.
         prepared: its training examples.
-        memory: available bytes; None takes this machine's GPU, or its main memory where it has no GPU.
+        memory: available bytes; by default those of this machine's GPU, or its main memory if it has no GPU.
     """
     gpu = torch.cuda.is_available()
     if memory is None:
@@ -230,7 +233,7 @@ def format_estimate(recipe: Recipe, collator: Collator, prepared: PreparedExampl
 
 
 class _Trial:
-    """A recipe's model without weights, and the steps it takes.
+    """A recipe's model without weights, to measure training steps on.
 
     Attributes:
         model: the base with its adapters, on ``meta``.
@@ -252,7 +255,7 @@ class _Trial:
         return measure_step(self.model, batch, gradient_checkpointing=checkpointing)
 
     def measure_largest(self) -> tuple[StepUsage, list[int]]:
-        """Measure a step with the recipe's settings on its largest batch; also the order that starts with that."""
+        """Measure a step with the recipe's settings on its largest batch; also return the order that starts with it."""
         orders = _list_orders(self._prepared)
         usages = [(self.measure(order, self._size, self.checkpointing), order) for order in orders]
         return max(usages, key=lambda item: item[0].peak)
@@ -266,25 +269,25 @@ def _count_steps(settings: TrainingSection, examples: int) -> int:
 
 
 def _list_settings(settings: TrainingSection) -> Iterator[tuple[int, int, bool]]:
-    """Batch size, accumulation and checkpointing: the recipe's own, then those with half and double the batch size."""
+    """Yield batch size, accumulation and checkpointing: the recipe's, then half and double the batch size."""
     size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
     sizes = [(size, accumulation)]
     sizes += [(size // 2, accumulation * 2)] if size % 2 == 0 else []
     sizes += [(size * 2, accumulation // 2)] if accumulation % 2 == 0 else []
-    own = settings.gradient_checkpointing
-    yield from ((*pair, own) for pair in sizes)
-    yield from ((*pair, not own) for pair in sizes)
+    checkpointing = settings.gradient_checkpointing
+    yield from ((*pair, checkpointing) for pair in sizes)
+    yield from ((*pair, not checkpointing) for pair in sizes)
 
 
 def _list_orders(prepared: PreparedExamples) -> list[list[int]]:
-    """Orders that may start with the largest batch: longest first, of all examples and of those with pictures."""
+    """List orders that may start with the largest batch: longest first, all examples or those with pictures."""
     by_length = sorted(range(len(prepared.lengths)), key=lambda number: (-prepared.lengths[number], number))
     pictured = [number for number in by_length if prepared.pictured[number]]
     return [by_length, pictured] if pictured and pictured != by_length else [by_length]
 
 
 def _choose_typical_batch(prepared: PreparedExamples, settings: TrainingSection) -> list[int]:
-    """Examples near the mean length where batches are grouped by length, else examples of all lengths."""
+    """Choose examples near the mean length if batches are grouped by length, else examples of all lengths."""
     lengths, size = np.asarray(prepared.lengths), settings.per_device_train_batch_size
     if settings.train_sampling_strategy.startswith("group_by"):
         order = np.argsort(np.abs(lengths - lengths.mean()), kind="stable")[:size]

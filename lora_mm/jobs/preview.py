@@ -1,4 +1,4 @@
-"""Shows examples of a split on one HTML page: pictures, turns, and what the model learns. Loads no model."""
+"""Shows examples of a split on one HTML page: pictures, turns, and which tokens are supervised. Loads no model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,41 +14,25 @@ from lora_mm.data.mask import MaskPiece, decode_mask
 from lora_mm.data.own_data import find_sources
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
-from lora_mm.html.picture import embed_picture
+from lora_mm.html.picture import Picture, embed_picture
 from lora_mm.html.render import render_template
 from lora_mm.recipe.sections import Recipe
 
 THUMBNAIL = 480
-"""Longest side of a picture on the page, in pixels: twice what is shown, for sharp screens."""
+"""Longest side of an embedded picture in pixels: twice its size on the page, for sharp screens."""
 _QUALITY = 82
 """JPEG quality."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture on the page, or why it cannot be shown.
-
-    Attributes:
-        url: the picture itself, as a ``data:`` URL.
-        width, height: of the original, in pixels.
-        fault: why it cannot be opened; the other fields are then empty.
-    """
-
-    url: str = ""
-    width: int = 0
-    height: int = 0
-    fault: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
+class ExampleCard:
     """One row of the data on the page.
 
     Attributes:
-        name: id of the example; of a row that cannot be read, its file and line.
-        where: file and line, or id.
-        pictures: in the order in which they are shown.
-        turns: with a picture sign where each picture stands.
+        name: id of the example; file and line if the row cannot be read.
+        where: file and line; for ScienceQA the id.
+        pictures: the example's pictures, in order.
+        turns: its turns, with a picture sign where each picture stands.
         pieces: the text as the model reads it.
         faults: what is wrong with the row.
     """
@@ -84,15 +68,15 @@ def write_page(file: Path, recipe: Recipe, split: str, collator: Collator, *, co
 
 
 def _sample(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Example | None, list[str]]]:
-    """Yield the place, the example and the faults of up to ``count`` rows."""
+    """Yield file and line, example and faults of up to ``count`` rows."""
     if not is_own_data(recipe.data):
         examples = load_split(recipe, split).examples
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    found = find_sources(recipe.data, split)
-    for source, rows in found:
-        for number in _spread(len(rows), max(1, count // len(found))):
+    sources = find_sources(recipe.data, split)
+    for source, rows in sources:
+        for number in _spread(len(rows), max(1, count // len(sources))):
             row = int(rows[number])
             try:
                 yield source.rows.where(row), source[row], []
@@ -105,32 +89,31 @@ def _spread(length: int, count: int) -> list[int]:
     return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
-def _make_card(where: str, example: Example | None, faults: Sequence[str], collator: Collator) -> Card:
+def _make_card(where: str, example: Example | None, faults: Sequence[str], collator: Collator) -> ExampleCard:
     if example is None:
-        return Card(where, where, faults=faults)
+        return ExampleCard(where, where, faults=faults)
     pieces: Sequence[MaskPiece] = ()
     try:
         pieces = decode_mask(collator, example)
     except InputError as error:
         faults = error.faults
     turns = [Turn(turn.role, turn.text.replace(PICTURE, "🖼")) for turn in example.turns]
-    return Card(example.id, where, [_embed(source) for source in example.pictures], turns, pieces, faults)
+    return ExampleCard(example.id, where, [_embed(source) for source in example.pictures], turns, pieces, faults)
 
 
 def _embed(source: ImageSource) -> Picture:
     try:
         picture = open_image(source)
     except InputError as error:
-        return Picture(fault=str(error))
-    width, height = picture.size
-    return Picture(embed_picture(picture, THUMBNAIL, _QUALITY), width, height)
+        return Picture(note=str(error))
+    return embed_picture(picture, THUMBNAIL, _QUALITY)
 
 
-def _render(recipe: Recipe, split: str, cards: Sequence[Card]) -> str:
+def _render(recipe: Recipe, split: str, cards: Sequence[ExampleCard]) -> str:
     faulty = sum(bool(card.faults) for card in cards)
     return render_template(
         "jobs/preview.html",
-        title=recipe.data.where,
+        title=recipe.data.location,
         counts=f"{len(cards)} rows of split {split}" + (f", {faulty} of them faulty" if faulty else ""),
         base=recipe.base.model,
         cards=cards,

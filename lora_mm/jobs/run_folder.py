@@ -1,7 +1,4 @@
-"""The folder of a run: its files, whether a run may write or resume there, and its scores, card and report.
-
-Knows what training leaves; trains nothing.
-"""
+"""The folder of a run: checks that a run may use it, and writes its recipe, scores, card and report. Trains nothing."""
 
 import json
 import shutil
@@ -26,8 +23,10 @@ from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
-from lora_mm.evaluation.report import scores_to_dict, scores_to_markdown, to_json
+from lora_mm.evaluation.metrics import name_metric_on_hub
 from lora_mm.evaluation.score import Score
+from lora_mm.evaluation.tables import scores_to_dict, scores_to_markdown
+from lora_mm.json_text import to_json
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe
@@ -46,13 +45,13 @@ class RunResult:
 
     Attributes:
         folder: the adapter folder.
-        title: of the score table.
+        title: title of the score table.
         metric: a row of :data:`~lora_mm.evaluation.metrics.METRICS`.
-        scores: the rows of the score table, by name.
-        figures: what the run measured of itself: steps, seconds, sizes, training history.
-        comparison: the adapter against the frozen base, where that was scored.
-        answers: by :data:`BASE_ROW` and :data:`ADAPTER_ROW`.
-        written: whether the model wrote its answers; else the likeliest candidates were taken.
+        scores: name of the row → score.
+        figures: steps, seconds, sizes and training history of the run.
+        comparison: the adapter against the frozen base; None if the base was not scored.
+        answers: name of the row → answers, for :data:`BASE_ROW` and :data:`ADAPTER_ROW`.
+        generated: whether the model generated its answers; otherwise candidates were compared by likelihood.
     """
 
     folder: Path
@@ -62,7 +61,7 @@ class RunResult:
     figures: dict[str, Any]
     comparison: Comparison | None
     answers: Mapping[str, Sequence[Answer]]
-    written: bool
+    generated: bool
 
 
 def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
@@ -70,12 +69,12 @@ def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: b
 
     Args:
         folder: the folder of ``--output``.
-        recipe: the recipe about to run.
+        recipe: the recipe to run.
         resume: whether to continue from the last checkpoint in ``folder``.
         overwrite: whether to delete what is in ``folder`` first.
 
     Raises:
-        InputError: the folder is a file or not empty, or does not hold what ``resume`` or ``overwrite`` need.
+        InputError: the folder is a file or not empty, or ``resume`` or ``overwrite`` do not fit its contents.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: is a file, not a folder.")
@@ -85,7 +84,7 @@ def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: b
     if resume:
         _check_resumable(folder, recipe)
     elif used and overwrite and not (folder / RECIPE).is_file():
-        raise InputError(f"--overwrite: {folder} is not the folder of a run (no {RECIPE} in it); delete it yourself.")
+        raise InputError(f"--overwrite: {folder} is not the folder of a run: it has no {RECIPE}. Delete it yourself.")
     elif used and not overwrite:
         raise InputError(
             f"--output {folder}: the folder is not empty. Continue its run with --resume, delete it with --overwrite, "
@@ -97,9 +96,9 @@ def _check_resumable(folder: Path, recipe: Recipe) -> None:
     checkpoint = find_last_checkpoint(folder)
     if checkpoint is None:
         raise InputError(f"--resume: no checkpoint in {folder / CHECKPOINTS}; start without --resume.")
-    then, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), distributed.world_size()
-    if then != now:
-        raise InputError(f"--resume: {checkpoint} is of {_count(then)}, this run has {now}; start {_count(then)}.")
+    before, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), distributed.world_size()
+    if before != now:
+        raise InputError(f"--resume: {checkpoint} needs {_count(before)}, but this run has {now}.")
     saved = folder / RECIPE
     if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
         raise InputError(
@@ -113,17 +112,17 @@ def _count(processes: int) -> str:
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of the run in ``folder``; the Trainer writes ``trainer_state.json`` last."""
+    """Find the latest complete checkpoint in ``folder``; the Trainer writes ``trainer_state.json`` last."""
     complete = [file.parent for file in folder.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")]
     return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
 
 
 def prepare_run_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Make the folder of a run, with its recipe in it.
+    """Make the folder of a run, and save the recipe in it.
 
     Args:
-        folder: checked by :func:`check_run_folder`.
-        recipe: the recipe about to run.
+        folder: folder that :func:`check_run_folder` accepted.
+        recipe: the recipe to run.
         overwrite: whether to delete what is in ``folder`` first.
 
     Raises:
@@ -156,12 +155,12 @@ def write_run_folder(
     """Write scores, model card and report into the folder of a finished run.
 
     Args:
-        result: what to write, and where.
+        result: the result of the run, with its folder.
         recipe: the recipe that ran.
         model: the trained model, for the sizes of its parts.
-        base: the base it was trained on.
+        base: the base of the model.
         questions: the test examples, in the order of the answers.
-        routing: where the adapter sends the tokens of some questions.
+        routing: where the adapter routes the tokens of some questions.
 
     Raises:
         LoraMMError: a file cannot be written.
@@ -193,7 +192,7 @@ def write_run_folder(
 
 
 def _summarize_run(base: Base, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The figures at the top of the report."""
+    """Write the facts at the top of the report."""
     peak = figures["peak_gpu_bytes"]
     return {
         "Base": base.name,
@@ -212,7 +211,7 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
     figures, columns = result.figures, result.scores[ADAPTER_ROW].columns
     description = (
         f"{result.title}, {figures['test_rows']:,} problems, answers by "
-        f"{'generation' if result.written else 'option likelihood'}; "
+        f"{'generation' if result.generated else 'option likelihood'}; "
         f"trained on {figures['train_rows']:,} problems, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s."
     )
     return render_model_card(
@@ -221,7 +220,7 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         base=base.name,
         revision=base.revision,
         version=version("lora-mm"),
-        data=recipe.data.where,
+        data=recipe.data.location,
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),
         trained=figures["trained_parameters"],
@@ -230,13 +229,13 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         parts=measure_memory(model),
         folder=result.folder.name,
         licence=recipe.license,
-        metric=result.metric,
+        metrics={column: name_metric_on_hub(result.metric, column) for column in columns},
         split=recipe.data.eval_split,
         figures={name: figure.value for name, figure in columns.items() if figure.value is not None},
     )
 
 
 def load_scores(folder: Path) -> dict[str, Any]:
-    """The scores and figures of a finished run, as saved in its folder."""
+    """Load the scores and figures of a finished run from its folder."""
     facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     return facts

@@ -24,7 +24,7 @@ from lora_mm.recipe.sections import Recipe
 
 
 def find_adapter_recipe(adapter: Path) -> str:
-    """The path of the recipe saved in an adapter folder, for :func:`~lora_mm.recipe.load.load_recipe`.
+    """Return the path of the recipe in an adapter folder, for :func:`~lora_mm.recipe.load.load_recipe`.
 
     Raises:
         InputError: ``adapter`` is not an adapter folder.
@@ -34,11 +34,11 @@ def find_adapter_recipe(adapter: Path) -> str:
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Check, before anything is loaded, that the base can be quantised and that base and data can be reached.
+    """Check that the base can be quantized and that base and data can be reached, before anything is loaded.
 
     Raises:
-        InputError: quantisation does not work on this machine, or base or data cannot be used.
-        UnreachableError: base or data cannot be reached; names both where both are missing.
+        InputError: quantization does not work on this machine, or base or data cannot be used.
+        UnreachableError: base or data cannot be reached; names both if both are missing.
     """
     check_quantization(recipe.base.quantization)
     missing: list[str] = []
@@ -59,7 +59,7 @@ def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
 
     Args:
         recipe: the recipe; its ``base`` section says what to load and how.
-        weights: False loads the base without data, see :func:`~lora_mm.models.loading.load_base`.
+        weights: False loads the base without weights, see :func:`~lora_mm.models.loading.load_base`.
 
     Raises:
         InputError: the base cannot be loaded or adapted.
@@ -94,10 +94,10 @@ def make_base_collator(recipe: Recipe, base: Base) -> Collator:
 
 
 def make_collator_without_weights(recipe: Recipe) -> Collator:
-    """Make the collator of a recipe whose base is not loaded: it needs only configuration and processor.
+    """Make the collator of a recipe from the base's configuration and processor, without loading the base.
 
     Raises:
-        InputError: the base cannot be used, or as for :func:`make_collator`.
+        InputError: the base cannot be used, or see :func:`make_collator`.
     """
     section = recipe.base
     config = load_base_config(section.model, section.revision)
@@ -117,8 +117,8 @@ def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any)
         processor: the base's processor.
 
     Raises:
-        InputError: the recipe slices pictures for a base that does so itself, or has an adapter per crop while pictures
-            stay whole.
+        InputError: the recipe slices pictures for a base that slices them itself, or it has adapters per crop but does
+            not slice pictures.
     """
     section, family = recipe.data.slicing, config.model_type
     if section is None:
@@ -126,7 +126,7 @@ def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any)
         if for_crops and anatomy.crops == "none" and find_obstacle("crop_lora", anatomy) is None:
             raise InputError(
                 f"{', '.join(for_crops)}: '{family}' bases do not slice pictures, so there are no crops to train on; "
-                "set data.slicing, such as --set data.slicing.rows=2 --set data.slicing.columns=2."
+                "set data.slicing, for example --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
         return Collator(processor, max_length=recipe.data.max_length)
     if anatomy.crops != "none" or anatomy.packed or not anatomy.visual_tokens:

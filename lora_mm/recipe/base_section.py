@@ -1,4 +1,4 @@
-"""The ``base`` section of a recipe: the frozen model and where its parts are. Loads no model."""
+"""The ``base`` section of a recipe: the frozen model and its anatomy. Loads no model."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ class StackSection(Section):
 
 
 class AnatomySection(Section):
-    """Where the parts of a model are, for a model type that lora-mm does not know.
+    """The anatomy of a model: where its parts are, for a model type that lora-mm does not know.
 
     Attributes:
         like: Known model type whose values are used for the keys that are not set.
@@ -62,7 +62,7 @@ class BaseSection(Section):
         attention: Attention implementation, as in transformers' ``attn_implementation``.
         kernels: Implementation of the adapters' operations. ``torch`` is PyTorch, ``triton`` is Triton where it is
             available, and ``auto`` is Triton where it was measured to be faster.
-        anatomy: Where the model's parts are, for a model type that ``lora-mm models list`` does not show.
+        anatomy: Where the parts of the model are, for a model type that ``lora-mm models list`` does not show.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Names of the columns that rows of your own data can have. Reads no rows."""
+"""Column names of your own data. Reads no rows."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "answers", "response", "output", "caption", "text"),
     "image": ("image", "images", "picture", "file_name", "image_path"),
 }
-"""Content of a row to the column names that are tried for it, in this order, unless ``data.columns`` names one."""
+"""Field → the column names to try for it, in this order, unless ``data.columns`` names one."""
 
 OPTIONAL = ("id", "image", "context")
-"""Content that a row of any layout can have or lack."""
+"""Fields that are optional in every layout."""

@@ -13,8 +13,8 @@ class PocketSection(Section):
     """Which pocket data to draw.
 
     Attributes:
-        seed: Seed of the drawing.
-        size: Number of rows to draw, all splits together.
+        seed: Random seed.
+        size: Number of rows to draw, in all splits together.
     """
 
     seed: int = Field(0, ge=0)
@@ -24,7 +24,7 @@ class PocketSection(Section):
 class SlicingSection(Section):
     """How to cut pictures into crops, for a vision tower with one small square input.
 
-    The model sees a grid of crops, then the whole picture.
+    The model sees the crops of a grid, then the whole picture.
 
     Attributes:
         rows: Rows of the grid.
@@ -42,8 +42,8 @@ class SelectionSection(Section):
 
     Attributes:
         concepts: Words and phrases. Examples are ranked by how many of them they contain.
-        keep: Number of examples to keep. By default, all that ``yes_no`` leaves.
-        yes_no: Whether to drop examples until as many answers start with yes as with no.
+        keep: Maximum number of examples to keep. By default, all that ``yes_no`` leaves.
+        yes_no: Whether to drop examples so that as many answers start with yes as with no.
     """
 
     concepts: list[str] = []
@@ -57,7 +57,7 @@ class SelectionSection(Section):
         return self
 
 
-class _PlaceSection(Section):
+class _SourceKeys(Section):
     """The keys that ``data`` shares with each entry of ``data.sources``."""
 
     layout: Literal[
@@ -81,7 +81,7 @@ class _PlaceSection(Section):
         return columns
 
 
-class SourceSection(_PlaceSection):
+class SourceSection(_SourceKeys):
     """One source of a mixture. It inherits no key from ``data``.
 
     Attributes:
@@ -96,14 +96,14 @@ class SourceSection(_PlaceSection):
             of the choice, ``none`` appends nothing.
         eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
         cap: Maximum number of training rows, sampled at random.
-        select: Core set of the training rows to use.
+        select: Core set of the training rows to use; by default, all of them.
     """
 
     path: str
     weight: float = Field(1.0, ge=0)
 
 
-class DataSection(_PlaceSection):
+class DataSection(_SourceKeys):
     """What to train on and what to evaluate on.
 
     Attributes:
@@ -121,10 +121,10 @@ class DataSection(_PlaceSection):
         eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
         eval_share: Share of the training rows to hold out for evaluation, in place of a split or ``eval_path``.
         cap: Maximum number of training rows, sampled at random.
-        select: Core set of the training rows to use.
+        select: Core set of the training rows to use; by default, all of them.
         sampling: How to mix sources. ``proportional`` uses each row once, ``sqrt`` samples sources in proportion to the
             square root of their size, and ``weights`` in proportion to their weights alone.
-        seed: Seed of holding out, capping, selecting and sampling rows.
+        seed: Random seed to hold out, cap, select and sample rows.
         faulty_rows: What to do with rows that cannot be used: stop with an ``error``, or ``drop`` and report them.
         streaming: Whether to download only the first ``train_limit`` and ``eval_limit`` rows of a Hub data set.
         pocket: Seed and size of the pocket data, if ``path`` names pocket data.
@@ -139,8 +139,8 @@ class DataSection(_PlaceSection):
             stay whole.
         max_length: Maximum number of tokens of prompt and answer, including image placeholders.
         overlong: What to do with longer examples: stop with an ``error``, ``drop`` them, or ``truncate`` their end.
-        train_limit: Number of training rows to use, from the first.
-        eval_limit: Number of evaluation rows to use, from the first.
+        train_limit: Maximum number of training rows, from the first.
+        eval_limit: Maximum number of evaluation rows, from the first.
     """
 
     path: str | None = None
@@ -163,16 +163,16 @@ class DataSection(_PlaceSection):
     eval_limit: int | None = Field(None, ge=1)
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """The path, or the paths of the sources, for messages."""
-        return ", ".join(place.path for place in self.places)
+        return ", ".join(source.path for source in self.all_sources)
 
     @property
-    def places(self) -> list[SourceSection]:
+    def all_sources(self) -> list[SourceSection]:
         """The sources. A single ``path`` counts as one source."""
         if self.path is None:
             return self.sources
-        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _PlaceSection.model_fields})]
+        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _SourceKeys.model_fields})]
 
     @field_validator("sources")
     @classmethod
@@ -190,7 +190,7 @@ class DataSection(_PlaceSection):
     def _check_combinations(self) -> "DataSection":
         faults = []
         changed = [
-            name for name in _PlaceSection.model_fields if getattr(self, name) != type(self).model_fields[name].default
+            name for name in _SourceKeys.model_fields if getattr(self, name) != type(self).model_fields[name].default
         ]
         if self.sources and changed:
             faults.append(f"{', '.join(changed)}: not used with sources; set it in each source")
@@ -199,7 +199,7 @@ class DataSection(_PlaceSection):
                 faults.append(
                     f"sources.{number}.layout: scienceqa cannot be mixed with other sources; set it as data.path"
                 )
-        eval_paths = [place.eval_path for place in self.places if place.eval_path]
+        eval_paths = [source.eval_path for source in self.all_sources if source.eval_path]
         if self.eval_share and eval_paths:
             faults.append(f"eval_share: eval_path={eval_paths[0]} is set too; use one of them")
         if self.sampling == "weights" and not any(source.weight for source in self.sources):

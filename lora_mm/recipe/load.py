@@ -14,24 +14,24 @@ from lora_mm.validation import explain_validation_error
 
 
 def recipes_folder() -> Path:
-    """The folder of the packaged recipes: inside an installed wheel, or beside the package in a source tree."""
+    """Return the folder of the packaged recipes: in an installed wheel, or beside the package in a source tree."""
     inside = Path(str(importlib.resources.files("lora_mm"))) / "recipes"
     return inside if inside.is_dir() else inside.parents[1] / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """Names of the packaged recipes. Files that start with ``_`` hold shared keys and are not listed."""
+    """List the packaged recipes. Files that start with ``_`` hold shared keys and are not listed."""
     return sorted(file.stem for file in recipes_folder().glob("[!_]*.yaml"))
 
 
 def recipe_file(name: str) -> Path:
-    """The file of a recipe.
+    """Return the file of a recipe.
 
     Args:
         name: name of a packaged recipe, or path of a YAML file.
 
     Raises:
-        InputError: when there is no such recipe; suggests the closest name.
+        InputError: there is no such recipe; suggests the closest name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -52,8 +52,11 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         name: name of a packaged recipe, or path of a YAML file.
         overrides: ``key.sub=value`` settings, applied last and in this order.
 
+    Returns:
+        The validated recipe.
+
     Raises:
-        InputError: with one line for each fault: unknown keys (with the closest known one), wrong types, values out of
+        InputError: one line for each fault: unknown keys (with the closest known key), wrong types, values out of
             range.
     """
     fields = _read_fields(recipe_file(name), seen=())
@@ -73,7 +76,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _read_fields(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a file, merged with those of the files that it extends; ``seen`` are the files that led here."""
+    """Read the keys of a file, merged with those of the files it extends; ``seen`` are the files that extend it."""
     if file.resolve() in seen:
         raise InputError(f"{file}: extends itself: {' → '.join(path.name for path in (*seen, file))}.")
     fields = _read_yaml(file)
@@ -102,7 +105,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    """``lower`` with the keys of ``upper`` on top; mappings are merged key by key."""
+    """Merge ``upper`` over ``lower``; mappings are merged key by key."""
     merged = dict(lower)
     for key, value in upper.items():
         are_mappings = isinstance(value, dict) and isinstance(merged.get(key), dict)

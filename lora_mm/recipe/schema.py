@@ -1,4 +1,4 @@
-"""The JSON schema of recipe files, for editors and for the reference of keys. Reads no recipe."""
+"""Makes the JSON schema of recipe files, for editors and for the reference of keys. Reads no recipe."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from lora_mm.recipe.sections import Recipe
 
 
 def file_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a recipe file.
+    """Make the JSON schema (draft 2020-12) of a recipe file.
 
     It requires less than a complete recipe: a file with ``extends`` can leave any key to the recipe that it extends.
 

@@ -1,4 +1,4 @@
-"""The class that every section of a recipe extends. Knows no keys."""
+"""The base class of all recipe sections. Knows no keys."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -38,9 +38,9 @@ class TrainingSection(Section):
         dataloader_num_workers: Processes that load and encode examples. 0 means the main process does.
         logging_steps: Optimizer steps between logged values.
         save_steps: Optimizer steps between checkpoints.
-        save_total_limit: Number of checkpoints to keep. By default, the latest 2; null keeps all.
+        save_total_limit: Number of latest checkpoints to keep. null keeps all.
         report_to: Experiment logger.
-        seed: Seed of initialization, data order and dropout.
+        seed: Random seed for initialization, data order and dropout.
     """
 
     num_train_epochs: float = Field(1.0, gt=0)
@@ -154,5 +154,5 @@ class Recipe(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The complete recipe as YAML, with every key. Loading it gives an equal recipe."""
+        """Write the complete recipe as YAML, with every key. Loading it gives an equal recipe."""
         return to_yaml(self.model_dump(mode="json"))

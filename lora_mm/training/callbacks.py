@@ -1,4 +1,4 @@
-"""What happens between training steps: measuring, guarding, stopping. Knows the Trainer's events; knows no recipe."""
+"""Trainer callbacks: measure speed and memory, check gradients, stop on Ctrl-C. Knows no recipe."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lora_mm.models.anatomy import find_part
 
 
 class Meter(TrainerCallback):
-    """Samples per second since the last reading, and memory: the GPU's peak so far, or the process's own on a CPU."""
+    """Measures samples per second since the last reading, and memory: the GPU's peak, or the process's on a CPU."""
 
     def __init__(self) -> None:
         self._last_read, self._last_step, self._samples_per_step = time.monotonic(), 0, 0
@@ -24,11 +24,12 @@ class Meter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start the clock, at the first step or at the step of the checkpoint."""
         self._last_read, self._last_step = time.monotonic(), state.global_step
         self._samples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def read(self, step: int) -> dict[str, float]:
-        """``samples_per_second`` since the last reading and ``memory_bytes``, at ``step``."""
+        """Return ``samples_per_second`` since the last reading, and ``memory_bytes``; ``step`` is the current step."""
         now = time.monotonic()
         samples = (step - self._last_step) * self._samples_per_step
         rate = samples / max(now - self._last_read, 1e-9)
@@ -39,30 +40,32 @@ class Meter(TrainerCallback):
 
 
 class EpochSetter(TrainerCallback):
-    """Tells the sampler its epoch. The Trainer does too, but not when several processes resume."""
+    """Sets the sampler's epoch. The Trainer does it too, but not when several processes resume."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Set the epoch, which decides the order of the examples."""
         kwargs["train_dataloader"].set_epoch(int(state.epoch or 0))
 
 
 class StopOnInterrupt(Interrupt, TrainerCallback):
-    """The first Ctrl-C ends training after the current step, with a checkpoint; the second ends it at once."""
+    """Stops training after the current step, with a checkpoint, on the first Ctrl-C; stops at once on the second."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop and save if any rank received Ctrl-C."""
         if distributed.any_rank(self.requested):
             control.should_save = True
             control.should_training_stop = True
 
 
 class GradientGuard(TrainerCallback):
-    """Stops the run when a trained tensor gets no gradient: it would be saved untrained, without notice.
+    """Stops the run if a trained tensor gets no gradient. Otherwise it would silently be saved untrained.
 
-    Tensors of the vision tower and the connector may wait until the first batch with a picture.
+    Tensors of the vision tower and the connector are checked from the first batch with a picture on.
 
     Args:
-        seen_pictures: whether this process has trained on a picture yet.
+        seen_pictures: returns whether this process has trained on a picture yet.
     """
 
     def __init__(self, seen_pictures: Callable[[], bool]) -> None:
@@ -72,6 +75,7 @@ class GradientGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Raise LoraMMError for trained tensors without a gradient."""
         if self._done:
             return
         seen_pictures = distributed.any_rank(self._seen_pictures())

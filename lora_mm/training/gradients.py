@@ -1,8 +1,8 @@
-"""Equal weights and mean gradients over all ranks, so that several processes train what one would. Knows no recipe.
+"""Keeps weights equal and averages gradients over all ranks, so that processes train as one. Knows no recipe.
 
-This replaces DistributedDataParallel, which waits in every backward for a gradient of each tensor: a batch without
-pictures gives the tower none, and where nothing that trains is on the path from input to loss it waits for ever.
-Adapters are small: one all-reduce after the backward takes little time.
+This replaces DistributedDataParallel, which in every backward pass waits for a gradient of each tensor: after a batch
+without pictures the vision tower has none, and DDP waits forever. Adapters are small, so one all-reduce after the
+backward pass takes little time.
 """
 
 from collections.abc import Iterable

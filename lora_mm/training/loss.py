@@ -10,12 +10,13 @@ from lora_mm.models.forward import IGNORE_INDEX, compute_supervised_logits
 
 
 def compute_answer_loss(model: Any, batch: dict[str, Tensor], items: Tensor | int | None = None) -> Tensor:
-    """Mean cross-entropy of the supervised tokens of ``batch``.
+    """Compute the mean cross-entropy of the supervised tokens of ``batch``.
 
     Args:
         model: see :func:`~lora_mm.models.forward.compute_supervised_logits`.
         batch: model inputs and ``labels`` [batch, tokens].
-        items: the divisor of the sum: the supervised tokens of all accumulated batches. None takes those of this batch.
+        items: number to divide the sum by: the supervised tokens of all accumulated batches; None for those of this
+            batch.
 
     Returns:
         A scalar in fp32.

@@ -1,4 +1,4 @@
-"""Measures memory and work of a training step by running one without data. Knows no recipes."""
+"""Measures memory and compute of a training step by running one on the ``meta`` device. Knows no recipes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class StepUsage:
 
     Attributes:
         optimizer: bytes of AdamW's states.
-        peak: peak bytes of everything else: activations, gradients, temporary results, the batch.
-        flops: operations of its matrix products, forward and backward.
+        peak: peak bytes of activations, gradients, temporary results and the batch.
+        flops: floating-point operations of its matrix products, forward and backward.
     """
 
     optimizer: int
@@ -33,20 +33,20 @@ class CannotEstimateError(LoraMMError):
 
 
 def measure_step(model: Any, batch: Mapping[str, Tensor], *, gradient_checkpointing: bool) -> StepUsage:
-    """Measure one step of ``model`` on ``batch``, taken as the Trainer takes it.
+    """Measure one step of ``model`` on ``batch``, as the Trainer runs it.
 
     Args:
         model: on ``meta`` (see :func:`~lora_mm.models.loading.load_base`), with its adapters.
         batch: model inputs and labels, with data.
-        gradient_checkpointing: whether activations are recomputed in the backward.
+        gradient_checkpointing: whether to recompute activations in the backward pass.
 
     Raises:
         CannotEstimateError: the model reads values of its activations.
     """
-    set_kernels(model, "torch")  # no kernel runs without data
+    set_kernels(model, "torch")  # Triton kernels need data
     try:
         return _measure(model, batch, gradient_checkpointing)
-    except (RuntimeError, TypeError, ValueError) as error:  # what an operation raises that needs data and has none
+    except (RuntimeError, TypeError, ValueError) as error:  # raised by operations that need data
         raise CannotEstimateError(
             f"This base cannot run without its weights: {str(error).strip().splitlines()[0]}"
         ) from error
@@ -63,11 +63,11 @@ def _measure(model: Any, batch: Mapping[str, Tensor], gradient_checkpointing: bo
         optimizer = torch.optim.AdamW(trained)
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # the first step makes the states
+        optimizer.step()  # the first step creates the states
         optimizer.zero_grad()
         states = usage.now
         loss = compute_answer_loss(model, dict(batch))
-        if loss.requires_grad:  # False where only tower or connector train and the batch has no picture
+        if loss.requires_grad:  # False if only tower or connector train and the batch has no picture
             loss.backward()
         del loss
         optimizer.step()

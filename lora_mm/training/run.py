@@ -1,4 +1,4 @@
-"""The training loop of one run: the Trainer's arguments, resuming, Ctrl-C, and what training measured.
+"""The training loop of one run: the Trainer's arguments, resuming, Ctrl-C, and the figures of the run.
 
 Knows the ``training`` section of a recipe; knows no scores and no adapter folder.
 """
@@ -52,9 +52,9 @@ def train(
         collator: makes batches of examples.
         prepared: the examples, with their lengths and modalities.
         settings: the recipe's ``training`` section.
-        checkpoints: the folder that checkpoints go into.
+        checkpoints: folder for checkpoints.
         display: shows progress.
-        run_name: what loggers call the run.
+        run_name: name of the run in loggers.
         resume_from: the checkpoint to continue from; None starts at step 0.
 
     Returns:
@@ -77,7 +77,7 @@ def train(
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
-    if distributed.rank():  # rank 0 has the dropout of a run by one process; the other ranks draw their own
+    if distributed.rank():  # rank 0 has the dropout of a single-process run; each other rank has its own
         set_seed(settings.seed + distributed.rank())
     progress.loss_of = lambda: trainer.last_loss
     started = time.monotonic()
@@ -99,7 +99,7 @@ def train(
 def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str) -> TrainingArguments:
     values = settings.model_dump()
     report_to = values.pop("report_to")
-    if values["train_sampling_strategy"] == "group_by_modality":  # ours; the Trainer only knows the grouping by length
+    if values["train_sampling_strategy"] == "group_by_modality":  # ours; the Trainer knows only group_by_length
         values["train_sampling_strategy"] = "group_by_length"
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -114,15 +114,15 @@ def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str)
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=gpu,
-        use_cpu=distributed.world_size() > 1 and not gpu,  # without it accelerate sees one process on a CPU
+        use_cpu=distributed.world_size() > 1 and not gpu,  # otherwise accelerate sees one process on a CPU
         **values,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # GPUs of one process; the Trainer would split batches over all it sees
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise the Trainer splits batches over all visible GPUs
     return arguments
 
 
 def _collect_figures(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:
-    last_log = trainer.state.log_history[-1]  # the Trainer's summary of the whole run, where it trained to the end
+    last_log = trainer.state.log_history[-1]  # the Trainer's summary, if training reached the end
     rate = last_log.get("train_samples_per_second", last_log.get("samples_per_second", 0.0))
     return {
         "steps": trainer.state.global_step,

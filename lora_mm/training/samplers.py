@@ -8,16 +8,16 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Random order in which neighbours are of similar length. An epoch's order depends only on seed and epoch.
+    """Random order with neighbours of similar length. The order depends only on seed and epoch.
 
-    With ``pictured``, each batch has one modality (Liu et al. 2024, LLaVA-1.5, who found it a quarter faster).
+    With ``pictured``, each batch has one modality, which Liu et al. (2024, LLaVA-1.5) found a quarter faster.
 
-    (Transformers' own sampler draws from a random stream, and a resumed run enters that stream at another place.)
+    (Transformers' own sampler draws from a random stream; a resumed run continues that stream at another position.)
 
     Args:
-        lengths: tokens of each example.
-        batch_size: examples per optimiser step, over all ranks and accumulated batches.
-        seed: of the order; the epoch is added to it.
+        lengths: number of tokens of each example.
+        batch_size: examples per optimizer step, over all ranks and accumulated batches.
+        seed: random seed; the epoch is added to it.
         pictured: whether each example has a picture; None mixes both kinds.
     """
 
@@ -28,7 +28,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.pictured = pictured
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of every epoch."""
+        """Set the epoch; the data loader calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class LengthGroupedSampler(Sampler[int]):
         return iter(self._order_by_modality(self.pictured, generator))
 
     def _order_by_modality(self, pictured: Sequence[int], generator: torch.Generator) -> list[int]:
-        """Full batches of one modality, in random order; then the examples that fill no batch of their modality."""
+        """Order full batches of one modality at random, then the remaining examples of both modalities."""
         batches: list[list[int]] = []
         rest: list[int] = []
         for kind in (True, False):

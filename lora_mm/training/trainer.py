@@ -26,7 +26,7 @@ class AdapterTrainer(Trainer):
 
     Args:
         args: positional arguments of :class:`transformers.Trainer`.
-        lengths: tokens of each training example, for ``train_sampling_strategy: group_by_length``.
+        lengths: number of tokens of each training example, for ``train_sampling_strategy: group_by_length``.
         pictured: whether each example has a picture, to make batches of one modality; None mixes both kinds.
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
@@ -53,9 +53,9 @@ class AdapterTrainer(Trainer):
             router.balance_weight /= self.args.gradient_accumulation_steps
 
     def load_finished(self, checkpoint: Path) -> bool:
-        """Load a run's last checkpoint in place of training; return False, and do nothing, when steps remain.
+        """Load the last checkpoint of a finished run instead of training; return False if steps remain.
 
-        The Trainer itself would take one more step from a checkpoint at the end of a run that ended within an epoch.
+        (The Trainer itself trains one more step if the run ended within an epoch.)
         """
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step < state.max_steps:
@@ -65,10 +65,10 @@ class AdapterTrainer(Trainer):
         return True
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, with speed, memory, and how evenly experts were used since the last log.
+        """Log as the Trainer does, and add speed, memory, and how evenly experts were used since the last log.
 
         Args:
-            logs: what to log; training logs have ``loss``.
+            logs: values to log; training logs have ``loss``.
             start_time: passed on to the Trainer.
         """
         if "loss" in logs:
@@ -109,16 +109,16 @@ class AdapterTrainer(Trainer):
                 f"The loss is {self.last_loss} at step {self.state.global_step + 1}; the last checkpoint is intact. "
                 "Lower training.learning_rate, or use base.dtype=bfloat16 instead of float16."
             )
-        if not loss.requires_grad:  # only tower or connector train and the batch has no picture: this step changes none
+        if not loss.requires_grad:  # only tower or connector train and the batch has no picture
             loss.requires_grad_()
         return (loss, None) if return_outputs else loss
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Run forward and backward as the Trainer does; average gradients over ranks before an optimiser step.
+        """Run forward and backward as the Trainer does; average gradients over ranks before an optimizer step.
 
         Args:
             model: the adapted model.
-            args: positional arguments of the Trainer's own method.
+            args: positional arguments of the Trainer's method.
             kwargs: its keyword arguments.
         """
         loss: Tensor = super().training_step(model, *args, **kwargs)
@@ -127,8 +127,10 @@ class AdapterTrainer(Trainer):
         return loss
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of all matrices; biases and vectors do not decay. (Transformers' own rule excludes names with ``norm``,
-        and our adapters sit on norms.)"""
+        """List the parameters with weight decay: all matrices. Biases and vectors do not decay.
+
+        (Transformers' own rule excludes names with ``norm``, but our adapters are attached to norms.)
+        """
         return [
             name
             for name, parameter in model.named_parameters()

@@ -103,11 +103,13 @@ def test_odd_names_do_not_change_the_metadata_of_a_merge() -> None:
 
 
 def test_measured_figures_are_metadata_that_the_hub_reads() -> None:
-    card = render_model_card(**FACTS, metric="accuracy", split="test", figures={"AVG": 91.234, "IMG": 88.0})
-    results = ModelCard(card).data.eval_results
-    assert [(one.metric_name, one.metric_value) for one in results] == [("AVG", 91.23), ("IMG", 88.0)]
-    assert {(one.dataset_name, one.dataset_split, one.metric_type) for one in results} == {
-        ("some/data", "test", "accuracy")
+    card = render_model_card(**FACTS, metrics={"F1": "f1"}, split="test", figures={"AVG": 91.234, "F1": 88.0})
+    results = [
+        (result.metric_name, result.metric_type, result.metric_value) for result in ModelCard(card).data.eval_results
+    ]
+    assert results == [("AVG", "accuracy", 91.23), ("F1", "f1", 88.0)]
+    assert {(result.dataset_name, result.dataset_split) for result in ModelCard(card).data.eval_results} == {
+        ("some/data", "test")
     }
     assert "model-index" not in metadata(render_model_card(**FACTS))
 

@@ -362,7 +362,7 @@ def test_what_cannot_be_compared_is_one_line_before_any_model_is_loaded(
     path = load_recipe(str(elsewhere / "recipe.yaml")).data.path
     (elsewhere / "recipe.yaml").write_text(recipe.replace(str(path), str(questions)))
     for arguments, told in (
-        (["--compare", adapter], "is the same adapter"),
+        (["--compare", adapter], "the same adapter"),
         (["--compare", tmp_path / "none"], "No adapter folder"),
         (["--compare", "base", "--base-only"], "compares the frozen base with itself"),
         (["--compare", elsewhere], "have different questions"),

@@ -84,7 +84,7 @@ def test_overlong_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> N
         report = check(rows, "data.max_length=60", f"data.overlong={policy}")
         [found] = report.splits.values()
         assert (report.sound, found.overlong, found.faults.rows) == (sound, 1, faulty)
-    assert "leave no room" in found.faults.lines[0]
+    assert "leaves no room" in found.faults.lines[0]
     assert found.faults.lines[0].startswith("rows.jsonl:9: ")
 
 
@@ -162,7 +162,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
         "survey_source(open_source(sys.argv[1], 'train'), range(2000))\n"
         "before = peak()\n"
         "source = open_source(sys.argv[1], 'train')\n"
-        "print(len(survey_source(source, range(len(source))).kept), peak() - before)\n"
+        "print(len(survey_source(source, range(len(source))).usable), peak() - before)\n"
     )
     file = tmp_path / "rows.jsonl"
     with file.open("w") as stream:

@@ -204,9 +204,9 @@ def test_a_prompt_that_fills_the_limit_is_a_fault_so_no_picture_is_cut(
     item = Example("wide", "Which?", "A", (picture,))
     before, _ = Collator(processor, max_length=1000).length(item)
     collator = Collator(processor, max_length=before)
-    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer leave no room"):
+    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer; data.max_length="):
         collator.prepare([item], overlong)
-    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer leave no room"):
+    with pytest.raises(InputError, match=f"wide: {before} tokens before the answer; data.max_length="):
         collator([item])
     assert Collator(processor, max_length=before + 1).prepare([item], "truncate").truncated == ["wide"]
 
@@ -225,7 +225,7 @@ def test_a_template_that_ends_the_turn_itself_gets_no_second_end(templated: Any)
 def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused(templated: Any) -> None:
     templated.chat_template = "{{ messages | length }} turns" + TEMPLATE
     collator = Collator(templated, max_length=1000)
-    with pytest.raises(InputError, match="7: the base's chat template changes the prompt once the answer is there"):
+    with pytest.raises(InputError, match="7: the base's chat template renders the prompt differently with an answer"):
         collator([Example("7", "Which?", "A")])
 
 
@@ -347,7 +347,7 @@ def test_a_cut_conversation_loses_its_last_turns_but_no_picture(processor: Any, 
     assert (cut["labels"] != IGNORE_INDEX).any()
     late = conversation(picture)
     needed, _ = whole.length(late)
-    with pytest.raises(InputError, match=f"talk: {needed} tokens before the answer leave no room"):
+    with pytest.raises(InputError, match=f"talk: {needed} tokens before the answer; data.max_length="):
         Collator(processor, max_length=needed).prepare([late], "truncate")
 
 

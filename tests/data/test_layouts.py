@@ -65,7 +65,7 @@ def test_layouts_are_detected_by_their_columns(columns: list[str], layout: str) 
         (
             ["question", "answer", "answers"],
             {},
-            "data.columns.answer: answer and answers could be it. Choose one",
+            "data.columns.answer: answer and answers fit. Choose one",
         ),
         (["question", "answer"], {"question": "qustion"}, "no column 'qustion'. Did you mean 'question'?"),
     ],
@@ -188,7 +188,7 @@ def test_questions_and_captions(root: Path) -> None:
     caption = read(root, {"file_name": "a.png", "text": "Red."}, question="What is there?")
     assert (caption.prompt, caption.target) == ("What is there?", "Red.")
     assert faults(root, {"file_name": "a.png", "text": "Red."}, "caption") == (
-        "question: the row has none; set data.question to ask it of all rows",
+        "question: the row has none; set data.question for all rows",
     )
 
 
@@ -213,6 +213,15 @@ def test_choices_in_cells_of_text(root: Path) -> None:
     assert read(root, {"question": "Q", "choices": '["x", "y"]', "answer": "y"}).answer == 1
     row = {"question": "Q", "A": "x", "B": "y", "C": "", "D": None, "answer": "B"}
     assert read(root, row).candidates == ("x", "y")
+
+
+def test_columns_that_hold_a_choice_each_are_read(root: Path) -> None:
+    columns = ["question", "A", "B", "C", "D", "answer", "split"]
+    reader = RowReader("multiple_choice", {}, RowContext(PictureFolder(root)))
+    assert reader.find_unread(columns) == ["split"]
+    assert reader.find_unread([*columns, "choices"]) == ["A", "B", "C", "D", "split"]
+    open_reader = RowReader("question_answer", {}, RowContext(PictureFolder(root)))
+    assert open_reader.find_unread(columns) == ["A", "B", "C", "D", "split"]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +258,7 @@ def test_what_is_wrong_with_choices(root: Path, choices: Any, answer: Any, fault
         ({"image": "../x.png"}, "'../x.png' is outside"),
         ({"image": "/etc/passwd"}, "'/etc/passwd' is outside"),
         ({"image": "a/../../x.png"}, "is outside"),
-        ({"image": "https://example.org/a.png"}, "is a URL, not a file; download the picture"),
+        ({"image": "https://example.org/a.png"}, "is a URL, not a file; download it"),
         ({"image": "a\0.png"}, "is not a valid path"),
         ({"image": 5}, "5 is neither a path nor the bytes of a picture"),
         ({"image": {"bytes": None, "path": None}}, "is neither a path"),

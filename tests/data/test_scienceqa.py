@@ -126,7 +126,7 @@ def test_missing_pictures_are_counted_under_a_policy(folder: Folder, policy: str
 def test_missing_pictures_stop_by_default_and_say_what_to_choose(folder: Folder) -> None:
     root = folder.write({str(n): fields(image="other.png") for n in range(8)})
     [fault] = faults(root, "train")
-    assert "pictures missing in split 'train': 8, of problems 0, 1, 2, 3, 4, … (looked for" in fault
+    assert "pictures missing in split 'train': 8, of problems 0, 1, 2, 3, 4, … (expected" in fault
     assert str(root / "images/train/0/other.png") in fault
     assert "--set data.missing_images=skip" in fault
     assert load_problems(root, "train", pictures=False).used == 8
@@ -254,8 +254,8 @@ def test_a_problem_written_twice_is_told(folder: Folder) -> None:
 
 
 def test_a_missing_folder_or_file_says_what_was_looked_for(tmp_path: Path) -> None:
-    assert "no such folder; looked there for problems.json, pid_splits.json" in faults(tmp_path / "nowhere", "train")[0]
-    assert "looked for problems.json and pid_splits.json, and for Parquet files" in faults(tmp_path, "train")[0]
+    assert "no such folder; expected problems.json, pid_splits.json" in faults(tmp_path / "nowhere", "train")[0]
+    assert "expected problems.json and pid_splits.json, or Parquet files" in faults(tmp_path, "train")[0]
     (tmp_path / "problems.json").write_text("{}")
     assert f"{tmp_path / 'pid_splits.json'}: No such file" in faults(tmp_path, "train")[0]
     assert "give the folder that holds problems.json" in faults(tmp_path / "problems.json", "train")[0]
@@ -417,7 +417,7 @@ def test_offline_a_hub_id_ends_in_two_lines(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
     told = done.stdout.splitlines()
     assert len(told) == 2
-    assert "'derek-thomas/ScienceQA' is not a folder here and cannot be loaded from the Hugging Face Hub" in told[0]
+    assert "'derek-thomas/ScienceQA' is not a local folder and cannot be loaded from the Hugging Face Hub" in told[0]
     assert "HF_HUB_OFFLINE" in told[0]
     assert "--set data.path=FOLDER" in told[1]
     assert "scienceqa-pocket" in told[1]

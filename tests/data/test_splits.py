@@ -203,7 +203,7 @@ def test_every_broken_row_is_named_or_counted_and_no_other_is_touched(
 def test_captions_are_asked_something(tmp_path: Path) -> None:
     row = sound_row(tmp_path, 1)
     file = write_rows(tmp_path, [{"file_name": row["image"], "text": "A colour."}])
-    with pytest.raises(InputError, match=r"set data\.question to ask it of every row"):
+    with pytest.raises(InputError, match=r"captions without questions; set data\.question"):
         load_split(recipe(path=str(file)), "train")
     [example] = load_split(recipe(path=str(file), question="What is there?"), "train").examples
     assert (example.prompt, example.target) == ("What is there?", "A colour.")

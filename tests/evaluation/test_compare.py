@@ -62,5 +62,5 @@ def test_a_model_against_itself_differs_in_nothing() -> None:
 def test_the_order_of_answers_does_not_matter_but_the_questions_must_be_the_same() -> None:
     first, second = answers([1, 0, 1]), answers([0, 0, 1])
     assert compare_answers(("a", "b"), first, second[::-1]) == compare_answers(("a", "b"), first, second)
-    with pytest.raises(InputError, match="different questions: 1 differ, such as 2"):
+    with pytest.raises(InputError, match="different questions: 1 differ, for example 2"):
         compare_answers(("a", "b"), first, second[:2])

@@ -7,7 +7,7 @@ import pytest
 
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
-from lora_mm.evaluation.metrics import METRICS, VQA_ANSWERS, choose_metric, grade, score_chance
+from lora_mm.evaluation.metrics import METRICS, VQA_ANSWERS, choose_metric, grade, name_metric_on_hub, score_chance
 from lora_mm.recipe.sections import EvaluationSection
 from tests.helpers.questions import compute_credit, make_question, score_predictions
 
@@ -45,6 +45,22 @@ def test_every_metric_tells_right_from_wrong(name: str) -> None:
 
 def test_the_recipe_knows_every_metric() -> None:
     assert set(get_args(EvaluationSection.model_fields["metric"].annotation)) == {"auto", *METRICS}
+
+
+@pytest.mark.parametrize(
+    ("metric", "column", "hub_name"),
+    [
+        ("scienceqa", "NAT", "accuracy"),
+        ("choice", "image", "accuracy"),
+        ("exact", "accuracy", "exact_match"),
+        ("yes_no", "F1", "f1"),
+        ("caption", "chrF", "chrf"),
+        ("caption", "BLEU", "bleu"),
+        ("vqa", "accuracy", "vqa"),
+    ],
+)
+def test_columns_have_the_names_that_the_hub_knows(metric: str, column: str, hub_name: str) -> None:
+    assert name_metric_on_hub(metric, column) == hub_name
 
 
 def test_a_choice_is_parsed_or_taken_as_given() -> None:

@@ -177,7 +177,7 @@ def test_predictions_must_cover_the_split() -> None:
     assert "--partial" in caught.value.faults[2]
     result = score_problems(problems, predictions, partial=True)
     assert (result.missing, result.unknown, result.columns["AVG"].total) == (7, 1, 1)
-    with pytest.raises(InputError, match="nothing to score"):
+    with pytest.raises(InputError, match="No prediction is for a problem of this split"):
         score_problems(problems, {"ghost": 1}, partial=True)
 
 

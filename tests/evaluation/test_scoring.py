@@ -11,7 +11,7 @@ from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.predict import score_candidates
-from lora_mm.evaluation.scoring import choose_scoring, format_title, ignore_progress, score_by_chance, score_model
+from lora_mm.evaluation.scoring import choose_scoring, format_title, score_by_chance, score_model
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.tiny import make_recipe, tiny_model
@@ -47,7 +47,7 @@ def test_choices_are_compared_and_answers_come_in_the_order_of_the_split(
     recipe: Any, collator: Collator, scienceqa_folder: Path, likelihood: str
 ) -> None:
     questions = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    scored = score_model(tiny_model(), collator, recipe(likelihood=likelihood), questions, ignore_progress("", 0))
+    scored = score_model(tiny_model(), collator, recipe(likelihood=likelihood), questions)
     assert scored.metric == "choice"
     assert scored.outputs is None
     assert [answer.id for answer in scored.answers] == [example.id for example in questions]
@@ -74,7 +74,7 @@ def test_the_mean_is_the_sum_over_the_number_of_tokens(collator: Collator, scien
 
 def test_open_questions_are_generated_and_matched(recipe: Any, collator: Collator, scienceqa_folder: Path) -> None:
     questions = examples(scienceqa_folder)
-    first = score_model(tiny_model(), collator, recipe(), questions, ignore_progress("", 0))
+    first = score_model(tiny_model(), collator, recipe(), questions)
     assert first.metric == "exact"
     assert first.outputs is not None
     generated = dict(first.outputs)
@@ -84,7 +84,7 @@ def test_open_questions_are_generated_and_matched(recipe: Any, collator: Collato
         Example(e.id, e.prompt, "red", e.images, references=(generated[e.id] if int(e.id) < 4 else "no such",))
         for e in questions
     ]
-    scored = score_model(tiny_model(), collator, recipe(), expected, ignore_progress("", 0))
+    scored = score_model(tiny_model(), collator, recipe(), expected)
     assert [answer.correct for answer in scored.answers] == [int(e.id) < 4 for e in questions]
     assert scored.score.columns["accuracy"].value == pytest.approx(400 / 7)
 
@@ -93,14 +93,16 @@ def test_generated_answers_that_name_no_choice_count_as_unparsed(
     recipe: Any, collator: Collator, scienceqa_folder: Path
 ) -> None:
     questions = examples(scienceqa_folder, candidates=CHOICES, references=(CHOICES[1],), answer=1)
-    scored = score_model(tiny_model(), collator, recipe(answer="generate"), questions, ignore_progress("", 0))
+    scored = score_model(tiny_model(), collator, recipe(answer="generate"), questions)
     assert scored.score.unparsed == 7, "a random model names none"
     assert all(answer.credit is None and answer.choice is None for answer in scored.answers)
     assert scored.score.columns["accuracy"].value == 0
 
 
 def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"7 of 7 questions have none, such as 0; --set evaluation.answer=generate"):
+    with pytest.raises(
+        InputError, match=r"7 of 7 questions have none, for example 0; --set evaluation.answer=generate"
+    ):
         choose_scoring(recipe(answer="likelihood"), examples(scienceqa_folder), scienceqa=False)
 
 

@@ -71,4 +71,4 @@ def test_faulty_rows_end_a_run_or_are_counted(base_folder: Path, tmp_path: Path)
     outcome, told = run(tmp_path, base_folder, data | {"faulty_rows": "drop"})
     assert outcome.figures["train_rows"] == len(made.sound)
     assert "train: 11 of 14 rows used (question_answer); 3 faulty rows dropped" in told
-    assert "1 dropped as faulty, such as spoilt: the text contains '</s>'" in told
+    assert "1 dropped as faulty, for example spoilt: the text contains '</s>'" in told

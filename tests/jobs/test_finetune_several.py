@@ -89,7 +89,7 @@ def test_two_processes_go_on_where_two_stopped_and_one_cannot(
     """By the installed command, with ``--json``: one object from the first process, and nothing else."""
     whole, _ = together
     folder = stopped_at(7, whole, tmp_path / "stopped")
-    with pytest.raises(Exception, match="is of 2 processes, this run has 1; start 2 processes"):
+    with pytest.raises(Exception, match="needs 2 processes, but this run has 1"):
         finetune(load_recipe(str(recipe_file), [HALF]), folder, Console(quiet=True), resume=True)
     command = ["--no-python", Path(sys.executable).parent / "lora-mm", "finetune", "--recipe", recipe_file]
     done = launch_two(*command, "--output", folder, *flags(HALF), "--resume", "--json")

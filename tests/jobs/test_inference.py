@@ -86,7 +86,7 @@ def test_stopped_it_ends_after_the_token(model: AdaptedModel, conversations: lis
 
 
 def test_a_conversation_longer_than_the_base_reads_is_refused(model: AdaptedModel) -> None:
-    with pytest.raises(InputError, match=r"has [\d,]+ tokens and the answer may have 8; the base reads 1,024\."):
+    with pytest.raises(InputError, match=r"has [\d,]+ tokens and the answer up to 8; the base's limit is 1,024\."):
         model.reply([Turn("user", "word " * 1200)], max_new_tokens=8)
 
 

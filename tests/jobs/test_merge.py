@@ -16,7 +16,7 @@ import lora_mm
 from lora_mm.artifact.folder import load_adapter, load_adapters, save_adapter
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError, LoraMMError
-from lora_mm.evaluation.scoring import ignore_progress, score_model
+from lora_mm.evaluation.scoring import score_model
 from lora_mm.jobs.merge import MergeResult, merge
 from lora_mm.jobs.session import load_recipe_base, make_base_collator
 from lora_mm.merging import collect
@@ -74,10 +74,9 @@ def test_a_merged_model_gives_the_adapters_answers(adapter: tuple[Path, Recipe],
     examples = [item for item in split.examples if bool(item.images) is (modality == "image")]
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    advance = ignore_progress("", len(examples))
-    want = score_model(load_adapter(base, adapter[0]), collator, recipe, examples, advance)
+    want = score_model(load_adapter(base, adapter[0]), collator, recipe, examples)
     whole = load_recipe(str(adapter[0] / "recipe.yaml"), [f"base.model={made.output}"])
-    found = score_model(load_recipe_base(whole).model, collator, recipe, examples, advance)
+    found = score_model(load_recipe_base(whole).model, collator, recipe, examples)
     assert found.answers == want.answers
     assert found.score == want.score
 

@@ -90,7 +90,7 @@ def make_plan(*steps: float) -> RunPlan:
 def test_the_verdict_names_an_option_that_fits() -> None:
     assert format_verdict(make_plan(3, 2, 1), 24 * GIB) == "Fits in 24.0 GiB."
     told = format_verdict(make_plan(10, 5, 1), 12 * GIB)
-    assert told.startswith("Does not fit in 12.0 GiB. This does: --set training.per_device_train_batch_size=4 ")
+    assert told.startswith("Does not fit in 12.0 GiB. This fits: --set training.per_device_train_batch_size=4 ")
     assert told.endswith("--set training.gradient_accumulation_steps=2 --set training.gradient_checkpointing=true")
     assert "base.quantization=nf4" in format_verdict(make_plan(10, 9), 8 * GIB)
 

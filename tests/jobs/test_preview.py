@@ -92,5 +92,5 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     subprocess.run([*command, *where, (tmp_path / "page.html").as_uri()], capture_output=True, check=True, timeout=120)
     screenshot = Image.open(tmp_path / "page.png").convert("RGB")
     colours = {colour for _, colour in screenshot.getcolors(2**24) or []}
-    assert (201, 239, 211) in colours, "what is learnt"
+    assert (201, 239, 211) in colours, "what is supervised"
     assert (255, 255, 255) in colours

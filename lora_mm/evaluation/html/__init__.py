@@ -1,1 +1,1 @@
-"""The report of a run or an evaluation: one HTML file without network, script or font."""
+"""The report of a run or an evaluation: one HTML file that needs no network, script or font."""

@@ -1,4 +1,4 @@
-"""Line charts, bars with intervals and heat maps as SVG, coloured by the page's style. Knows numbers, not runs."""
+"""Draws line charts, bars with intervals and heat maps as SVG, coloured by the page's style. Knows only numbers."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from lora_mm.html.render import render_template
 _TEMPLATES = "evaluation/html/templates"
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 210, 46, 12, 12, 30
-"""A line chart and the margins around its plot, in pixels."""
+"""Size of a line chart and the margins of its plot, in pixels."""
 _MAX_POINTS = 300
-"""Points of a curve; more cannot be told apart on its 340 pixels."""
+"""Maximum number of points of a curve; more cannot be distinguished on 340 pixels."""
 _MAX_DOTS = 25
 """Up to this many points, each point is marked."""
 _SMOOTHING = 12
-"""A running mean reaches back over one in this many of all points."""
+"""A running mean covers about one in this many of all points."""
 
 Point = tuple[float, float]
 
@@ -27,8 +27,8 @@ class Line:
     """One curve over training steps.
 
     Attributes:
-        title: of the chart.
-        points: step and value.
+        title: title of the chart.
+        points: (step, value) of each point.
         unit: appended to values, such as `` GiB``.
         smooth: whether to draw a running mean over the curve.
         from_zero: whether the vertical axis begins at 0 or below.
@@ -59,11 +59,11 @@ class _Axes:
 
     @classmethod
     def around(cls, points: Sequence[Point], *, from_zero: bool) -> "_Axes":
-        """Choose axes that hold all points; the vertical one ends at round numbers."""
+        """Choose axes that hold all points; the vertical axis ends at round numbers."""
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (min(0.0, min(ys)) if from_zero else min(ys)), max(ys)
         size = max(abs(low), abs(high))
-        if high - low <= 1e-9 * max(size, 1e-30):  # as good as level
+        if high - low <= 1e-9 * max(size, 1e-30):  # nearly constant
             half = size / 2 if size > 1e-30 else 0.5
             low, high = low - half, high + half
         ticks = _place_ticks(low, high, 4)
@@ -71,11 +71,11 @@ class _Axes:
 
     @property
     def columns(self) -> list[float]:
-        """Steps that are labelled."""
+        """Steps with a label."""
         return [x for x in _place_ticks(self.left, self.right, 5) if self.left <= x <= self.right]
 
     def locate(self, x: float, y: float) -> Point:
-        """Convert a step and a value to pixels; a single step stands in the middle."""
+        """Convert a step and a value to pixels; a single step is in the middle."""
         across = (x - self.left) / (self.right - self.left) if self.right > self.left else 0.5
         up = (y - self.low) / (self.high - self.low)
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
@@ -126,7 +126,7 @@ def render_interval_bars(
     Args:
         rows: name, figure and interval (low, high) of each bar; the interval may be None.
         highlighted: name of the bar in the accent colour.
-        scale: figure at which a bar is full.
+        scale: figure of a full bar.
 
     Returns:
         An ``<svg>`` element.
@@ -175,13 +175,13 @@ def render_heat_map(
         An ``<svg>`` element.
     """
     column, row, left, top, gap = 40, 19, 30, 34, 8
-    heads, places = [], []
+    heads, lefts = [], []
     x = left
     for name, count in groups:
         starts = [x + n * column for n in range(count)]
         middles = [start + column / 2 for start in starts]
         heads.append({"name": name, "middle": x + count * column / 2, "columns": middles})
-        places += starts
+        lefts += starts
         x += count * column + gap
     rows = [
         {
@@ -195,7 +195,7 @@ def render_heat_map(
                     "style": "cell over" if value > 0.55 else "cell",
                     "value": f"{value:.2f}",
                 }
-                for start, value in zip(places, values, strict=True)
+                for start, value in zip(lefts, values, strict=True)
             ],
         }
         for number, (label, values) in enumerate(zip(labels, cells, strict=True))
@@ -234,7 +234,7 @@ def _place_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _thin_out(points: list[Point]) -> list[Point]:
-    """Average neighbours where there are more than :data:`_MAX_POINTS`."""
+    """Average neighbours if there are more than :data:`_MAX_POINTS`."""
     size = math.ceil(len(points) / _MAX_POINTS)
     if size <= 1:
         return points
@@ -243,7 +243,7 @@ def _thin_out(points: list[Point]) -> list[Point]:
 
 
 def _compute_running_means(values: Sequence[float]) -> list[float]:
-    """Exponential running means, each divided by its weights so far, so that the first ones are not drawn to 0."""
+    """Compute exponential running means, each divided by its weights so far, so that the first are not biased to 0."""
     keep = 1 - min(1, _SMOOTHING / len(values))
     means, total, weight = [], 0.0, 0.0
     for value in values:

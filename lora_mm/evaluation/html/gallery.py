@@ -1,4 +1,4 @@
-"""Chooses questions to show with their answers, and makes their pictures small. Knows no chart."""
+"""Chooses questions to show with their answers, and shrinks their pictures. Knows no chart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
-from lora_mm.html.picture import embed_picture
+from lora_mm.html.picture import Picture, embed_picture
 from lora_mm.html.render import truncate_text
 
 _QUESTIONS_PER_GROUP = 6
@@ -14,9 +14,9 @@ _PICTURES_PER_QUESTION = 3
 _THUMBNAIL, _QUALITY = 280, 74
 """Longest side of a picture in pixels, and its JPEG quality."""
 _PICTURE_BUDGET = 1_500_000
-"""Bytes of all pictures together; questions beyond have none."""
+"""Bytes of all pictures together; questions beyond that are shown without pictures."""
 _MAX_TEXT = 900
-"""Characters of a text."""
+"""Maximum number of characters of a question or an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +28,12 @@ class NamedAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture on a card, or why there is none.
-
-    Attributes:
-        url: the picture itself, as a ``data:`` URL.
-        width, height: as embedded, in pixels.
-        note: why it is not shown; the other fields are then empty.
-    """
-
-    url: str = ""
-    width: int = 0
-    height: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """One model's answer on a card.
 
     Attributes:
-        name: of the model.
-        text: what it answered.
+        name: name of the model.
+        text: its answer.
         mark: a sign or a percentage that says how good the answer is.
         meaning: the mark in words.
         style: class of the mark, ``good`` or ``bad``.
@@ -63,17 +47,17 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class AnswerCard:
     """One question and its answers.
 
     Attributes:
-        id: of the question.
+        id: id of the question.
         prompt: the question.
         history: earlier turns.
-        pictures: the first few.
+        pictures: the first few pictures.
         more_pictures: number of pictures left out.
-        verdicts: the answer of each model.
-        expected: the references.
+        verdicts: each model's answer.
+        expected: the right answers.
     """
 
     id: str
@@ -87,23 +71,23 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Questions that were answered alike.
+    """Questions that were answered alike: for example, right with the adapter and wrong with the base.
 
     Attributes:
         title: how they were answered.
-        count: how many there are, and how many are shown.
-        cards: those that are shown.
+        count: number of questions, and how many of them are shown.
+        cards: the questions shown.
     """
 
     title: str
     count: str
-    cards: Sequence[Card]
+    cards: Sequence[AnswerCard]
 
 
 def make_gallery(examples: Sequence[Example], answers: NamedAnswers, baseline: NamedAnswers | None) -> list[Group]:
-    """Choose questions of every kind: with a baseline gained, lost, wrong and right; without one wrong and right.
+    """Choose questions of every kind: wrong and right; with a baseline also gained and lost.
 
-    In each group every n-th question is taken, in the order of the split, so that none is chosen for its looks.
+    Each group shows every n-th of its questions, in the order of the split, so that none is hand-picked.
 
     Args:
         examples: the questions.
@@ -157,21 +141,21 @@ class _PictureBudget:
         self.left = size
 
     def embed(self, source: ImageSource) -> Picture:
-        """Embed a picture; where that is not possible, say why."""
+        """Embed a picture, or say why it is not shown."""
         try:
             picture = open_image(source)
         except InputError as error:
             return Picture(note=str(error))
-        url = embed_picture(picture, _THUMBNAIL, _QUALITY)
-        if len(url) > self.left:
+        embedded = embed_picture(picture, _THUMBNAIL, _QUALITY)
+        if len(embedded.url) > self.left:
             return Picture(note="picture left out: the page would grow too large")
-        self.left -= len(url)
-        return Picture(url, *picture.size)
+        self.left -= len(embedded.url)
+        return embedded
 
 
-def _make_card(example: Example, answers: Sequence[tuple[str, Answer]], budget: _PictureBudget) -> Card:
+def _make_card(example: Example, answers: Sequence[tuple[str, Answer]], budget: _PictureBudget) -> AnswerCard:
     references = list(dict.fromkeys(answers[0][1].references))
-    return Card(
+    return AnswerCard(
         id=example.id,
         prompt=_shorten(example.prompt),
         history=[Turn(turn.role, _shorten(turn.text)) for turn in example.history],

@@ -1,4 +1,4 @@
-"""The report: one HTML page of a run or an evaluation, from its headline down to single answers. Measures nothing."""
+"""The report: one HTML page about a run or an evaluation, from the headline to single answers. Measures nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from lora_mm.data.example import Example
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.charts import Line, render_heat_map, render_interval_bars, render_line_chart
 from lora_mm.evaluation.html.gallery import NamedAnswers, make_gallery
-from lora_mm.evaluation.report import list_columns, list_notes, list_rows
 from lora_mm.evaluation.score import Score
+from lora_mm.evaluation.tables import list_columns, list_notes, list_rows
 from lora_mm.html.render import render_template
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How a value of the Trainer's log is drawn.
+    """How to draw a value of the Trainer's log.
 
     Attributes:
-        title: of the chart.
+        title: title of the chart.
         unit: appended to values.
-        factor: from the logged value to the unit.
-        smooth: whether a running mean is drawn over it.
+        factor: converts the logged value to the unit.
+        smooth: whether to draw a running mean over it.
     """
 
     title: str
@@ -47,20 +47,20 @@ CURVES: Mapping[str, Curve] = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
-        title, summary: of the recipe.
+        title, summary: name and summary of the recipe.
         facts: name → value, in a strip below the title.
         table: title of the table of scores.
-        scores: rows of that table.
+        scores: name of the row → score.
         examples: the questions.
         answers: the model's answers, in the order of ``examples``.
         baseline: another model's answers, shown beside them.
-        comparison: the paired test of the two.
+        comparison: comparison of the two models.
         history: the Trainer's log; each entry has a ``step``.
-        routing: where the adapter sends samples.
-        recipe: as YAML.
+        routing: where the adapter routes tokens.
+        recipe: the recipe as YAML.
     """
 
     title: str
@@ -85,7 +85,7 @@ class Page:
         write_atomically(file, self.html())
 
     def html(self) -> str:
-        """Render the whole document; it fetches nothing from anywhere."""
+        """Render the document; it loads nothing from the network."""
         sentences = self.comparison.sentences() if self.comparison else []
         return render_template(
             "evaluation/html/templates/report.html",

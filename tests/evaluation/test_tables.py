@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lora_mm.evaluation.report import list_notes, scores_to_dict, scores_to_markdown, scores_to_table
 from lora_mm.evaluation.scienceqa import OFFICIAL_COLUMNS
 from lora_mm.evaluation.score import Score, Tally
+from lora_mm.evaluation.tables import list_notes, scores_to_dict, scores_to_markdown, scores_to_table
 
 
 def score(

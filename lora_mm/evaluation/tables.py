@@ -1,6 +1,5 @@
-"""Scores as a table on the terminal, as JSON and as Markdown. Knows scores and their columns, not their origin."""
+"""Tables of scores: for the terminal, as Markdown and as JSON values. Knows scores and columns, not their origin."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 def scores_to_table(scores: Mapping[str, Score], title: str = "ScienceQA, accuracy in %") -> "Group":
     """Make a table to print with a ``rich.console.Console``.
 
-    The columns of ScienceQA fit a terminal of 80 characters, with names of rows up to 16 characters.
+    ScienceQA's columns fit a terminal of 80 characters, with row names of up to 16 characters.
 
     Args:
         scores: name of the row → score.
@@ -59,7 +58,7 @@ def scores_to_markdown(scores: Mapping[str, Score]) -> str:
 
 
 def list_notes(scores: Mapping[str, Score]) -> list[str]:
-    """List what the figures alone do not show: intervals, unparsed answers, and incomplete coverage of the split."""
+    """List intervals, numbers of unparsed answers, and incomplete coverage of the split, as lines of text."""
     lines = []
     intervals = [
         f"{label} {interval[0]:.1f} to {interval[1]:.1f}"
@@ -86,7 +85,7 @@ def list_columns(scores: Mapping[str, Score]) -> list[str]:
 
 
 def list_rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield the rows of the table, with a row of problem counts wherever the counts differ from those before.
+    """Yield the rows of the table, with a row of problem counts wherever the counts change.
 
     Args:
         scores: name of the row → score.
@@ -103,8 +102,3 @@ def list_rows(scores: Mapping[str, Score]) -> Iterator[tuple[str, list[str], boo
             yield "problems", totals, True
             previous = totals
         yield label, [figure.text if figure else "" for figure in figures], False
-
-
-def to_json(value: Any) -> str:
-    """Write a value as one line of JSON, without escaping letters outside ASCII."""
-    return json.dumps(value, ensure_ascii=False)
