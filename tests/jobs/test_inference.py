@@ -132,5 +132,5 @@ def test_what_cannot_stand_on_one_base_is_told_before_it_is_loaded(trained: dict
     assert load_adapted(both, ["base.dtype=float32"]).names == ["one", "other"]
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
-    with pytest.raises(InputError, match="one PEFT type: one is ROUTED, other is LORA"):
+    with pytest.raises(InputError, match="one PEFT type, but one is ROUTED, other is LORA"):
         load_adapted(both, ["base.model=/nowhere"])
