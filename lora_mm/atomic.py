@@ -14,6 +14,15 @@ from lora_mm.errors import InputError, LoraMMError
 
 
 @contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn errors of writing ``path``, such as a full disk, into a LoraMMError that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise LoraMMError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+
+
+@contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
     """Make a temporary folder that is renamed to ``output`` at the end of the block. A failure leaves nothing behind.
 
@@ -30,17 +39,14 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists; name another folder with --output.")
     parent = next(folder for folder in output.absolute().parents if folder.is_dir())
-    temporary = None
-    try:
+    with explain_write_errors(output):
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=parent))
-        yield temporary
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can open
-        temporary.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise LoraMMError(f"{output}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            output.parent.mkdir(parents=True, exist_ok=True)
+            temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can open
+            temporary.rename(output)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -55,11 +61,11 @@ def write_atomically(path: Path, text: str) -> None:
         LoraMMError: the file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.part")
-    try:
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise LoraMMError(f"{path}: cannot be written: {error.strerror or error}.") from error
+        try:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # after a failure; otherwise it has the name of the file

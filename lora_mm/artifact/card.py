@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version as get_version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from lora_mm import __version__
 from lora_mm.adapters.methods import METHODS
 
 OTHER = "other"
@@ -26,7 +26,6 @@ def render_model_card(
     summary: str,
     base: str,
     revision: str | None,
-    version: str,
     data: str,
     methods: Sequence[str],
     stock: bool,
@@ -47,7 +46,6 @@ def render_model_card(
         summary: the recipe's summary.
         base: the base's Hub id or folder.
         revision: the base's commit on the Hub; None for a folder.
-        version: version of lora-mm.
         data: what the adapter was trained on, as the recipe names it.
         methods: methods of the adapter's placements.
         stock: whether the adapter is a stock PEFT LoRA.
@@ -84,7 +82,6 @@ def render_model_card(
         summary=_to_one_line(summary),
         base=_to_one_line(base),
         revision=_to_one_line(revision or ""),
-        version=version,
         data=_to_one_line(data),
         trained=trained,
         size=size,
@@ -133,7 +130,6 @@ def render_merged_card(
         adapters=[_to_one_line(adapter) for adapter in adapters],
         modality=modality,
         dtype=dtype,
-        version=get_version("lora-mm"),
         probes=_to_one_line(probes),
         drifts=drifts,
     )
@@ -175,5 +171,5 @@ def _render(template: str, metadata: ModelCardData, **fields: Any) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    card = ModelCard(environment.get_template(template).render(card_data=metadata.to_yaml(), **fields))
-    return str(card)
+    fields |= {"card_data": metadata.to_yaml(), "version": __version__}
+    return str(ModelCard(environment.get_template(template).render(fields)))

@@ -42,7 +42,7 @@ def load(
         quantization: ``nf4``, ``int8`` or ``none``; used if ``base`` is a name.
         accept: mismatches to warn of instead of refusing: ``base`` if it is not the base that the adapter was trained
             on, ``inputs`` if the processor prepares inputs differently.
-        kernels: how the adapters' operations run: ``auto``, ``torch`` or ``triton``.
+        kernels: how the adapters' operations run: ``auto``, ``torch`` or ``triton``. A ``PeftModel`` keeps its own.
 
     Returns:
         A ``PeftModel`` in eval mode; a base that was given by name is on the GPU if there is one.
@@ -63,7 +63,8 @@ def load(
     if (folder / PREPROCESSING).is_file():  # written by lora-mm, with the base that the adapter is for
         check_mismatches(loaded, folder, accept)
     model = put_adapter(loaded.model, folder, adapter_name)
-    set_kernels(model, kernels)
+    if model is not base:
+        set_kernels(model, kernels)
     return model
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from lora_mm.artifact.files import LIMITS, check_adapter_folder, check_file_sizes, check_no_pickle, list_shared_files
-from lora_mm.atomic import atomic_folder
+from lora_mm.atomic import atomic_folder, explain_write_errors
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 
 SUFFIX = ".tar"
@@ -37,26 +37,23 @@ def pack_adapter(folder: Path, file: Path) -> int:
     members = list_shared_files(folder)
     if file.exists():
         raise InputError(f"{file}: exists; name another file with --output.")
-    temporary = None
-    try:
+    with explain_write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
         temporary = Path(name)
-        with (
-            os.fdopen(handle, "wb") as stream,
-            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for member in members:
-                entry = tarfile.TarInfo(member.name)  # defaults: owner 0, mode 0644, time 0
-                entry.size = member.stat().st_size
-                with member.open("rb") as content:
-                    tar.addfile(entry, content)
-        temporary.chmod(0o644)
-        temporary.replace(file)
-    except OSError as error:
-        raise LoraMMError(f"{file}: cannot be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
+        try:
+            with (
+                os.fdopen(handle, "wb") as stream,
+                tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+            ):
+                for member in members:
+                    entry = tarfile.TarInfo(member.name)  # defaults: owner 0, mode 0644, time 0
+                    entry.size = member.stat().st_size
+                    with member.open("rb") as content:
+                        tar.addfile(entry, content)
+            temporary.chmod(0o644)
+            temporary.replace(file)
+        finally:
             temporary.unlink(missing_ok=True)
     return file.stat().st_size
 

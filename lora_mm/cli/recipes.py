@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.json_text import to_json
 
 app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
@@ -49,16 +49,16 @@ def schema() -> None:
 @app.command()
 def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
     """Copy a recipe, with its comments, as a start for your own."""
+    from lora_mm.atomic import explain_write_errors
     from lora_mm.recipe.load import recipe_file
 
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"{file}: a recipe file must end in .yaml.")
     if file.exists():
         raise InputError(f"{file}: exists; name another file.")
-    try:
-        file.write_text(recipe_file(name).read_text(encoding="utf-8"), encoding="utf-8")
-    except OSError as error:
-        raise LoraMMError(f"{file}: cannot be written: {error.strerror}.") from error
+    text = recipe_file(name).read_text(encoding="utf-8")
+    with explain_write_errors(file):
+        file.write_text(text, encoding="utf-8")
     print(f"Wrote {file}. Change it, then: lora-mm recipes check {file}")
 
 

@@ -17,6 +17,7 @@ from lora_mm import distributed
 from lora_mm.adapters.attach import attach, find_idle_experts
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
+from lora_mm.atomic import explain_write_errors
 from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
@@ -42,7 +43,6 @@ from lora_mm.jobs.run_folder import (
     CHECKPOINTS,
     RunResult,
     check_run_folder,
-    explain_write_errors,
     find_last_checkpoint,
     prepare_run_folder,
     write_run_folder,

@@ -2,23 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import peft
-from safetensors import SafetensorError
 
 from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
 from lora_mm.artifact.files import CARD, RECIPE, SCORES
-from lora_mm.atomic import write_atomically
+from lora_mm.atomic import explain_write_errors, write_atomically
 from lora_mm.data.example import Example
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import Comparison
 from lora_mm.evaluation.html.gallery import NamedAnswers
@@ -135,15 +132,6 @@ def prepare_run_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None
         (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
 
 
-@contextmanager
-def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of writing to ``folder``, such as a full disk, into a LoraMMError that names it."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise LoraMMError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-
-
 def write_run_folder(
     result: RunResult,
     recipe: Recipe,
@@ -219,7 +207,6 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         summary=recipe.summary,
         base=base.name,
         revision=base.revision,
-        version=version("lora-mm"),
         data=recipe.data.location,
         methods=[item.method for item in recipe.adapters],
         stock=isinstance(model.peft_config["default"], peft.LoraConfig),

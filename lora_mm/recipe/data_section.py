@@ -57,8 +57,21 @@ class SelectionSection(Section):
         return self
 
 
-class _SourceKeys(Section):
-    """The keys that ``data`` shares with each entry of ``data.sources``."""
+class SourceKeys(Section):
+    """The keys that ``data`` shares with each entry of ``data.sources``.
+
+    Attributes:
+        layout: Format of the rows. ``auto`` detects it from the column names.
+        columns: Names of the columns to read, where they differ from the usual ones. Keys: ``question``, ``answer``,
+            ``choices``, ``image``, ``context``, ``id``, ``messages``, ``conversations``.
+        image_root: Folder that picture paths are relative to. By default, the folder of the file.
+        question: Question for rows that have none, such as captions.
+        response: Instruction appended to every question: ``short`` asks for a short answer, ``letter`` for the letter
+            of the choice, ``none`` appends nothing.
+        eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
+        cap: Maximum number of training rows, sampled at random.
+        select: Core set of the training rows to use; by default, all of them.
+    """
 
     layout: Literal[
         "auto", "scienceqa", "messages", "conversations", "multiple_choice", "question_answer", "caption"
@@ -81,47 +94,27 @@ class _SourceKeys(Section):
         return columns
 
 
-class SourceSection(_SourceKeys):
-    """One source of a mixture. It inherits no key from ``data``.
+class SourceSection(SourceKeys):
+    """One source of a mixture, with the keys of :class:`SourceKeys`. It takes no value from ``data``.
 
     Attributes:
         path: File (JSON, JSON lines, CSV or Parquet), folder or Hub id of the rows.
         weight: Sampling weight of this source, multiplied with the share that ``data.sampling`` gives it.
-        layout: Format of the rows. ``auto`` detects it from the column names.
-        columns: Names of the columns to read, where they differ from the usual ones. Keys: ``question``, ``answer``,
-            ``choices``, ``image``, ``context``, ``id``, ``messages``, ``conversations``.
-        image_root: Folder that picture paths are relative to. By default, the folder of the file.
-        question: Question for rows that have none, such as captions.
-        response: Instruction appended to every question: ``short`` asks for a short answer, ``letter`` for the letter
-            of the choice, ``none`` appends nothing.
-        eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
-        cap: Maximum number of training rows, sampled at random.
-        select: Core set of the training rows to use; by default, all of them.
     """
 
     path: str
     weight: float = Field(1.0, ge=0)
 
 
-class DataSection(_SourceKeys):
-    """What to train on and what to evaluate on.
+class DataSection(SourceKeys):
+    """What to train on and what to evaluate on, with the keys of :class:`SourceKeys`.
 
     Attributes:
         path: Where the rows are: a file (JSON, JSON lines, CSV or Parquet), a folder, a Hub id, ``pocket`` or another
             name that ``lora-mm data make`` knows. ScienceQA is read from its official folder, from Parquet or from the
             Hub.
         sources: Several sources to mix, in place of ``path``.
-        layout: Format of the rows. ``auto`` detects it from the column names.
-        columns: Names of the columns to read, where they differ from the usual ones. Keys: ``question``, ``answer``,
-            ``choices``, ``image``, ``context``, ``id``, ``messages``, ``conversations``.
-        image_root: Folder that picture paths are relative to. By default, the folder of the file.
-        question: Question for rows that have none, such as captions.
-        response: Instruction appended to every question: ``short`` asks for a short answer, ``letter`` for the letter
-            of the choice, ``none`` appends nothing.
-        eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
         eval_share: Share of the training rows to hold out for evaluation, in place of a split or ``eval_path``.
-        cap: Maximum number of training rows, sampled at random.
-        select: Core set of the training rows to use; by default, all of them.
         sampling: How to mix sources. ``proportional`` uses each row once, ``sqrt`` samples sources in proportion to the
             square root of their size, and ``weights`` in proportion to their weights alone.
         seed: Random seed to hold out, cap, select and sample rows.
@@ -172,7 +165,7 @@ class DataSection(_SourceKeys):
         """The sources. A single ``path`` counts as one source."""
         if self.path is None:
             return self.sources
-        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in _SourceKeys.model_fields})]
+        return [SourceSection(path=self.path, **{name: getattr(self, name) for name in SourceKeys.model_fields})]
 
     @field_validator("sources")
     @classmethod
@@ -190,7 +183,7 @@ class DataSection(_SourceKeys):
     def _check_combinations(self) -> "DataSection":
         faults = []
         changed = [
-            name for name in _SourceKeys.model_fields if getattr(self, name) != type(self).model_fields[name].default
+            name for name in SourceKeys.model_fields if getattr(self, name) != type(self).model_fields[name].default
         ]
         if self.sources and changed:
             faults.append(f"{', '.join(changed)}: not used with sources; set it in each source")

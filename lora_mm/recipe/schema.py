@@ -1,10 +1,14 @@
 """Makes the JSON schema of recipe files, for editors and for the reference of keys. Reads no recipe."""
 
+import inspect
 import re
 from typing import Any
 
 from lora_mm.adapters.methods import METHODS
+from lora_mm.recipe.data_section import SourceKeys
 from lora_mm.recipe.sections import Recipe
+
+_ATTRIBUTES = "\n\nAttributes:\n"
 
 
 def file_schema() -> dict[str, Any]:
@@ -30,14 +34,17 @@ def file_schema() -> dict[str, Any]:
     placements = {**schema["properties"]["adapters"], "items": {"anyOf": [method, placement]}}
     schema["properties"]["adapters"] = {"anyOf": [method, placements, {"type": "null"}]}
     for section in (schema, *schema["$defs"].values()):
-        _add_descriptions(section)
+        summary, _, attributes = section.get("description", "").partition(_ATTRIBUTES)
+        section["description"] = summary
+        _add_descriptions(section, attributes)
+    shared = inspect.cleandoc(str(SourceKeys.__doc__)).partition(_ATTRIBUTES)[2]
+    for heir in ("DataSection", "SourceSection"):  # pydantic describes a class by its own docstring alone
+        _add_descriptions(schema["$defs"][heir], shared)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _add_descriptions(section: dict[str, Any]) -> None:
-    """Give each key of a section its description from the ``Attributes:`` of the section's docstring."""
-    summary, _, attributes = section.get("description", "").partition("\n\nAttributes:\n")
-    section["description"] = summary
+def _add_descriptions(section: dict[str, Any], attributes: str) -> None:
+    """Give keys of a section their descriptions from the ``Attributes:`` of a docstring."""
     for entry in re.split(r"\n(?=    \w)", f"\n{attributes}"):
         name, _, description = entry.strip().partition(": ")
         if name in section["properties"]:

@@ -16,7 +16,6 @@ FACTS: dict[str, Any] = {
     "summary": "A summary.",
     "base": "some/base",
     "revision": "abc123",
-    "version": "0.1.0",
     "data": "some/data",
     "methods": ["mma", "mma"],
     "stock": False,

@@ -83,4 +83,4 @@ def test_every_described_key_exists() -> None:
         _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
         described = re.findall(r"^ {4}(\w+):", attributes, flags=re.MULTILINE)
         if described:
-            assert set(described) == set(section.model_fields), section.__name__
+            assert set(described) == set(section.__annotations__), section.__name__
