@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: quickstart test check docs clean
 
 quickstart: .venv/runtime
-	$(BIN)/lora-mm finetune --recipe scienceqa-pocket --output runs/quickstart --overwrite
+	$(BIN)/lora-mm finetune --recipe scienceqa-pocket --output runs/quickstart --overwrite $(ARGS)
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 import lora_mm
+from lora_mm.adapters.kernel_choice import HasKernelChoice
 from lora_mm.artifact.files import PREPROCESSING, RECIPE
 from lora_mm.artifact.folder import save_adapter
 from lora_mm.artifact.packing import pack_adapter
@@ -54,6 +55,13 @@ def test_a_packed_file_on_a_loaded_model(
     file = tmp_path / "adapter.tar.gz"
     pack_adapter(saved[0], file)
     assert torch.equal(logits(lora_mm.load(load_model(base_folder), str(file))), saved[1])
+
+
+def test_a_model_with_adapters_keeps_its_choice_of_kernels(base_folder: Path, saved: tuple[Path, Tensor]) -> None:
+    model = lora_mm.load(load_model(base_folder), saved[0], kernels="torch")
+    lora_mm.load(model, saved[0], adapter_name="second")
+    choices = {module.kernels for module in model.modules() if isinstance(module, HasKernelChoice)}
+    assert choices == {"torch"}
 
 
 @pytest.mark.parametrize("adapters", [["mma"], ["lora"]])
