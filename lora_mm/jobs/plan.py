@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from rich.table import Table
@@ -23,6 +23,7 @@ from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
 from lora_mm.recipe.sections import Recipe, TrainingSection
 from lora_mm.training.memory import CannotEstimateError, StepUsage, measure_step
+from lora_mm.training.order import ORDERS
 
 GIB = 2**30
 CUDA_OVERHEAD = 0.8 * GIB
@@ -188,14 +189,15 @@ def plan_run(recipe: Recipe) -> RunPlan:
     trial = _Trial(recipe, base, collator, prepared)
     settings = recipe.training
     largest, order = trial.measure_largest()
-    typical = trial.measure(
-        _choose_typical_batch(prepared, settings), settings.per_device_train_batch_size, trial.checkpointing
-    )
+    typical = [
+        trial.measure(batch, settings.per_device_train_batch_size, trial.checkpointing).flops
+        for batch in _choose_typical_batches(prepared, settings)
+    ]
     steps = _count_steps(settings, len(prepared.examples))
     options: list[BatchOption] = []
     for size, accumulation, checkpointing in _list_settings(settings):
         usage = trial.measure(order, size, checkpointing) if options else largest  # the first is the recipe's
-        flops = typical.flops * steps * accumulation * (usage.flops / largest.flops)
+        flops = fmean(typical) * steps * accumulation * (usage.flops / largest.flops)
         options.append(BatchOption(size, accumulation, checkpointing, usage.peak, flops))
     batch = list(islice(cycle(order), settings.per_device_train_batch_size))
     return RunPlan(
@@ -286,11 +288,12 @@ def _list_orders(prepared: PreparedExamples) -> list[list[int]]:
     return [by_length, pictured] if pictured and pictured != by_length else [by_length]
 
 
-def _choose_typical_batch(prepared: PreparedExamples, settings: TrainingSection) -> list[int]:
-    """Choose examples near the mean length if batches are grouped by length, else examples of all lengths."""
-    lengths, size = np.asarray(prepared.lengths), settings.per_device_train_batch_size
-    if settings.train_sampling_strategy.startswith("group_by"):
-        order = np.argsort(np.abs(lengths - lengths.mean()), kind="stable")[:size]
-    else:
-        order = np.argsort(lengths, kind="stable")[((np.arange(size) + 0.5) / size * len(lengths)).astype(int)]
-    return [int(number) for number in order]
+def _choose_typical_batches(prepared: PreparedExamples, settings: TrainingSection, count: int = 4) -> list[list[int]]:
+    """Choose batches of the first epoch whose padded lengths are spread evenly over those of all its batches."""
+    lengths, size = prepared.lengths, settings.per_device_train_batch_size
+    order = ORDERS[settings.train_sampling_strategy](
+        lengths, size, settings.gradient_accumulation_steps, torch.Generator().manual_seed(settings.seed)
+    )
+    whole = range(0, max(len(order) - len(order) % size, 1), size)
+    batches = sorted((order[start : start + size] for start in whole), key=lambda batch: max(lengths[i] for i in batch))
+    return [batches[int((number + 0.5) / count * len(batches))] for number in range(count)]

@@ -1,7 +1,4 @@
-"""The recipe, and its sections for training and evaluation. Needs no torch and runs nothing.
-
-Keys of ``training`` have the names and meanings of ``transformers.TrainingArguments``.
-"""
+"""The recipe, and its sections for training and evaluation. Needs no torch and runs nothing."""
 
 from typing import Any, Literal
 
@@ -17,7 +14,8 @@ Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml"
 
 
 class TrainingSection(Section):
-    """How to train. Keys have the names and meanings of ``transformers.TrainingArguments``.
+    """How to train. Keys have the names and meanings of ``transformers.TrainingArguments``; ``stratified`` and
+    ``loss_weight`` are ours.
 
     Attributes:
         num_train_epochs: Number of passes over the training data.
@@ -33,8 +31,12 @@ class TrainingSection(Section):
         max_grad_norm: Norm that gradients are clipped to. 0 turns clipping off.
         gradient_checkpointing: Whether to recompute activations in the backward pass, which takes less memory and more
             time.
-        train_sampling_strategy: Order of the training examples. ``group_by_length`` makes batches of examples of
-            similar length; ``group_by_modality`` also separates examples with pictures from those without.
+        loss_weight: What counts equally in the loss: every supervised ``token``, or every ``example``, whatever the
+            length of its answer.
+        train_sampling_strategy: Order of the training examples. ``stratified`` is random order in which each optimizer
+            step has short and long examples in proportion, in batches of similar length, so it needs accumulated
+            batches to be as mixed as ``random``. ``group_by_length`` is transformers' order: least padding, but steps
+            in a row have similar lengths, which learns less.
         dataloader_num_workers: Processes that load and encode examples. 0 means the main process does.
         logging_steps: Optimizer steps between logged values.
         save_steps: Optimizer steps between checkpoints.
@@ -57,7 +59,8 @@ class TrainingSection(Section):
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = False
-    train_sampling_strategy: Literal["random", "sequential", "group_by_length", "group_by_modality"] = "random"
+    loss_weight: Literal["token", "example"] = "token"
+    train_sampling_strategy: Literal["stratified", "random", "sequential", "group_by_length"] = "stratified"
     dataloader_num_workers: int = Field(0, ge=0)
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(500, ge=1)

@@ -4,6 +4,7 @@ Knows the ``training`` section of a recipe; knows no scores and no adapter folde
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import TrainingSection
 from lora_mm.training.callbacks import StopOnInterrupt
+from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
+
+_OURS = {"train_sampling_strategy", "loss_weight"}
+"""Settings that the Trainer does not read: it gets our sampler and our loss."""
 
 
 class Interrupted(LoraMMError):
@@ -72,8 +77,8 @@ def train(
         args=_make_arguments(settings, checkpoints, run_name),
         data_collator=collator,
         train_dataset=prepared.examples,
-        lengths=prepared.lengths,
-        pictured=prepared.pictured if settings.train_sampling_strategy == "group_by_modality" else None,
+        sampler=_make_sampler(settings, prepared.lengths),
+        loss_weight=settings.loss_weight,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
@@ -96,11 +101,18 @@ def train(
     return _collect_figures(trainer, time.monotonic() - started)
 
 
+def _make_sampler(settings: TrainingSection, lengths: Sequence[int]) -> EpochSampler:
+    return EpochSampler(
+        ORDERS[settings.train_sampling_strategy],
+        lengths,
+        batch=settings.per_device_train_batch_size * distributed.world_size(),
+        accumulated=settings.gradient_accumulation_steps,
+        seed=settings.seed,
+    )
+
+
 def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str) -> TrainingArguments:
-    values = settings.model_dump()
-    report_to = values.pop("report_to")
-    if values["train_sampling_strategy"] == "group_by_modality":  # ours; the Trainer knows only group_by_length
-        values["train_sampling_strategy"] = "group_by_length"
+    values = settings.model_dump(exclude={"report_to", *_OURS})
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -109,7 +121,7 @@ def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str)
         save_strategy="steps",
         eval_strategy="no",
         data_seed=settings.seed,
-        report_to=[] if report_to == "none" else [report_to],
+        report_to=[] if settings.report_to == "none" else [settings.report_to],
         run_name=run_name,
         optim="adamw_torch",
         gradient_checkpointing_kwargs={"use_reentrant": False},

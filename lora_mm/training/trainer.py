@@ -1,15 +1,16 @@
-"""``transformers.Trainer`` with our loss, samplers, weight decay and guards. Knows training; knows no recipe."""
+"""``transformers.Trainer`` with our loss, order, weight decay and guards. Knows training; knows no recipe."""
 
 import functools
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerState
 
 from lora_mm import distributed
@@ -17,8 +18,7 @@ from lora_mm.adapters.token_router import find_token_routers
 from lora_mm.errors import LoraMMError
 from lora_mm.training.callbacks import EpochSetter, GradientGuard, Meter
 from lora_mm.training.gradients import average_gradients
-from lora_mm.training.loss import compute_answer_loss
-from lora_mm.training.samplers import LengthGroupedSampler
+from lora_mm.training.loss import LossWeight, compute_answer_loss, count_items
 
 
 class AdapterTrainer(Trainer):
@@ -26,22 +26,20 @@ class AdapterTrainer(Trainer):
 
     Args:
         args: positional arguments of :class:`transformers.Trainer`.
-        lengths: number of tokens of each training example, for ``train_sampling_strategy: group_by_length``.
-        pictured: whether each example has a picture, to make batches of one modality; None mixes both kinds.
+        sampler: gives the order of the training examples.
+        loss_weight: what counts equally in the loss.
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
 
     model: nn.Module
-    loss_is_scaled_for_ga = True  # compute_answer_loss divides by the tokens of all accumulated batches
+    loss_is_scaled_for_ga = True  # compute_answer_loss divides by the items of all accumulated batches
 
-    def __init__(
-        self, *args: Any, lengths: Sequence[int], pictured: Sequence[int] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, sampler: Sampler[int], loss_weight: LossWeight = "token", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lengths, self.pictured = lengths, pictured
+        self.sampler, self.loss_weight = sampler, loss_weight
         self.seen_pictures = False
         self.last_loss = float("nan")
-        self.model_accepts_loss_kwargs = True  # the Trainer then counts supervised tokens over accumulated batches
+        self.model_accepts_loss_kwargs = True  # the Trainer then counts items over accumulated batches
         self.meter = Meter()
         self.add_callback(GradientGuard(lambda: self.seen_pictures))
         self.add_callback(self.meter)
@@ -94,13 +92,13 @@ class AdapterTrainer(Trainer):
             model: the adapted model.
             inputs: model inputs and ``labels`` [batch, tokens].
             return_outputs: whether to return ``(loss, None)``, as the Trainer expects, instead of the loss.
-            num_items_in_batch: supervised tokens of all accumulated batches.
+            num_items_in_batch: :func:`count_items` of all accumulated batches.
 
         Raises:
             LoraMMError: the loss is not a finite number.
         """
         self.seen_pictures |= "pixel_values" in inputs
-        loss = compute_answer_loss(model, inputs, num_items_in_batch)
+        loss = compute_answer_loss(model, inputs, num_items_in_batch, self.loss_weight)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         self.last_loss = loss.item()
@@ -150,8 +148,13 @@ class AdapterTrainer(Trainer):
                 "Free some disk space, then continue from the previous checkpoint with --resume."
             ) from error
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(self.lengths, size, self.args.seed, self.pictured)
+    def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+        """Count the items of all accumulated batches, on all ranks."""
+        counts = [count_items(batch["labels"], self.loss_weight) for batch in batch_samples]
+        items = torch.stack(counts).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.gather(items).sum()
+        return items
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.sampler

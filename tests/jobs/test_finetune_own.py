@@ -49,7 +49,7 @@ def test_a_mixture_of_conversations_choices_and_questions(base_folder: Path, tmp
     ]
     sources[0] |= {"cap": 6, "response": "short"}
     data = {"sources": sources, "sampling": "sqrt", "eval_share": 0.2}
-    _, told = run(tmp_path, base_folder, data, train_sampling_strategy="group_by_modality")
+    _, told = run(tmp_path, base_folder, data)
     assert "question_answer" in told
     assert "conversations" in told
     assert "multiple_choice" in told

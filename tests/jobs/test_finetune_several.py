@@ -39,7 +39,7 @@ def recipe_file(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pyt
         base_folder,
         scienceqa_folder,
         adapters=[{"method": "mma", **plain}, {"method": "mma", "part": "vision", **plain}],
-        training={"max_steps": 9, "save_steps": 7, "train_sampling_strategy": "group_by_length"},
+        training={"max_steps": 9, "save_steps": 7},
     )
 
 

@@ -12,7 +12,7 @@ import lora_mm
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.models.forward import IGNORE_INDEX
-from lora_mm.training.loss import compute_answer_loss
+from lora_mm.training.loss import compute_answer_loss, count_items
 from tests.helpers.tiny import perturb, tiny_model
 
 
@@ -64,6 +64,30 @@ def test_accumulated_over_batches_it_is_the_loss_of_all_tokens(
         torch.testing.assert_close(total, compute_answer_loss(model, whole), rtol=1e-5, atol=1e-6)
     mean_of_means = sum(compute_answer_loss(model, part) for part in parts) / 2
     assert not torch.allclose(mean_of_means, compute_answer_loss(model, whole), rtol=1e-3)
+
+
+def test_weighed_by_example_it_is_the_mean_of_the_examples_own_losses(
+    model: Any, collator: Collator, examples: list[Example]
+) -> None:
+    whole = collator(examples)
+    own = [compute_answer_loss(model, collator([example])) for example in examples]
+    by_example = compute_answer_loss(model, whole, weight="example")
+    torch.testing.assert_close(by_example, sum(own) / len(own), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(by_example, compute_answer_loss(model, whole), rtol=1e-3), "answers differ in length"
+    parts = [collator(examples[:1]), collator(examples[1:])]
+    items = sum(count_items(part["labels"], "example") for part in parts)
+    assert items == len(examples)
+    total = sum(compute_answer_loss(model, part, items, "example") for part in parts)
+    torch.testing.assert_close(total, by_example, rtol=1e-5, atol=1e-6)
+
+
+def test_an_example_without_supervised_tokens_does_not_count(
+    model: Any, collator: Collator, examples: list[Example]
+) -> None:
+    batch = collator(examples[:3])
+    batch["labels"][1] = IGNORE_INDEX
+    own = [compute_answer_loss(model, collator([examples[number]])) for number in (0, 2)]
+    torch.testing.assert_close(compute_answer_loss(model, batch, weight="example"), sum(own) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_only_positions_before_supervised_tokens_go_through_the_head(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import SequentialSampler
 from transformers import AutoProcessor, TrainingArguments
 
 import lora_mm
@@ -14,7 +15,7 @@ from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
-from lora_mm.training.samplers import LengthGroupedSampler
+from lora_mm.training.loss import LossWeight
 from lora_mm.training.trainer import AdapterTrainer
 from tests.helpers.tiny import perturb, tiny_model
 
@@ -43,12 +44,13 @@ def pictured(scienceqa_folder: Path) -> list[Example]:
 
 @pytest.fixture
 def trainer_of(base_folder: Path, tmp_path: Path) -> Callable[..., AdapterTrainer]:
-    def make(model: nn.Module, examples: list[Example], **settings: Any) -> AdapterTrainer:
+    def make(
+        model: nn.Module, examples: list[Example], loss_weight: LossWeight = "token", **settings: Any
+    ) -> AdapterTrainer:
         collator = Collator(AutoProcessor.from_pretrained(base_folder), max_length=500)
         defaults = {
             "max_steps": 2,
             "per_device_train_batch_size": 4,
-            "train_sampling_strategy": "sequential",
             "optim": "sgd",
             "lr_scheduler_type": "constant",
             "learning_rate": 0.1,
@@ -63,9 +65,13 @@ def trainer_of(base_folder: Path, tmp_path: Path) -> Callable[..., AdapterTraine
             use_cpu=True,
             **{**defaults, **settings},
         )
-        lengths = [sum(collator.length(item)) for item in examples]
         return AdapterTrainer(
-            model=model, args=arguments, data_collator=collator, train_dataset=examples, lengths=lengths
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=examples,
+            sampler=SequentialSampler(examples),
+            loss_weight=loss_weight,
         )
 
     return make
@@ -141,8 +147,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         trainer_of(adapted, texts).train()
 
 
+@pytest.mark.parametrize("weight", ["token", "example"])
 def test_accumulated_batches_make_the_step_of_one_large_batch(
-    texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+    weight: LossWeight, texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
 ) -> None:
     examples = [item for pair in zip(texts, pictured, strict=True) for item in pair][:4]
     answers = ["A", "The answer is B. BECAUSE: it is longer than the others.", "No", "The answer is A."]
@@ -156,22 +163,16 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
         perturb(model)
         before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         trainer_of(
-            model, examples, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
+            model,
+            examples,
+            loss_weight=weight,
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
         ).train()
         after.append({name: p.detach() - before[name] for name, p in model.named_parameters() if p.requires_grad})
     torch.testing.assert_close(after[1], after[0], rtol=1e-3, atol=1e-5)
     assert max(change.abs().max() for change in after[0].values()) > 1e-3
-
-
-def test_grouping_by_length_counts_all_batches_of_a_step(
-    adapted: Any, texts: list[Example], trainer_of: Callable[..., AdapterTrainer]
-) -> None:
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
-    trainer = trainer_of(adapted, texts, train_sampling_strategy="group_by_length", **settings)
-    sampler = trainer._get_train_sampler()
-    assert isinstance(sampler, LengthGroupedSampler)
-    assert (sampler.lengths, sampler.batch_size) == (trainer.lengths, 6)
-    assert sorted(trainer.get_train_dataloader().sampler) == list(range(len(texts)))
 
 
 def test_a_batch_without_pictures_passes_over_a_connector_that_trains_alone(
