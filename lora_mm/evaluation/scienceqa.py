@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,27 @@ another subject or grade is only in AVG."""
 # The last dot is any character, as in the official scripts: "The answer is B" at the end of the text does not match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
 _UNPARSED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Predictions of a results file, and how many of them are written in an unusual way.
+
+    Attributes:
+        predictions: problem id → index of the choice; None for an unparsed answer.
+        floats: number of indices that are whole floats, such as ``2.0``.
+        negatives: number of indices below -1.
+    """
+
+    predictions: dict[str, int | None]
+    floats: int
+    negatives: int
+
+    def account(self) -> str:
+        """Say in one line how many unusual indices there are; empty if there are none."""
+        parts = [f"Whole floats, read as indices: {self.floats:,}."] if self.floats else []
+        parts += [f"Indices below -1, counted as wrong: {self.negatives:,}."] if self.negatives else []
+        return " ".join(parts)
 
 
 def parse_answer(text: str, choices: Sequence[str]) -> int | None:
@@ -124,15 +146,13 @@ def score_random_choice(problems: Sequence[Problem]) -> Score:
     return Score(columns=_tally_columns(problems, chances, math.fsum, is_expectation=True), headline="AVG")
 
 
-def read_results(path: Path) -> dict[str, int | None]:
+def read_results(path: Path) -> Results:
     """Read predictions from a results file.
 
     The file holds the official form, ``{"results": {id: index}}`` with any other keys (``outputs``, ``acc``,
-    ``args``), or a bare ``{id: index}`` as LaVIN writes it. An index is an integer, in quotes or not; a letter
-    (``"B"`` is 1); or -1 or null for an unparsed answer.
-
-    Returns:
-        Problem id → index of the choice; None for an unparsed answer.
+    ``args``), or a bare ``{id: index}`` as LaVIN writes it. An index is an integer, in quotes or not, or a whole float;
+    or a letter (``"B"`` is 1); or null for an unparsed answer. A negative index is one too, and so wrong, as in the
+    official script. The script also cuts ``1.5`` to 1 and takes ``true`` as 1; here these are faults.
 
     Raises:
         InputError: the file has another form, or a value, named by its id, is not an index.
@@ -141,17 +161,21 @@ def read_results(path: Path) -> dict[str, int | None]:
     results = content.get("results", content) if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise InputError(f'{path}: must hold {{"results": {{problem id: index of the choice}}}}')
-    predictions = {}
+    indices = {}
     faults = []
     for id, value in results.items():
         try:
-            predictions[id] = _parse_index(value)
+            indices[id] = _parse_index(value)
         except ValueError:
             shown = json.dumps(value, ensure_ascii=False)[:40]
             faults.append(f"{path}, problem {id}: {shown} is not the index of a choice, a letter, or -1 for none")
     if faults:
         raise InputError(*truncate_faults(faults))
-    return predictions
+    return Results(
+        predictions={id: None if index < 0 else index for id, index in indices.items()},
+        floats=sum(isinstance(value, float) for value in results.values()),
+        negatives=sum(index < _UNPARSED for index in indices.values()),
+    )
 
 
 def write_results(
@@ -200,13 +224,13 @@ def _is_choice(index: int | None, problem: Problem) -> bool:
     return index is not None and 0 <= index < len(problem.choices)
 
 
-def _parse_index(value: object) -> int | None:
-    """Convert a value of a results file to an index; raise ValueError for anything else."""
+def _parse_index(value: object) -> int:
+    """Convert a value of a results file to an index, -1 for null; raise ValueError for anything else."""
+    if value is None:
+        return _UNPARSED
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+    is_fraction = isinstance(value, float) and not value.is_integer()
+    if isinstance(value, bool) or is_fraction or not isinstance(value, int | float | str):
         raise ValueError
-    index = _UNPARSED if value is None else int(value)
-    if index < _UNPARSED:
-        raise ValueError
-    return None if index == _UNPARSED else index
+    return int(value)

@@ -12,6 +12,7 @@ from lora_mm.data.scienceqa import Problem, format_answer, load_problems, to_exa
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.scienceqa import (
     OFFICIAL_COLUMNS,
+    Results,
     parse_answer,
     parse_choice,
     read_results,
@@ -223,7 +224,7 @@ def test_a_results_file_is_read_as_it_was_written(
 ) -> None:
     file = tmp_path_factory.mktemp("results") / "deep" / "results.json"
     write_results(file, predictions, outputs=outputs)
-    assert read_results(file) == predictions
+    assert read_results(file) == Results(predictions, floats=0, negatives=0)
     content = json.loads(file.read_text())
     assert content.get("outputs") == outputs
     assert all(type(index) is int for index in content["results"].values())
@@ -237,15 +238,29 @@ def test_a_results_file_is_read_as_it_was_written(
         {"4": 1, "5": 0, "6": -1},
         {"results": {"4": "1", "5": "0", "6": None}},
         {"results": {"4": "B", "5": "A", "6": "-1"}},
+        {"results": {"4": 1.0, "5": -0.0, "6": -1.0}},
+        {"results": {"4": 1, "5": 0, "6": -7}},
+        {"results": {"4": 1, "5": 0, "6": "-7"}},
     ],
 )
 def test_other_known_forms_of_results_files_are_read(tmp_path: Path, content: dict) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps(content))
-    assert read_results(file) == {"4": 1, "5": 0, "6": None}
+    assert read_results(file).predictions == {"4": 1, "5": 0, "6": None}
 
 
-@pytest.mark.parametrize("value", [True, 1.0, -2, "", "AB", "b", "FAILED", "1.5", [1], {"index": 1}, "-7"])
+def test_unusual_indices_are_counted_and_said_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"results": {"1": 1.0, "2": 0, "3": -1, "4": -2, "5": "-3", "6": -4.0, "7": None}}))
+    read = read_results(file)
+    assert (read.floats, read.negatives) == (2, 3)
+    assert read.predictions == {"1": 1, "2": 0, **dict.fromkeys("34567")}
+    assert read.account() == "Whole floats, read as indices: 2. Indices below -1, counted as wrong: 3."
+    write_results(file, read.predictions)
+    assert read_results(file).account() == ""
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "", "AB", "b", "FAILED", "1.0", [1], {"index": 1}])
 def test_the_error_names_the_id_of_another_value(tmp_path: Path, value: object) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"results": {"4": 1, "77": value}}))
