@@ -1,8 +1,8 @@
 """Computes ScienceQA's official scores; reads and writes its results files. Knows predictions, not models.
 
 The columns and their rounding are those of the official repository's ``tools/evaluate_acc.py`` (Lu et al., 2022).
-Answers are parsed as in LaVIN's ``eval.py``, but an answer that cannot be parsed is counted and never replaced by a
-random choice.
+Answers are parsed as in LaVIN's ``eval.py``, and those to LLaVA's prompt as LLaVA parses them; an answer that cannot be
+parsed is counted and never replaced by a random choice.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_mm.atomic import write_atomically
 from lora_mm.data.example import LETTERS
-from lora_mm.data.scienceqa import Problem
+from lora_mm.data.scienceqa import AnswerFormat, Problem
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.score import Score, Tally
 from lora_mm.json_text import read_json_file
@@ -39,6 +39,7 @@ another subject or grade is only in AVG."""
 
 # The last dot is any character, as in the official scripts: "The answer is B" at the end of the text does not match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
+_LETTER = re.compile(r"([A-Z])(\. .*)?", re.DOTALL)
 _UNPARSED = -1
 
 
@@ -76,8 +77,25 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
         Index of the choice; None if the pattern does not match, or X is not the letter of a choice.
     """
     match = _ANSWER.search(text)
-    index = LETTERS.index(match[1]) if match else len(choices)
-    return index if index < len(choices) else None
+    return _find_choice(match[1], choices) if match else None
+
+
+def parse_letter(text: str, choices: Sequence[str]) -> int | None:
+    """Read a text that is a letter, begins with a letter, a full stop and a space, or says one ``The answer is X.``
+
+    This is LLaVA's reading (haotian-liu/LLaVA, llava/eval/eval_science_qa.py, commit c121f04) of the answers to its
+    own prompt (format CQM-A). ``B.``, ``(B)`` and ``b`` do not count there either.
+
+    Args:
+        text: the answer.
+        choices: choices of the problem.
+
+    Returns:
+        Index of the choice; None if the text has another form, or X is not the letter of a choice.
+    """
+    match = _LETTER.fullmatch(text.strip())
+    letters = [match[1]] if match else _ANSWER.findall(text)
+    return _find_choice(letters[0], choices) if len(letters) == 1 else None
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | None:
@@ -95,8 +113,22 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     return matches[0] if len(matches) == 1 else None
 
 
+def _find_choice(letter: str, choices: Sequence[str]) -> int | None:
+    index = LETTERS.index(letter)
+    return index if index < len(choices) else None
+
+
 def _normalize_spaces(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
+
+
+READERS: Mapping[AnswerFormat, Callable[[str, Sequence[str]], int | None]] = {
+    "QCM-ALE": parse_answer,
+    "QCM-A": parse_answer,
+    "QCM-T": parse_choice,
+    "CQM-A": parse_letter,
+}
+"""Name in ``data.format`` → how a generated answer is read."""
 
 
 def score_problems(

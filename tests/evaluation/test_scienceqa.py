@@ -15,6 +15,7 @@ from lora_mm.evaluation.scienceqa import (
     Results,
     parse_answer,
     parse_choice,
+    parse_letter,
     read_results,
     score_problems,
     score_random_choice,
@@ -210,6 +211,31 @@ def test_a_formatted_answer_is_parsed(count: int, data: st.DataObject, rest: str
 )
 def test_only_the_official_form_is_an_answer(text: str, index: int | None) -> None:
     assert parse_answer(text, ("a", "b")) == index
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("B", 1),
+        (" B\n", 1),
+        ("B. a pond", 1),
+        ("B. The answer is A.", 1),
+        ("The answer is B.", 1),
+        ("So. The answer is B. BECAUSE: so", 1),
+        ("The answer is B. The answer is A.", None),
+        ("C", None),
+        ("C. a pond", None),
+        ("B.", None),
+        ("B: a pond", None),
+        ("(B)", None),
+        ("b", None),
+        ("Both", None),
+        ("a pond", None),
+        ("", None),
+    ],
+)
+def test_a_bare_letter_is_an_answer_to_the_prompt_of_llava(text: str, index: int | None) -> None:
+    assert parse_letter(text, ("a", "b")) == index
 
 
 # --------------------------------------------------------------------------------------------------------- results file
