@@ -93,8 +93,9 @@ def parse_letter(text: str, choices: Sequence[str]) -> int | None:
     Returns:
         Index of the choice; None if the text has another form, or X is not the letter of a choice.
     """
-    match = _LETTER.fullmatch(text.strip())
-    letters = [match[1]] if match else _ANSWER.findall(text)
+    stripped = text.strip()
+    match = _LETTER.fullmatch(stripped)
+    letters = [match[1]] if match else _ANSWER.findall(stripped)
     return _find_choice(letters[0], choices) if len(letters) == 1 else None
 
 
