@@ -1,7 +1,8 @@
 """Conversations are supervised as in LLaVA's training (haotian-liu/LLaVA, llava/train/train.py, commit c121f04).
 
-The chat template of LLaVA's Hub repositories writes no system prompt and no ``</s>`` after earlier turns. With it, we
-supervise the same tokens but for those ``</s>``. With a template that writes both, all tokens and labels are LLaVA's.
+The chat template of LLaVA's Hub repositories writes no system prompt of its own, and no ``</s>`` after earlier turns.
+With it, we supervise the same tokens but for those ``</s>``. With a template that writes both, all tokens and labels
+are LLaVA's.
 """
 
 import json
@@ -25,6 +26,8 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+WHO = "{{ message['role'].upper() + ': ' }}"
+HUBS = TEMPLATE.replace(WHO, "{% if message['role'] != 'system' %}" + WHO + "{% endif %}")
 LLAVAS_OWN = (
     SYSTEM
     + " {% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -101,7 +104,7 @@ def label_as_llava(tokenizer: LlamaTokenizer, conversation: Conversation) -> tup
 def label_as_ours(collator: Collator, folder: Path, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Tokens and labels of a row, with one token for the picture."""
     row: dict[str, Any] = {"id": "1", "conversations": conversation}
-    if "<image>" in conversation[0]["value"]:
+    if any("<image>" in turn["value"] for turn in conversation):
         row["image"] = "a.png"
     batch = collator([RowReader("conversations", {}, RowContext(PictureFolder(folder)))(row, "1")])
     [ids], [labels] = batch["input_ids"].tolist(), batch["labels"].tolist()
@@ -123,7 +126,7 @@ def test_with_the_hubs_template_earlier_turns_lack_their_end(
     tokenizer: LlamaTokenizer, conversations: tuple[Path, list[Conversation]]
 ) -> None:
     folder, drawn = conversations
-    collator = Collator(tiny_processor(tokenizer, TEMPLATE), max_length=4000)
+    collator = Collator(tiny_processor(tokenizer, HUBS), max_length=4000)
     missing = 0
     for conversation in drawn:
         theirs = [label for label in label_as_llava(tokenizer, conversation)[1] if label != IGNORE_INDEX]
@@ -132,4 +135,15 @@ def test_with_the_hubs_template_earlier_turns_lack_their_end(
         assert end == tokenizer.eos_token_id
         assert ours == [*(token for token in said if token != end), end]
         missing += len(theirs) - len(ours)
-    assert missing == sum(len(conversation) // 2 - 1 for conversation in drawn) > 100
+    assert missing == sum(len(conversation) // 2 - 1 for conversation in drawn) == 227
+
+
+def test_with_the_hubs_template_a_system_turn_of_the_row_gives_llavas_prompt(
+    tokenizer: LlamaTokenizer, conversations: tuple[Path, list[Conversation]]
+) -> None:
+    folder, drawn = conversations
+    collator = Collator(tiny_processor(tokenizer, HUBS), max_length=4000)
+    for conversation in drawn:
+        exchange = conversation[:2]
+        row = [{"from": "system", "value": SYSTEM}, *exchange]
+        assert label_as_ours(collator, folder, row) == label_as_llava(tokenizer, exchange)
