@@ -122,7 +122,7 @@ def test_with_llavas_own_template_all_tokens_and_labels_are_llavas(
         assert label_as_ours(collator, folder, conversation) == label_as_llava(tokenizer, conversation)
 
 
-def test_with_the_hubs_template_earlier_turns_lack_their_end(
+def test_earlier_turns_lack_their_end_with_the_hubs_template(
     tokenizer: LlamaTokenizer, conversations: tuple[Path, list[Conversation]]
 ) -> None:
     folder, drawn = conversations
@@ -138,7 +138,7 @@ def test_with_the_hubs_template_earlier_turns_lack_their_end(
     assert missing == sum(len(conversation) // 2 - 1 for conversation in drawn) == 227
 
 
-def test_with_the_hubs_template_a_system_turn_of_the_row_gives_llavas_prompt(
+def test_a_system_turn_of_the_row_gives_llavas_prompt_with_the_hubs_template(
     tokenizer: LlamaTokenizer, conversations: tuple[Path, list[Conversation]]
 ) -> None:
     folder, drawn = conversations
