@@ -35,15 +35,19 @@ def scienceqa(
     from lora_mm.json_text import to_json
 
     problems = load_problems(data, split, pictures=False).problems
+    results = read_results(predictions)
     scores = {
         "random choice": score_random_choice(problems),
-        "predictions": score_predictions(problems, read_results(predictions), partial=partial),
+        "predictions": score_predictions(problems, results.predictions, partial=partial),
     }
     if as_json:
         account = {"data": data, "split": split, "predictions": str(predictions), "scores": scores_to_dict(scores)}
-        print(to_json(account))
+        print(to_json({**account, "floats": results.floats, "negatives": results.negatives}))
         return
 
     from rich.console import Console
 
-    Console().print(scores_to_table(scores, title=f"ScienceQA {split}, accuracy in %"))
+    console = Console()
+    console.print(scores_to_table(scores, title=f"ScienceQA {split}, accuracy in %"))
+    if results.account():
+        console.print(results.account(), style="dim")

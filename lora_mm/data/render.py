@@ -198,13 +198,11 @@ def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
     """
     if PICTURE not in text:
         text = PICTURE * pictures + text
-    first, *others = text.split(PICTURE)
-    content = [{"type": "text", "text": first}] if first or not others else []
-    for number, piece in enumerate(others, 1):
-        content.append({"type": "image"})
-        if piece or number == len(others):
-            content.append({"type": "text", "text": piece})
-    return {"role": role, "content": content}
+    first, *others = ({"type": "text", "text": piece} for piece in text.split(PICTURE))
+    content = [first, *(part for piece in others for part in ({"type": "image"}, piece))]
+    # Templates write a space or a line after every text, so an empty one would show. Some need one text in a turn.
+    filled = [part for part in content if part.get("text") != ""]
+    return {"role": role, "content": filled if text.strip(PICTURE) else [*filled, first]}
 
 
 def _to_messages(example: Example) -> list[dict[str, Any]]:

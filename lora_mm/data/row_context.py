@@ -1,5 +1,6 @@
 """Settings that all rows of a source share: folder of pictures, question, response format. Knows no columns."""
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -35,20 +36,23 @@ class RowContext:
     response: Response = "none"
 
     def make_user_turn(self, text: str, pictures: Sequence[ImageSource]) -> Turn:
-        """Make a user turn that ends with the instruction for the response format.
+        """Make a user turn, whose text ends with the instruction for the response format.
+
+        The text has no spaces or line breaks at its ends, nor between its ends and marks there, as in LLaVA's
+        ``preprocess_multimodal`` (haotian-liu/LLaVA, llava/train/train.py, commit c121f04): a template that puts all
+        pictures first would keep them. Other than LLaVA, a mark stays in its place.
 
         Args:
-            text: text of the turn, with :data:`MARK` or ``PICTURE`` where pictures stand. Leading marks are removed,
-                because pictures without a mark go before the text anyway.
+            text: text of the turn, with :data:`MARK` or ``PICTURE`` where pictures stand. If all marks are leading,
+                they are removed, because pictures without a mark go before the text anyway.
             pictures: pictures of the turn, in the order of their marks.
         """
         marked = text.replace(MARK, PICTURE).strip()
-        without_leading = marked.lstrip(PICTURE + " \t\r\n")
-        if PICTURE not in without_leading:
-            marked = without_leading
-        instruction = RESPONSES[self.response]
-        separator = "\n" if instruction and marked else ""
-        return Turn("user", f"{marked}{separator}{instruction}", tuple(pictures))
+        body = marked.strip(PICTURE + string.whitespace)
+        leading, _, trailing = marked.partition(body) if body else (marked, "", "")
+        words = "\n".join(part for part in (body, RESPONSES[self.response]) if part)
+        before, after = (PICTURE * marks.count(PICTURE) for marks in (leading, trailing))
+        return Turn("user", f"{before}{words}{after}" if PICTURE in body + after else words, tuple(pictures))
 
 
 def describe_mark_mismatch(marks: int, pictures: int) -> str:

@@ -3,12 +3,14 @@
 Nothing is dropped silently: every row of a split is used, counted as left out, or named in an error.
 
 The official folder, the splits and the order of hint and caption in a prompt's context follow Lu et al., "Learn to
-Explain" (NeurIPS 2022) and its repository; the QCM-ALE prompt ending in ``Response:`` follows LaVIN.
+Explain" (NeurIPS 2022) and its repository; the QCM prompt ending in ``Response:`` follows LaVIN (luogen1996/LaVIN,
+util/base_prompt.py, ``create_training_example``, commit dd0a1bf), and CQM-A follows LLaVA's evaluation
+(haotian-liu/LLaVA, scripts/convert_sqa_to_llava_base_prompt.py and llava/eval/model_vqa_science.py, commit c121f04).
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import Any, Literal
 
 from lora_mm.data.cells import format_value
 from lora_mm.data.example import LETTERS, Example, ImageSource, open_image
+from lora_mm.data.row_context import RESPONSES
 from lora_mm.data.scienceqa_tables import OWN_SPLITS, TEXT_FIELDS, ProblemRow, ProblemTable, locate_table
 from lora_mm.errors import InputError, suggest_name, truncate_faults
 from lora_mm.json_text import read_json_file
 
 MissingImages = Literal["error", "skip", "text"]
-AnswerFormat = Literal["QCM-ALE", "QCM-A", "QCM-T"]
+AnswerFormat = Literal["QCM-ALE", "QCM-A", "QCM-T", "CQM-A"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,21 @@ class Problem:
     lecture: str
     solution: str
     split: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFormat:
+    """How a problem is asked and answered.
+
+    Attributes:
+        prompt: the prompt, with places for ``question``, ``context`` and ``options``.
+        write_candidate: (problem, index) → the answer that names this choice.
+        explained: whether lecture and solution follow the answer in training.
+    """
+
+    prompt: str
+    write_candidate: Callable[[Problem, int], str]
+    explained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,27 +212,29 @@ def check_images(problems: Iterable[Problem], *, workers: int | None = None) -> 
 def to_example(problem: Problem, *, format: AnswerFormat = "QCM-ALE", caption: bool = False) -> Example:
     """Write a problem as a prompt and its answer.
 
-    The prompt has four lines: ``Question: …``, ``Context: …`` (the hint, or ``N/A``), ``Options: (A) … (B) …`` and
-    ``Response:``. Runs of spaces become one space; line breaks stay. (LaVIN writes those of lecture and solution as a
-    backslash and an n, because GPT-3 stopped at line breaks.)
+    The context is the hint, or ``N/A``; options are ``(A) … (B) …``. Runs of spaces become one space; line breaks stay.
+    (LaVIN writes those of lecture and solution as a backslash and an n, because GPT-3 stopped at line breaks.)
 
     Args:
         problem: the problem.
-        format: format of the target: ``The answer is B. BECAUSE: {lecture} {solution}`` (QCM-ALE; no BECAUSE if both
-            are empty), ``The answer is B.`` (QCM-A), or the text of the choice (QCM-T, for bases that do not connect
-            letters with choices). Candidates have the same format for each choice, without BECAUSE.
+        format: a row of :data:`FORMATS`.
         caption: whether to append the picture's caption to the hint, as in ScienceQA and LaVIN.
     """
-    context = _tidy(f"{problem.hint} {problem.caption if caption else ''}") or "N/A"
-    write_candidate = _write_choice if format == "QCM-T" else _write_letter
+    form = FORMATS[format]
+    candidates = tuple(form.write_candidate(problem, index) for index in range(len(problem.choices)))
+    right = candidates[problem.answer]
     options = " ".join(f"({letter}) {_tidy(choice)}" for letter, choice in zip(LETTERS, problem.choices, strict=False))
     return Example(
         id=problem.id,
-        prompt=f"Question: {_tidy(problem.question)}\nContext: {context}\nOptions: {options}\nResponse:",
-        target=_write_explained(problem) if format == "QCM-ALE" else write_candidate(problem, problem.answer),
+        prompt=form.prompt.format(
+            question=_tidy(problem.question),
+            context=_tidy(f"{problem.hint} {problem.caption if caption else ''}") or "N/A",
+            options=options,
+        ),
+        target=_explain(right, problem) if form.explained else right,
         images=() if problem.image is None else (problem.image,),
-        candidates=tuple(write_candidate(problem, index) for index in range(len(problem.choices))),
-        references=(write_candidate(problem, problem.answer),),
+        candidates=candidates,
+        references=(right,),
         answer=problem.answer,
     )
 
@@ -222,14 +242,6 @@ def to_example(problem: Problem, *, format: AnswerFormat = "QCM-ALE", caption: b
 def format_answer(index: int) -> str:
     """Write an answer in its official form: ``The answer is B.`` for 1."""
     return f"The answer is {LETTERS[index]}."
-
-
-def _write_letter(problem: Problem, index: int) -> str:
-    return format_answer(index)
-
-
-def _write_choice(problem: Problem, index: int) -> str:
-    return _tidy(problem.choices[index])
 
 
 def _find_faults(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -308,6 +320,33 @@ def _tidy(text: str) -> str:
     return re.sub(" {2,}", " ", text).strip()
 
 
-def _write_explained(problem: Problem) -> str:
+def _explain(answer: str, problem: Problem) -> str:
     explanation = _tidy(f"{_tidy(problem.lecture)} {_tidy(problem.solution)}")
-    return f"{format_answer(problem.answer)} BECAUSE: {explanation}" if explanation else format_answer(problem.answer)
+    return f"{answer} BECAUSE: {explanation}" if explanation else answer
+
+
+def _write_sentence(problem: Problem, index: int) -> str:
+    return format_answer(index)
+
+
+def _write_letter(problem: Problem, index: int) -> str:
+    return LETTERS[index]
+
+
+def _write_choice(problem: Problem, index: int) -> str:
+    return _tidy(problem.choices[index])
+
+
+_QUESTION_FIRST = "Question: {question}\nContext: {context}\nOptions: {options}\nResponse:"
+_CONTEXT_FIRST = "Context: {context}\nQuestion: {question}\nOptions: {options}\n" + RESPONSES["letter"]
+
+FORMATS: Mapping[AnswerFormat, ProblemFormat] = {
+    "QCM-ALE": ProblemFormat(_QUESTION_FIRST, _write_sentence, explained=True),
+    "QCM-A": ProblemFormat(_QUESTION_FIRST, _write_sentence),
+    "QCM-T": ProblemFormat(_QUESTION_FIRST, _write_choice),
+    "CQM-A": ProblemFormat(_CONTEXT_FIRST, _write_letter),
+}
+"""Name in ``data.format`` → the format. QCM-ALE answers ``The answer is B. BECAUSE: {lecture} {solution}``, without
+BECAUSE if both are empty; QCM-A ``The answer is B.``; QCM-T the text of the choice, for bases that do not connect
+letters with choices; CQM-A the letter, as LLaVA asks for it. ``READERS`` in ``evaluation/scienceqa.py`` reads the
+answers."""

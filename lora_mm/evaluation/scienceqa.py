@@ -1,20 +1,21 @@
 """Computes ScienceQA's official scores; reads and writes its results files. Knows predictions, not models.
 
 The columns and their rounding are those of the official repository's ``tools/evaluate_acc.py`` (Lu et al., 2022).
-Answers are parsed as in LaVIN's ``eval.py``, but an answer that cannot be parsed is counted and never replaced by a
-random choice.
+Answers are parsed as in LaVIN's ``eval.py``, and those to LLaVA's prompt as LLaVA parses them; an answer that cannot be
+parsed is counted and never replaced by a random choice.
 """
 
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_mm.atomic import write_atomically
 from lora_mm.data.example import LETTERS
-from lora_mm.data.scienceqa import Problem
+from lora_mm.data.scienceqa import AnswerFormat, Problem
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.score import Score, Tally
 from lora_mm.json_text import read_json_file
@@ -38,7 +39,29 @@ another subject or grade is only in AVG."""
 
 # The last dot is any character, as in the official scripts: "The answer is B" at the end of the text does not match.
 _ANSWER = re.compile(r"The answer is ([A-Z]).")
+_LETTER = re.compile(r"([A-Z])(\. .*)?", re.DOTALL)
 _UNPARSED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Predictions of a results file, and how many of them are written in an unusual way.
+
+    Attributes:
+        predictions: problem id → index of the choice; None for an unparsed answer.
+        floats: number of indices that are whole floats, such as ``2.0``.
+        negatives: number of indices below -1.
+    """
+
+    predictions: dict[str, int | None]
+    floats: int
+    negatives: int
+
+    def account(self) -> str:
+        """Say in one line how many unusual indices there are; empty if there are none."""
+        parts = [f"Whole floats, read as indices: {self.floats:,}."] if self.floats else []
+        parts += [f"Indices below -1, counted as wrong: {self.negatives:,}."] if self.negatives else []
+        return " ".join(parts)
 
 
 def parse_answer(text: str, choices: Sequence[str]) -> int | None:
@@ -54,8 +77,26 @@ def parse_answer(text: str, choices: Sequence[str]) -> int | None:
         Index of the choice; None if the pattern does not match, or X is not the letter of a choice.
     """
     match = _ANSWER.search(text)
-    index = LETTERS.index(match[1]) if match else len(choices)
-    return index if index < len(choices) else None
+    return _find_choice(match[1], choices) if match else None
+
+
+def parse_letter(text: str, choices: Sequence[str]) -> int | None:
+    """Read a text that is a letter, begins with a letter, a full stop and a space, or says one ``The answer is X.``
+
+    This is LLaVA's reading (haotian-liu/LLaVA, llava/eval/eval_science_qa.py, commit c121f04) of the answers to its
+    own prompt (format CQM-A). ``B.``, ``(B)`` and ``b`` do not count there either.
+
+    Args:
+        text: the answer.
+        choices: choices of the problem.
+
+    Returns:
+        Index of the choice; None if the text has another form, or X is not the letter of a choice.
+    """
+    stripped = text.strip()
+    match = _LETTER.fullmatch(stripped)
+    letters = [match[1]] if match else _ANSWER.findall(stripped)
+    return _find_choice(letters[0], choices) if len(letters) == 1 else None
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | None:
@@ -73,8 +114,22 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     return matches[0] if len(matches) == 1 else None
 
 
+def _find_choice(letter: str, choices: Sequence[str]) -> int | None:
+    index = LETTERS.index(letter)
+    return index if index < len(choices) else None
+
+
 def _normalize_spaces(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
+
+
+READERS: Mapping[AnswerFormat, Callable[[str, Sequence[str]], int | None]] = {
+    "QCM-ALE": parse_answer,
+    "QCM-A": parse_answer,
+    "QCM-T": parse_choice,
+    "CQM-A": parse_letter,
+}
+"""Name in ``data.format`` → how a generated answer is read."""
 
 
 def score_problems(
@@ -124,15 +179,13 @@ def score_random_choice(problems: Sequence[Problem]) -> Score:
     return Score(columns=_tally_columns(problems, chances, math.fsum, is_expectation=True), headline="AVG")
 
 
-def read_results(path: Path) -> dict[str, int | None]:
+def read_results(path: Path) -> Results:
     """Read predictions from a results file.
 
     The file holds the official form, ``{"results": {id: index}}`` with any other keys (``outputs``, ``acc``,
-    ``args``), or a bare ``{id: index}`` as LaVIN writes it. An index is an integer, in quotes or not; a letter
-    (``"B"`` is 1); or -1 or null for an unparsed answer.
-
-    Returns:
-        Problem id → index of the choice; None for an unparsed answer.
+    ``args``), or a bare ``{id: index}`` as LaVIN writes it. An index is an integer, in quotes or not, or a whole float;
+    or a letter (``"B"`` is 1); or null for an unparsed answer. A negative index is one too, and so wrong, as in the
+    official script. The script also cuts ``1.5`` to 1 and takes ``true`` as 1; here these are faults.
 
     Raises:
         InputError: the file has another form, or a value, named by its id, is not an index.
@@ -141,17 +194,21 @@ def read_results(path: Path) -> dict[str, int | None]:
     results = content.get("results", content) if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise InputError(f'{path}: must hold {{"results": {{problem id: index of the choice}}}}')
-    predictions = {}
+    indices = {}
     faults = []
     for id, value in results.items():
         try:
-            predictions[id] = _parse_index(value)
+            indices[id] = _parse_index(value)
         except ValueError:
             shown = json.dumps(value, ensure_ascii=False)[:40]
             faults.append(f"{path}, problem {id}: {shown} is not the index of a choice, a letter, or -1 for none")
     if faults:
         raise InputError(*truncate_faults(faults))
-    return predictions
+    return Results(
+        predictions={id: None if index < 0 else index for id, index in indices.items()},
+        floats=sum(isinstance(value, float) for value in results.values()),
+        negatives=sum(index < _UNPARSED for index in indices.values()),
+    )
 
 
 def write_results(
@@ -200,13 +257,13 @@ def _is_choice(index: int | None, problem: Problem) -> bool:
     return index is not None and 0 <= index < len(problem.choices)
 
 
-def _parse_index(value: object) -> int | None:
-    """Convert a value of a results file to an index; raise ValueError for anything else."""
+def _parse_index(value: object) -> int:
+    """Convert a value of a results file to an index, -1 for null; raise ValueError for anything else."""
+    if value is None:
+        return _UNPARSED
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+    is_fraction = isinstance(value, float) and not value.is_integer()
+    if isinstance(value, bool) or is_fraction or not isinstance(value, int | float | str):
         raise ValueError
-    index = _UNPARSED if value is None else int(value)
-    if index < _UNPARSED:
-        raise ValueError
-    return None if index == _UNPARSED else index
+    return int(value)

@@ -138,9 +138,8 @@ def _generate(
 
 
 def _parse_officially(recipe: Recipe, problem: Problem, example: Example, text: str) -> Answer:
-    """Grade a generated answer to a ScienceQA problem, by the official pattern or by the text of the choice."""
-    parse = official.parse_choice if recipe.data.format == "QCM-T" else official.parse_answer
-    choice = parse(text, problem.choices)
+    """Grade a generated answer to a ScienceQA problem, read as the format of the data says."""
+    choice = official.READERS[recipe.data.format](text, problem.choices)
     credit = None if choice is None else float(choice == problem.answer)
     return Answer(problem.id, text, list_references(example), credit, choice)
 

@@ -123,8 +123,9 @@ class DataSection(SourceKeys):
         pocket: Seed and size of the pocket data, if ``path`` names pocket data.
         train_split: Name of the training split.
         eval_split: Name of the evaluation split.
-        format: Format of ScienceQA answers in training. ``QCM-ALE`` is the letter, the lecture and the solution,
-            ``QCM-A`` is the letter, and ``QCM-T`` is the text of the choice.
+        format: Format of ScienceQA prompts and answers. ``QCM-ALE`` answers a sentence with the letter, the lecture and
+            the solution, ``QCM-A`` the sentence alone, ``QCM-T`` the text of the choice, and ``CQM-A`` the bare letter,
+            with LLaVA's prompt.
         captions: Whether ScienceQA's picture captions are part of the context.
         missing_images: What to do with a ScienceQA problem whose picture file is missing: stop with an ``error``,
             ``skip`` the problem, or ask it as ``text``.
@@ -146,7 +147,7 @@ class DataSection(SourceKeys):
     pocket: PocketSection = PocketSection()
     train_split: str = "train"
     eval_split: str = "test"
-    format: Literal["QCM-ALE", "QCM-A", "QCM-T"] = "QCM-ALE"
+    format: Literal["QCM-ALE", "QCM-A", "QCM-T", "CQM-A"] = "QCM-ALE"
     captions: bool = False
     slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"

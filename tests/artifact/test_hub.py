@@ -82,7 +82,7 @@ def test_a_pushed_and_pulled_adapter_gives_the_same_answers(
     for adapter, answers in ((folder, before), (pulled, after)):
         done = CliRunner().invoke(app, ["evaluate", str(adapter), "--predictions", str(answers)])
         assert done.exit_code == 0, done.exception
-    assert len(read_results(before)) == 12
+    assert len(read_results(before).predictions) == 12
     assert read_results(after) == read_results(before)
     # And by its id, from the cache, without the hub.
     code, out, err = run("evaluate", "me/one", "--predictions", by_id, HF_HUB_OFFLINE="1")

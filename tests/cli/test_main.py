@@ -299,7 +299,7 @@ def test_evaluate_asks_as_many_as_told_of_the_split_told(cli: Cli, adapter: Path
     answers = tmp_path / "answers.json"
     code, out, _ = cli("evaluate", adapter, "--split", "train", "--limit", "5", "--predictions", answers)
     assert code == 0
-    assert list(read_results(answers)) == ["1", "2", "3", "4", "5"]
+    assert list(read_results(answers).predictions) == ["1", "2", "3", "4", "5"]
     assert "ScienceQA train" in out
 
 

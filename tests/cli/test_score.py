@@ -64,6 +64,16 @@ def test_json_is_one_object_and_nothing_else(data: Path) -> None:
     assert told["scores"]["random choice"]["columns"]["AVG"]["accuracy"] == 50.0
 
 
+def test_floats_and_negative_indices_are_said_once(data: Path) -> None:
+    file = write(data, {"1": 1.0, "2": 1, "3": -5, "4": -2})
+    done = run("--data", data, "--predictions", file)
+    assert "predictions 2." in done.stdout, "negative indices are counted with the unparsed answers"
+    assert done.stdout.splitlines()[-1] == "Whole floats, read as indices: 1. Indices below -1, counted as wrong: 2."
+    told = json.loads(run("--data", data, "--predictions", file, "--json").stdout)
+    assert (told["floats"], told["negatives"]) == (1, 2)
+    assert told["scores"]["predictions"]["columns"]["AVG"]["correct"] == 2
+
+
 def test_another_split(data: Path) -> None:
     done = run("--data", data, "--predictions", write(data, {"5": 1}), "--split", "val", "--json")
     assert json.loads(done.stdout)["scores"]["predictions"]["columns"]["AVG"]["accuracy"] == 100.0

@@ -329,6 +329,13 @@ def test_a_picture_stands_where_its_turn_has_it(templated: Any, picture: Path) -
         assert written in collator.render(Example("1", text, "no", (picture, picture)))[0]
 
 
+def test_a_template_that_puts_pictures_first_writes_no_trace_of_their_places(collator: Collator, picture: Path) -> None:
+    asked = "USER: <image>\nWhich? ASSISTANT:"
+    for text in ("Which?", f"{MARK}Which?", f"Which?{MARK}"):
+        assert collator.render(Example("1", text, "this", (picture,)))[0] == asked
+    assert collator.render(Example("1", MARK, "this", (picture,)))[0] == "USER: <image>\n ASSISTANT:"
+
+
 def test_a_place_without_a_picture_is_a_fault(collator: Collator, picture: Path) -> None:
     for item in (Example("7", f"See {MARK}", "A"), Example("7", f"See {MARK}", "A", (picture, picture))):
         with pytest.raises(InputError, match=f"7: 1 picture marks but {len(item.images)} pictures"):

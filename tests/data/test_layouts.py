@@ -133,9 +133,32 @@ def test_messages_with_parts_and_a_system_turn(root: Path) -> None:
     }
     example = read(root, row)
     assert example.history == (Turn("system", "Be short."),)
-    assert example.prompt == f"Is\n{PICTURE}\nlike\n{PICTURE}"
+    assert example.prompt == f"Is\n{PICTURE}\nlike{PICTURE}"
     assert example.images == (b"encoded", root / "b.png")
     assert example.id == "rows:1", "called by its row where it has no id"
+
+
+@pytest.mark.parametrize(
+    ("said", "read_as"),
+    [
+        ("<image>\nWhich?", "Which?"),
+        (" <image>\n<image>\nWhich?\n", "Which?"),
+        ("Which?\n<image>", f"Which?{PICTURE}"),
+        ("Which?\n<image>\n<image> ", f"Which?{PICTURE}{PICTURE}"),
+        ("<image>\nWhich?\n<image>", f"{PICTURE}Which?{PICTURE}"),
+        ("<image>\nIs\n<image>\nred?", f"{PICTURE}Is\n{PICTURE}\nred?"),
+        ("<image>", ""),
+    ],
+)
+def test_the_ends_of_a_users_turn_are_stripped_around_its_marks(root: Path, said: str, read_as: str) -> None:
+    row = {"conversations": turns(said, "This."), "image": ["a.png"] * said.count("<image>")}
+    assert read(root, row).prompt == read_as
+    assert len(read(root, row).images) == said.count("<image>")
+
+
+def test_a_mark_at_the_end_stays_behind_the_instruction(root: Path) -> None:
+    row = {"conversations": turns("Which?\n<image>", "This."), "image": "a.png"}
+    assert read(root, row, response="letter").prompt == f"Which?\n{RESPONSES['letter']}{PICTURE}"
 
 
 def test_null_keys_of_parts_are_ignored(root: Path) -> None:

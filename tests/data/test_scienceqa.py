@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora_mm.data.example import ImageCell, open_image
-from lora_mm.data.scienceqa import Problem, check_images, format_answer, load_problems, to_example
+from lora_mm.data.scienceqa import FORMATS, Problem, check_images, format_answer, load_problems, to_example
 from lora_mm.errors import InputError
+from lora_mm.evaluation.scienceqa import READERS
+from lora_mm.recipe.data_section import DataSection
 from tests.helpers.sample import SAMPLE, needs_sample
 
 
@@ -459,6 +461,19 @@ def test_the_plain_form_and_the_caption() -> None:
         in to_example(problem(hint="Look.", caption="A red square."), caption=True).prompt
     )
     assert to_example(shown).images == (Path("image.png"),)
+
+
+def test_the_prompt_of_llava_asks_for_a_letter() -> None:
+    example = to_example(problem(hint="A  hint."), format="CQM-A")
+    assert example.prompt == (
+        "Context: A hint.\nQuestion: Which is larger?\nOptions: (A) a pond (B) an ocean\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert (example.target, example.candidates, example.references) == ("B", ("A", "B"), ("B",))
+
+
+def test_the_recipe_knows_every_format() -> None:
+    assert get_args(DataSection.model_fields["format"].annotation) == tuple(FORMATS) == tuple(READERS)
 
 
 words = st.text(st.characters(categories=["L", "N", "P", "Zs"], include_characters="\n"), max_size=30)

@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
+from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.predict import score_candidates
 from lora_mm.evaluation.scoring import choose_scoring, format_title, score_by_chance, score_model
@@ -97,6 +98,24 @@ def test_generated_answers_that_name_no_choice_count_as_unparsed(
     assert scored.score.unparsed == 7, "a random model names none"
     assert all(answer.credit is None and answer.choice is None for answer in scored.answers)
     assert scored.score.columns["accuracy"].value == 0
+
+
+@pytest.mark.parametrize(("format", "choice"), [("CQM-A", 1), ("QCM-A", None), ("QCM-ALE", None), ("QCM-T", None)])
+def test_a_bare_letter_answers_the_prompt_of_llava_only(
+    base_folder: Path, scienceqa_folder: Path, tmp_path: Path, collator: Collator, format: str, choice: int | None
+) -> None:
+    settings = {"answer": "generate", "max_new_tokens": 1}
+    file = make_recipe(tmp_path / "r.yaml", base_folder, scienceqa_folder, data={"format": format}, evaluation=settings)
+    recipe = load_recipe(str(file))
+    questions = load_split(recipe, "test")
+    model = tiny_model()
+    letter = collator.tokenizer.convert_tokens_to_ids("B")
+    assert model.generation_config is not None
+    model.generation_config.suppress_tokens = [token for token in range(512) if token != letter]
+    scored = score_model(model, collator, recipe, questions.examples, problems=questions.problems)
+    assert scored.outputs == {example.id: "B" for example in questions.examples}
+    assert set(scored.predictions.values()) == {choice}
+    assert scored.score.unparsed == (len(questions.examples) if choice is None else 0)
 
 
 def test_likelihood_without_choices_is_refused(recipe: Any, scienceqa_folder: Path) -> None:

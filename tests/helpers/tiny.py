@@ -17,6 +17,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -111,19 +112,24 @@ def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def make_base(folder: Path, seed: int = 0) -> Path:
-    """A folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load."""
-    tiny_model(seed).save_pretrained(folder)
-    LlavaProcessor(
+def tiny_processor(tokenizer: PreTrainedTokenizerBase, template: str = TEMPLATE) -> LlavaProcessor:
+    """LLaVA's processor for pictures of 16 × 16, which have 4 placeholders."""
+    return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_convert_rgb=True
         ),
-        tokenizer=tiny_tokenizer(),
+        tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
+        chat_template=template,
+    )
+
+
+def make_base(folder: Path, seed: int = 0) -> Path:
+    """A folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load."""
+    tiny_model(seed).save_pretrained(folder)
+    tiny_processor(tiny_tokenizer()).save_pretrained(folder)
     return folder
 
 

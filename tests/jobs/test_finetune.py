@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_predictions_it_saved(finished: tuple[Path, RunR
     assert problems is not None
     facts = load_scores(folder)
     for name, file in (("frozen base", "predictions-base.json"), ("adapter", "predictions-adapter.json")):
-        answers = read_results(folder / file)
+        answers = read_results(folder / file).predictions
         right = sum(answers[problem.id] == problem.answer for problem in problems)
         told = json.dumps(facts["scores"][name])
         assert f"{100 * right / 12:.2f}".rstrip("0").rstrip(".") in told
@@ -160,7 +160,7 @@ def test_evaluate_gives_the_answers_of_the_run(finished: tuple[Path, RunResult, 
     for base_only, name, file in ((False, "adapter", "adapter"), (True, "frozen base", "base")):
         found = asked(folder, base_only=base_only)
         assert found.scores[name] == outcome.scores[name]
-        assert found.scored[name].predictions == read_results(folder / f"predictions-{file}.json")
+        assert found.scored[name].predictions == read_results(folder / f"predictions-{file}.json").predictions
         assert list(found.scored[name].answers) == load_answers(folder / f"predictions-{file}.jsonl")
 
 
@@ -204,7 +204,9 @@ def test_saved_in_16_bits_it_is_scored_as_it_is_saved(
     assert all(torch.equal(saved[name], tensor.to(saved[name].dtype)) for name, tensor in exact.items())
     found = asked(tmp_path / "run")
     assert found.scores["adapter"] == outcome.scores["adapter"]
-    assert found.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+    assert (
+        found.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json").predictions
+    )
 
 
 def test_from_python_a_recipe_file_runs_with_overrides_into_the_folder_of_its_name(
@@ -488,7 +490,9 @@ def test_crops_and_experts_in_one_run(base_folder: Path, scienceqa_folder: Path,
     weights = load_file(tmp_path / "run" / WEIGHTS)
     assert all(value.any() for name, value in weights.items() if "routed_up.weight" in name), "every expert moved"
     again = asked(tmp_path / "run")
-    assert again.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json")
+    assert (
+        again.scored["adapter"].predictions == read_results(tmp_path / "run" / "predictions-adapter.json").predictions
+    )
 
 
 def test_a_lora_for_each_crop_of_pictures_left_whole_is_refused(

@@ -114,7 +114,7 @@ def test_a_run_trains_everything_it_saves_and_answers_every_problem(
     assert [name for name, experts in moved.items() if len(experts) != BY_TOKEN and not experts.all()] == []
     assert any(len(experts) == BY_TOKEN for experts in moved.values())
     assert any(".modules_to_save." in name or "routed_" not in name for name in weights), "the connector is in the file"
-    answers = read_results(folder / RESULTS)
+    answers = read_results(folder / RESULTS).predictions
     assert len(answers) == 6
     assert None not in answers.values()
     logged = json.loads((folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
