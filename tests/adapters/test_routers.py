@@ -180,33 +180,6 @@ def test_the_overview_and_pictures_in_one_piece_have_no_expert() -> None:
     assert torch.equal(logits(model, tiny_batch()), logits(tiny_model(), tiny_batch()))
 
 
-def test_crop_lora_is_monkeys_on_each_crop() -> None:
-    model, batch = adapted("crop"), sliced_batch()
-    block = model.get_base_model().model.vision_tower.encoder.layers[0]
-    inner: list[tuple[Tensor, Tensor]] = []
-    hook = block.register_forward_hook(lambda m, a, k, out: inner.append((a[0], out)), with_kwargs=True)
-    logits(model, batch)
-    hook.remove()
-    x, out = inner[0]
-
-    def linear(layer: RoutedLayer, value: Tensor, crop: int, read: Tensor | None = None) -> Tensor:
-        rank = layer.placements["default"].rank
-        down = layer.routed_down["default"].weight.view(CROPS, rank, -1)[crop]
-        update = (value if read is None else read) @ down.T @ layer.routed_up["default"].weight[crop].T
-        return layer.base_layer(value) + layer.routed_scale["default"].weight[crop] * update
-
-    for crop in range(CROPS):
-        attention, one = block.self_attn, x[crop]
-        normed = block.layer_norm1(one)
-        q, k, v = (linear(getattr(attention, f"{n}_proj"), normed, crop) for n in "qkv")
-        heads = [value.view(len(one), 2, -1).transpose(0, 1) for value in (q, k, v)]
-        mixed = F.scaled_dot_product_attention(*heads).transpose(0, 1).reshape(len(one), -1)
-        middle = one + linear(attention.out_proj, mixed, crop)
-        hidden = block.mlp.activation_fn(block.mlp.fc1(block.layer_norm2(middle)))
-        want = middle + linear(block.mlp.fc2, hidden, crop, read=middle)
-        assert torch.allclose(out[crop], want, atol=1e-4), crop
-
-
 @pytest.mark.parametrize("views", [5, 3])
 def test_views_of_the_slicer_are_told_by_runs_of_placeholders(views: int) -> None:
     ids = torch.tensor([[1, *[3] * 2 * views, 8, *[3] * 2 * views], [1, *[3] * 4 * views, 9]])

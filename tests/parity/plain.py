@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import peft
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_mm.models.anatomy import find_layers
 from tests.helpers.tiny import tiny_model
 
 Linear = Callable[[nn.Module, Tensor], Tensor]
@@ -178,3 +180,23 @@ def embed(batch: dict[str, Tensor]) -> list[Tensor]:
     base.model.language_model.layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     base(**widen(batch))
     return [row[real] for row, real in zip(entered[0], batch["attention_mask"].bool(), strict=True)]
+
+
+def run_tower(model: peft.PeftModel, batch: dict[str, Tensor]) -> tuple[list[nn.Module], Tensor, Tensor]:
+    """Run our model in fp64.
+
+    Returns:
+        The layers of its tower that are read, what enters the first, and what the last gives, ``[rows, tokens, D]``.
+    """
+    base, states = model.get_base_model(), []
+    layers = [base.get_submodule(path) for path in find_layers(base, "vision")]
+    hooks = [
+        layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0].detach())),
+        layers[-1].register_forward_hook(
+            lambda _, args, out: states.append(out if isinstance(out, Tensor) else out[0])
+        ),
+    ]
+    model(**widen(batch), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return layers, *states

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
-from lora_mm.models.anatomy import find_layers
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 from tests.parity.law import TOLERANCE, assert_same_function, get_gradients, get_trained, measure_error
-from tests.parity.plain import TOWERS, decode, embed, linear, look, rms_norm, widen
+from tests.parity.plain import TOWERS, decode, embed, linear, look, rms_norm, run_tower, widen
 
 TEXT, IMAGE = 0, 1
 KINDS = (IMAGE, TEXT)
@@ -181,7 +180,7 @@ def test_departure_lavins_deeper_routers_read_the_state_of_the_token() -> None:
     behind = [decode_behind_token(model, h, get_tokens(model)[kind]) for h, kind in rows]
     for (_, said), (_, kind) in zip(behind, rows, strict=True):
         distances = [
-            float((said[place] - layer.compute_routing_table("default")[kind]).abs().max())
+            float((said[place] - layer.compute_routing_table("default")[kind]).detach().abs().max())
             for place, layer in get_routed(model).items()
         ]
         assert distances[0] < 1e-6
@@ -218,21 +217,6 @@ def test_departure_lavins_generation_sets_each_written_token_one_position_back()
 
 
 # --- the tower --------------------------------------------------------------------------------------------------------
-
-
-def run_tower(model: peft.PeftModel, batch: dict[str, Tensor]) -> tuple[list[nn.Module], Tensor, Tensor]:
-    """The layers of our tower that are read, what enters the first, and what the last gives."""
-    base = model.get_base_model()
-    layers = [base.get_submodule(path) for path in find_layers(base, "vision")]
-    states: list[Tensor] = []
-    hooks = [
-        layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0])),
-        layers[-1].register_forward_hook(lambda _, args, out: states.append(out)),
-    ]
-    model(**widen(batch), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return layers, states[0].detach(), states[1]
 
 
 def two_pictures() -> dict[str, Tensor]:
