@@ -124,7 +124,7 @@ def test_departure_by_default_the_begin_of_image_token_is_text() -> None:
     model, batch = adapted(marks=False), marked_batch()
     weights = make_weights(model)
     assert measure_error(run(model, batch), decode_with_experts(model, batch, weights, marks=False)) <= TOLERANCE
-    assert 0.1 < measure_error(run(model, batch), decode_with_experts(model, batch, weights)) < 1
+    assert measure_error(run(model, batch), decode_with_experts(model, batch, weights)) == pytest.approx(0.62, rel=0.02)
 
 
 @pytest.mark.parametrize("marks", [False, True])
