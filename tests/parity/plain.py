@@ -28,12 +28,9 @@ def get_frozen(module: Any) -> Any:
     return getattr(module, "base_layer", module)
 
 
-def linear(module: nn.Module, x: Tensor) -> Tensor:
+def apply_linear(module: nn.Module, x: Tensor) -> Tensor:
     frozen = get_frozen(module)
     return F.linear(x, frozen.weight, frozen.bias)
-
-
-_linear = linear  # where an argument has its name
 
 
 def rms_norm(x: Tensor, module: nn.Module) -> Tensor:
@@ -77,7 +74,7 @@ def unadapted(place: str, x: Tensor) -> Tensor:
     return x
 
 
-def swiglu(mlp: nn.Module, x: Tensor, linear: Linear = linear) -> Tensor:
+def swiglu(mlp: nn.Module, x: Tensor, linear: Linear = apply_linear) -> Tensor:
     return linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
 
 
@@ -86,7 +83,7 @@ def decode(
     h: Tensor,
     *,
     adapt: Adapt = unadapted,
-    linear: Linear = linear,
+    linear: Linear = apply_linear,
     feed_forward: Linear | None = None,
     positions: Tensor | None = None,
     seen: Tensor | None = None,
@@ -146,7 +143,7 @@ def look(
     tower: Tower,
     *,
     adapt: Adapt = unadapted,
-    linear: Linear = linear,
+    linear: Linear = apply_linear,
     beside: Callable[[nn.Module, Tensor], Tensor | float] = lambda mlp, x: 0.0,
 ) -> Tensor:
     """Compute one layer of a tower.
@@ -163,8 +160,8 @@ def look(
     packed = torch.cat([linear(layer.get_submodule(path), normed) for path in tower.inputs], dim=-1)
     q, k, v = (split_heads(part, layer.self_attn.num_heads) for part in packed.chunk(3, dim=-1))
     middle = x + linear(layer.get_submodule(tower.output), attend(q, k, v))
-    hidden = tower.act(_linear(layer.mlp.fc1, layer_norm(middle, layer.layer_norm2)))
-    return middle + _linear(layer.mlp.fc2, hidden) + beside(layer.mlp, middle)
+    hidden = tower.act(apply_linear(layer.mlp.fc1, layer_norm(middle, layer.layer_norm2)))
+    return middle + apply_linear(layer.mlp.fc2, hidden) + beside(layer.mlp, middle)
 
 
 def widen(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,6 +177,16 @@ def embed(batch: dict[str, Tensor]) -> list[Tensor]:
     base.model.language_model.layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     base(**widen(batch))
     return [row[real] for row, real in zip(entered[0], batch["attention_mask"].bool(), strict=True)]
+
+
+def run(model: peft.PeftModel, batch: dict[str, Tensor]) -> Tensor:
+    """Run our model in fp64, all rows in one padded batch.
+
+    Returns:
+        The logits of the tokens of all rows, one after the other, without padding, ``[tokens, vocabulary]``.
+    """
+    logits: Tensor = model(**widen(batch), use_cache=False).logits
+    return logits[batch["attention_mask"].bool()]
 
 
 def run_tower(model: peft.PeftModel, batch: dict[str, Tensor]) -> tuple[list[nn.Module], Tensor, Tensor]:

@@ -16,7 +16,7 @@ import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 from tests.parity.law import TOLERANCE, assert_same_function, get_gradients, get_trained, measure_error
-from tests.parity.plain import decode, embed, get_frozen, widen
+from tests.parity.plain import decode, embed, get_frozen, run, widen
 
 WIDTH, PLACEHOLDER, BEGIN, END = 48, 3, 7, 8
 SCALE = 0.5
@@ -77,10 +77,6 @@ def decode_with_experts(
 
         rows.append(decode(model.get_base_model(), h, linear=linear))
     return torch.cat(rows)
-
-
-def run(model: peft.PeftModel, batch: dict[str, Tensor]) -> Tensor:
-    return model(**widen(batch), use_cache=False).logits[batch["attention_mask"].bool()]
 
 
 def test_the_decoder_computes_cogvlms_experts() -> None:

@@ -23,7 +23,7 @@ import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 from tests.parity.law import TOLERANCE, assert_same_function, get_gradients, get_trained, measure_error
-from tests.parity.plain import TOWERS, decode, embed, linear, look, rms_norm, run_tower, widen
+from tests.parity.plain import TOWERS, apply_linear, decode, embed, look, rms_norm, run, run_tower, widen
 
 TEXT, IMAGE = 0, 1
 KINDS = (IMAGE, TEXT)
@@ -124,11 +124,6 @@ def decode_behind_token(
     seen[1:, 0] = False
     h = torch.cat([token[None], h])
     return decode(model.get_base_model(), h, adapt=adapt, positions=positions, seen=seen)[1:], said
-
-
-def run(model: peft.PeftModel, batch: dict[str, Tensor]) -> Tensor:
-    """Our logits of the tokens of all rows, one after the other, without padding: the rows go in one padded batch."""
-    return model(**widen(batch), use_cache=False).logits[batch["attention_mask"].bool()]
 
 
 # --- the decoder -----------------------------------------------------------------------------------------------------
@@ -309,6 +304,6 @@ def test_for_one_modality_the_adapter_folds_into_q_k_and_v(kind: int) -> None:
             folded = F.linear(
                 plain, projection.weight @ (unit + mixed @ down.weight), projection.weight @ (mixed @ down.bias + bias)
             )
-            expected = linear(projection, apply_adapter(plain, layer, weights))
+            expected = apply_linear(projection, apply_adapter(plain, layer, weights))
             assert measure_error(folded, expected) <= TOLERANCE
-            assert measure_error(linear(projection, plain), expected) > 0.01
+            assert measure_error(apply_linear(projection, plain), expected) > 0.01

@@ -20,7 +20,7 @@ from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.token_router import find_token_routers
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 from tests.parity.law import TOLERANCE, assert_same_function, get_trained, measure_error
-from tests.parity.plain import decode, embed, linear, swiglu, widen
+from tests.parity.plain import apply_linear, decode, embed, run, swiglu
 
 EXPERTS, RANK, BALANCE = 4, 4, 0.01
 
@@ -74,7 +74,7 @@ def mix(mlp: nn.Module, x: Tensor, gate: Gate) -> Tensor:
 
     def expert_linear(module: RoutedLayer, x: Tensor, expert: int) -> Tensor:
         down = module.routed_down["default"].weight.unflatten(0, (EXPERTS, RANK))[expert]
-        return linear(module, x) + x @ down.T @ module.routed_up["default"].weight[expert].T
+        return apply_linear(module, x) + x @ down.T @ module.routed_up["default"].weight[expert].T
 
     results = [swiglu(mlp, x, lambda layer, value, e=e: expert_linear(layer, value, e)) for e in range(EXPERTS)]
     return sum(weights[:, e, None] * result for e, result in enumerate(results))
@@ -106,10 +106,6 @@ def decode_mixed(model: peft.PeftModel, batch: dict[str, Tensor], gates: dict[st
         return mix(mlp, x, mixed[id(mlp)]) if id(mlp) in mixed else swiglu(mlp, x)
 
     return torch.cat([decode(model.get_base_model(), h, feed_forward=feed_forward) for h in embed(batch)])
-
-
-def run(model: peft.PeftModel, batch: dict[str, Tensor]) -> Tensor:
-    return model(**widen(batch), use_cache=False).logits[batch["attention_mask"].bool()]
 
 
 @pytest.mark.parametrize("layers", [None, "even"])

@@ -18,7 +18,7 @@ from lora_mm.models.anatomy import find_layers
 from tests.helpers.families import IMAGE, SIZE, family_model
 from tests.helpers.tiny import perturb
 from tests.parity.law import TOLERANCE, assert_same_function, get_trained, measure_error
-from tests.parity.plain import TOWERS, linear, look, run_tower, widen
+from tests.parity.plain import TOWERS, apply_linear, look, run_tower, widen
 
 CROPS, RANK = 4, 3
 VIEWS = CROPS + 1
@@ -60,8 +60,8 @@ def look_at(layers: list[nn.Module], x: Tensor, crop: int | None, family: str) -
         inputs = [layer.get_submodule(path) for path in tower.inputs]
         owner = next(part for part in inputs if "default" in part.routed_down)
 
-        def adapted_linear(module: RoutedLayer, x: Tensor, inputs: list[RoutedLayer] = inputs, owner=owner) -> Tensor:
-            plain = linear(module, x)
+        def linear(module: RoutedLayer, x: Tensor, inputs: list[RoutedLayer] = inputs, owner=owner) -> Tensor:
+            plain = apply_linear(module, x)
             if crop is None:
                 return plain
             return plain + apply_lora(*get_lora(module, owner if module in inputs else module, crop), x)
@@ -69,7 +69,7 @@ def look_at(layers: list[nn.Module], x: Tensor, crop: int | None, family: str) -
         def beside(mlp: nn.Module, x: Tensor) -> Tensor | float:
             return 0.0 if crop is None else apply_lora(*get_lora(mlp.fc2, mlp.fc2, crop), x)
 
-        x = look(layer, x, tower, linear=adapted_linear, beside=beside)
+        x = look(layer, x, tower, linear=linear, beside=beside)
     return x
 
 
@@ -127,5 +127,5 @@ def test_dropout_falls_on_what_the_placement_says(drops: str) -> None:
             update = scale * F.linear(F.linear(x[crop] * keep[crop], down), up)
         else:
             update = scale * F.linear(F.linear(x[crop], down) * keep[crop], up)
-        assert measure_error(out[crop], linear(layer, x[crop]) + update) <= TOLERANCE
-        assert measure_error(out[crop], linear(layer, x[crop]) + apply_lora(down, up, scale, x[crop])) > 0.01
+        assert measure_error(out[crop], apply_linear(layer, x[crop]) + update) <= TOLERANCE
+        assert measure_error(out[crop], apply_linear(layer, x[crop]) + apply_lora(down, up, scale, x[crop])) > 0.01
