@@ -29,7 +29,8 @@ class LayerContext:
         role: role of the layer in its block (see ``Stack.roles``).
         modalities: M, the number of modalities that a sample of this part can have.
         first: the layer that owns the shared weights: of a router by modality the embeddings of the part's modalities,
-            of a router by token the router of the feed-forward. None if this layer is the first.
+            of a router by token the router of the feed-forward, of tied q, k and v the down-projection and the learned
+            scales. None if this layer is the first, or shares nothing.
         residual: the norm whose input the update reads in place of the layer's own; None for the layer's own.
     """
 
@@ -44,11 +45,11 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
     Weights of adapter ``n``, in containers that PEFT finds by name (fp32; D in and out are the layer's):
         ``routed_down[n]`` weight [K, Din], bias [K]: the down-projection, shared (K = r) or the experts' stacked
-            (K = E·r).
+            (K = E·r); of tied q, k and v in the first of them only.
         ``routed_up[n]`` weight [E, Dout, r / groups], bias [E, Dout]: the experts' up-projections.
         ``routed_router[n]`` weight [E, Din], bias [E]: the router by modality; by token, without a bias, and in the
             first layer of a feed-forward only.
-        ``routed_scale[n]`` weight [E]: learned scales, starting at 1.
+        ``routed_scale[n]`` weight [E]: learned scales, starting at 1; of tied q, k and v in the first of them only.
         ``routed_modality[n]`` weight [M, Din]: one learned embedding a modality, which the routers of a part share; the
             part's first layer owns it.
 
@@ -67,6 +68,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self.roles: dict[str, str] = {}
         self.modality_embeddings: dict[str, AdapterWeights] = {}
         self.token_routers: dict[str, TokenRouter] = {}
+        self.tied_to: dict[str, RoutedLayer] = {}
         self.norm_inputs: dict[str, NormInput] = {}
         self.routed_down, self.routed_up = AdapterWeights(), AdapterWeights()
         self.routed_router, self.routed_scale = AdapterWeights(), AdapterWeights()
@@ -87,19 +89,13 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self.placements[adapter_name], self.roles[adapter_name] = placement, context.role
         if context.residual is not None:
             self.norm_inputs[adapter_name] = NormInput(context.residual)
-        width = self.in_features if context.residual is None else get_feature_sizes(context.residual)[0]
-        # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
-        down = torch.empty(rank if row.shared_down else experts * rank, width)
-        if row.shared_down:
-            nn.init.xavier_uniform_(down)
-        else:
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-        down_bias = torch.zeros(len(down)) if placement.bias else None
         up_bias = torch.zeros(experts, self.out_features) if placement.bias else None
-        self.routed_down[adapter_name] = AdapterWeight(down, down_bias)
         self.routed_up[adapter_name] = AdapterWeight(torch.zeros(experts, self.out_features, rank // groups), up_bias)
-        if placement.learned_scale:
-            self.routed_scale[adapter_name] = AdapterWeight(torch.ones(experts))
+        if placement.tied_qkv and context.first is not None:
+            self.tied_to[adapter_name] = context.first
+        else:
+            width = self.in_features if context.residual is None else get_feature_sizes(context.residual)[0]
+            self._add_down(adapter_name, placement, width)
         if row.router == "modality":
             self._add_modality_router(adapter_name, experts, context)
         elif row.router == "token":
@@ -107,10 +103,22 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         self._move_to_base_device(adapter_name)
         self.set_adapter(self.active_adapters)
 
+    def _add_down(self, adapter_name: str, placement: ResolvedPlacement, width: int) -> None:
+        # LaVIN: A Xavier-uniform, B and every bias zero; LoRA's A is Kaiming-uniform (a = √5), as in PEFT and Monkey.
+        shared = placement.row.shared_down
+        down = torch.empty(placement.rank if shared else placement.experts * placement.rank, width)
+        if shared:
+            nn.init.xavier_uniform_(down)
+        else:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        self.routed_down[adapter_name] = AdapterWeight(down, torch.zeros(len(down)) if placement.bias else None)
+        if placement.learned_scale:
+            self.routed_scale[adapter_name] = AdapterWeight(torch.ones(placement.experts))
+
     def _move_to_base_device(self, adapter_name: str) -> None:
         """Move one adapter to the device of the base layer; PEFT's own method casts it to the base's dtype as well."""
         device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        if device is None or "meta" in (device.type, self.routed_down[adapter_name].weight.device.type):
+        if device is None or "meta" in (device.type, self.routed_up[adapter_name].weight.device.type):
             return
         for name in self.adapter_layer_names:
             weights = getattr(self, name)
@@ -147,7 +155,8 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Call the base layer and add the active adapters' updates."""
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.placements]
-        if names and self._reads_output(names[0]) and (norm := find_foldable_norm(self.base_layer, x)) is not None:
+        folds = bool(names) and self._reads_output(names[0]) and not self._drops_input(names[0])
+        if folds and (norm := find_foldable_norm(self.base_layer, x)) is not None:
             first, *names = names
             output = self._add_update(first, x, x, norm)
         elif not (args or kwargs) and self._is_fusable(names):
@@ -171,9 +180,13 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
     def _reads_output(self, name: str) -> bool:
         return self.placements[name].row.reads == "output"
 
+    def _drops_input(self, name: str) -> bool:
+        placement = self.placements[name]
+        return self.training and placement.drops == "input" and placement.dropout > 0
+
     def _is_fusable(self, names: list[str]) -> bool:
         """Whether the layer and its update can run as one function: for one adapter, which reads the layer's input."""
-        if len(names) != 1 or names[0] in self.norm_inputs:
+        if len(names) != 1 or names[0] in self.norm_inputs or self._drops_input(names[0]):
             return False
         return not self._reads_output(names[0]) and not self.placements[names[0]].side_by_side
 
@@ -187,12 +200,16 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         return self._add_update(name, update_input, output)
 
     def _add_update(self, name: str, update_input: Tensor, output: Tensor, norm: Norm | None = None) -> Tensor:
-        options = self.get_update_options(name)
-        return routed_update(output, update_input, norm=norm, **self._route(name, update_input), **options)
+        routing, options = self._route(name, update_input), self.get_update_options(name)
+        return routed_update(output, self._drop_input(name, update_input), norm=norm, **routing, **options)
+
+    def _drop_input(self, name: str, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.placements[name].dropout) if self._drops_input(name) else x
 
     def get_update_options(self, name: str) -> dict[str, Any]:
         """Get the arguments of :func:`~lora_mm.ops.lowrank.make_update` for adapter ``name`` that no input changes."""
-        placement, down, up = self.placements[name], self.routed_down[name], self.routed_up[name]
+        placement, up = self.placements[name], self.routed_up[name]
+        down = self.tied_to.get(name, self).routed_down[name]
         return {
             "down": down.weight,
             "up": up.weight,
@@ -200,13 +217,14 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             "up_bias": up.bias,
             "groups": placement.groups,
             "scale": placement.factor,
-            "dropout": placement.dropout if self.training else 0.0,
+            "dropout": placement.dropout if self.training and placement.drops == "hidden" else 0.0,
             "kernels": self.kernels,
         }
 
     def get_learned_scale(self, name: str) -> Tensor | None:
         """Get the experts' learned scales ``[E]``; None if adapter ``name`` has none."""
-        return self.routed_scale[name].weight if name in self.routed_scale else None
+        scales = self.tied_to.get(name, self).routed_scale
+        return scales[name].weight if name in scales else None
 
     def _route(self, name: str, x: Tensor) -> dict[str, Any]:
         """Route ``x`` [batch, tokens, D]: ``weights`` of the experts, [batch, 1 or tokens, E], or [E] if equal in all
@@ -220,7 +238,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         if router == "modality":
             weights = self._weigh_by_modality(name, x)
         elif router == "visual":
-            weights = self._weigh_by_token_kind(x)
+            weights = self._weigh_by_token_kind(name, x)
         else:
             weights = self._weigh_by_token(name, x)
         return {"weights": weights if scale is None else weights * scale}
@@ -234,12 +252,13 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             return table[self.signal.get_folded_modality(x.shape[0])]
         return table[self.signal.get_modality(x.shape[0])].unsqueeze(1)
 
-    def _weigh_by_token_kind(self, x: Tensor) -> Tensor:
+    def _weigh_by_token_kind(self, name: str, x: Tensor) -> Tensor:
         assert self.signal is not None
+        marks = self.placements[name].marks
         if x.dim() == 2:
-            visual = self.signal.get_folded_visual(x.shape[0])
+            visual = self.signal.get_folded_visual(x.shape[0], marks=marks)
         else:
-            visual = self.signal.get_visual(x.shape[0], x.shape[1])
+            visual = self.signal.get_visual(x.shape[0], x.shape[1], marks=marks)
         return visual.unsqueeze(-1).to(x.dtype)
 
     def _weigh_by_token(self, name: str, x: Tensor) -> Tensor:
@@ -264,7 +283,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         chosen = chosen if scale is None else chosen * scale  # [k, batch, tokens, E]
         if not is_last:
             output = output.expand(len(chosen), *output.shape)
-        results = routed_update(output, x, weights=chosen, **self.get_update_options(name))
+        results = routed_update(output, self._drop_input(name, x), weights=chosen, **self.get_update_options(name))
         if not is_last:
             return results
         first = results[0]  # the weights sum to 1; in this form, the mixture of equal results is equal to the bit
@@ -273,7 +292,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from this layer; PEFT calls it on every layer."""
-        for by_name in (self.placements, self.roles, self.modality_embeddings, self.token_routers):
+        for by_name in (self.placements, self.roles, self.modality_embeddings, self.token_routers, self.tied_to):
             by_name.pop(adapter_name, None)
         if adapter_name in self.norm_inputs:
             self.norm_inputs.pop(adapter_name).remove()

@@ -31,8 +31,8 @@ class Method:
         residual: role → the norm whose input the update reads in place of the module's own. Beside the last linear
             layer of an MLP, an update of the input of the norm before the MLP is parallel to the whole MLP.
         shared_down: whether the experts share one down-projection.
-        experts, groups, temperature, dropout, bias, alpha, learned_scale, top_k, combine, balance: defaults of the
-            :class:`~.placement.Placement` fields of these names.
+        experts, groups, temperature, dropout, drops, bias, alpha, learned_scale, top_k, combine, balance, tied_qkv,
+            marks: defaults of the :class:`~.placement.Placement` fields of these names.
     """
 
     summary: str
@@ -46,12 +46,15 @@ class Method:
     groups: int = 1
     temperature: float = 1.0
     dropout: float = 0.0
+    drops: Literal["hidden", "input"] = "hidden"
     bias: bool = False
     alpha: float | None = None
     learned_scale: bool = False
     top_k: int = 1
     combine: Literal["output", "weight"] = "output"
     balance: float = 0.0
+    tied_qkv: bool = False
+    marks: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -74,6 +77,7 @@ METHODS: dict[str, Method] = {
         reads="input",
         router=None,
         sites=_LINEAR,
+        drops="input",  # as in PEFT
         alpha=16.0,
     ),
     # Li et al., "Monkey: Image Resolution and Text Label Are Important Things for Large Multi-modal Models", section 3.

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from lora_mm.adapters.methods import METHODS, Method
+from lora_mm.adapters.methods import METHODS, Method, Router
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.validation import explain_validation_error
 
@@ -19,9 +19,13 @@ AdaptedPart = Literal["language", "vision"]
 """A part of a model whose layers can be adapted."""
 
 _DEFAULTED = (
-    "part", "at", "experts", "groups", "temperature", "dropout", "bias", "learned_scale", "top_k", "combine", "balance",
+    "part", "at", "experts", "groups", "temperature", "dropout", "drops", "bias", "learned_scale", "top_k", "combine",
+    "balance", "tied_qkv", "marks",
 )  # fmt: skip
-_TOKEN_ROUTER_FIELDS = ("top_k", "combine", "balance")
+_ROUTER_FIELDS: Mapping[Router, tuple[str, ...]] = {
+    "token": ("top_k", "combine", "balance"), "crop": ("tied_qkv",), "visual": ("marks",),
+}  # fmt: skip
+"""Router → the fields that only its methods use."""
 
 T = TypeVar("T")
 
@@ -64,12 +68,15 @@ class ResolvedPlacement(_MethodAndSite):
     temperature: float
     factor: float
     dropout: float
+    drops: Literal["hidden", "input"]
     bias: bool
-    layers: tuple[int, ...] | None
+    layers: tuple[int, ...] | Literal["even"] | None
     learned_scale: bool
     top_k: int
     combine: Literal["output", "weight"]
     balance: float
+    tied_qkv: bool
+    marks: bool
 
     @property
     def side_by_side(self) -> bool:
@@ -94,15 +101,22 @@ class Placement(_MethodAndSite):
         temperature: t, of the router's softmax.
         alpha: sets the update's scale to alpha / rank; None for a scale of 1.
         scale: the update's scale, s, set directly; takes precedence over ``alpha``.
-        dropout: dropout probability of the hidden units.
+        dropout: dropout probability in training.
+        drops: what is dropped: the ``hidden`` units between the projections (r values a token), or the update's
+            ``input`` (as in Monkey, and in PEFT's LoRA).
         bias: whether the projections have biases. Without them, an adapter merges into layers that have none.
-        layers: indices of the layers to adapt; None for all.
+        layers: indices of the layers to adapt; ``even`` for every second layer from the first on (MoE-LLaVA's
+            sparse mode); None for all.
         learned_scale: whether each expert's update has a trained factor, starting at 1, on top of ``scale``.
         top_k: number of experts that each token is sent to (moe_lora).
         combine: what a token's experts mix: the feed-forward's ``output`` (k passes, the mixture of the papers)
             or its ``weight`` (one pass through the mixed updates; a feed-forward is not linear, so this is another
             function).
         balance: weight of the loss that keeps the experts evenly used (moe_lora).
+        tied_qkv: whether separate q, k and v have one down-projection and one learned scale, as they have in Monkey,
+            whose q, k and v are one layer (crop_lora).
+        marks: whether the token before each run of placeholders counts as visual, as CogVLM's begin-of-image token
+            does. In a family without such a token it is the last token before the picture (visual_expert).
     """
 
     method: str
@@ -115,12 +129,15 @@ class Placement(_MethodAndSite):
     alpha: float | None = Field(default=None, gt=0)
     scale: float | None = None
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    drops: Literal["hidden", "input"] | None = None
     bias: bool | None = None
-    layers: list[int] | None = None
+    layers: list[int] | Literal["even"] | None = None
     learned_scale: bool | None = None
     top_k: int | None = Field(default=None, ge=1)
     combine: Literal["output", "weight"] | None = None
     balance: float | None = Field(default=None, ge=0)
+    tied_qkv: bool | None = None
+    marks: bool | None = None
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -153,12 +170,15 @@ class Placement(_MethodAndSite):
             temperature=_or_default(self.temperature, row.temperature),
             factor=factor if self.scale is None else self.scale,
             dropout=_or_default(self.dropout, row.dropout),
+            drops=_or_default(self.drops, row.drops),
             bias=_or_default(self.bias, row.bias),
-            layers=None if self.layers is None else tuple(self.layers),
+            layers=tuple(self.layers) if isinstance(self.layers, list) else self.layers,
             learned_scale=_or_default(self.learned_scale, row.learned_scale),
             top_k=_or_default(self.top_k, row.top_k),
             combine=_or_default(self.combine, row.combine),
             balance=_or_default(self.balance, row.balance),
+            tied_qkv=_or_default(self.tied_qkv, row.tied_qkv),
+            marks=_or_default(self.marks, row.marks),
         )
 
 
@@ -178,10 +198,11 @@ def _find_faults(item: ResolvedPlacement) -> Iterator[str]:
         yield f"{item.experts} experts, but {method} has only one; use 1."
     if row.router == "token" and item.top_k > item.experts:
         yield f"top_k {item.top_k} is more than the number of experts, {item.experts}."
-    if row.router != "token":
-        unused = [name for name in _TOKEN_ROUTER_FIELDS if getattr(item, name) != getattr(row, name)]
-        if unused:
-            yield f"{', '.join(unused)}: only methods that route each token use this; {method} does not."
+    for router, fields in _ROUTER_FIELDS.items():
+        unused = [name for name in fields if getattr(item, name) != getattr(row, name)]
+        if row.router != router and unused:
+            users = [name for name, other in METHODS.items() if other.router == router]
+            yield f"{', '.join(unused)}: {method} does not use this, only {', '.join(users)}; leave it out."
     if item.rank % item.groups:
         yield f"groups {item.groups} must divide the rank, {item.rank}."
 

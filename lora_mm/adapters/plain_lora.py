@@ -26,11 +26,14 @@ def make_lora_config(
         modules_to_save: paths of the modules that are trained whole.
 
     Raises:
-        InputError: the placements have biases or several dropouts, which one stock LoRA cannot have.
+        InputError: the placements have biases, several dropouts or dropout of hidden units, which one stock LoRA cannot
+            have.
     """
     first = placements[0]
     if any(item.bias for item in placements):
         raise InputError("Plain LoRA has no biases; leave `bias` out, or set it to false.")
+    if any(item.dropout and item.drops != "input" for item in placements):
+        raise InputError("Plain LoRA drops its input; leave `drops` out, or set it to input.")
     if len({item.dropout for item in placements}) > 1:
         raise InputError("Plain LoRA has one dropout for all its placements; set the same in each.")
     items = {path: target.placement for path, target in targets.items()}

@@ -86,12 +86,13 @@ class Signal:
             )
         return self.modality
 
-    def get_visual(self, batch: int, length: int) -> Tensor:
+    def get_visual(self, batch: int, length: int, *, marks: bool = False) -> Tensor:
         """Get ``visual``, checked against what a layer sees.
 
         Args:
             batch: rows that the layer sees.
             length: tokens of a row that the layer sees.
+            marks: whether the token before each run of placeholders counts as visual.
 
         Raises:
             LoraMMError: they differ.
@@ -102,7 +103,7 @@ class Signal:
                 f"An adapter got {batch} × {length} tokens, but the model's input had {known}. Call the whole model, "
                 "not its layers."
             )
-        return self.visual
+        return self.visual | nn.functional.pad(self.visual[:, 1:], (0, 1)) if marks else self.visual
 
     def get_folded_modality(self, count: int) -> Tensor:
         """Get ``modality`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
@@ -110,10 +111,10 @@ class Signal:
         rows = self.get_modality(batch if batch and count % batch == 0 else -1)
         return rows.repeat_interleave(count // batch)
 
-    def get_folded_visual(self, count: int) -> Tensor:
+    def get_folded_visual(self, count: int, *, marks: bool = False) -> Tensor:
         """Get ``visual`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
         batch = 1 if self.visual is None else self.visual.shape[0]
-        return self.get_visual(batch, count // batch).flatten()
+        return self.get_visual(batch, count // batch, marks=marks).flatten()
 
     def get_crop_index(self, rows: int) -> Tensor:
         """Get each tower row's crop: its row-major index in the picture's grid; :data:`OVERVIEW` for the whole picture.

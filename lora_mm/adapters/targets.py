@@ -71,7 +71,8 @@ def _find_targets(model: nn.Module, item: ResolvedPlacement) -> dict[str, Target
     stack = get_anatomy(model).stack(item.part)
     _check_support(model, item)
     layers = find_layers(model, item.part)
-    indices = range(len(layers)) if item.layers is None else item.layers
+    every = range(0, len(layers), 2 if item.layers == "even" else 1)
+    indices = item.layers if isinstance(item.layers, tuple) else every
     beyond = [index for index in indices if not 0 <= index < len(layers)]
     if beyond:
         raise InputError(

@@ -26,7 +26,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
 
     Attributes:
         signal: what the routers read of each batch; None while no adapter on the model routes.
-        first_layers: key of layers that share a router or its input → the first of them, which owns it.
+        first_layers: key of layers that share weights → the first of them, which owns these weights.
     """
 
     prefix = "routed_"
@@ -120,6 +120,12 @@ def _check_routed(config: peft.PeftConfig) -> RoutedConfig:
 
 
 def _get_sharing_key(adapter_name: str, target: Target) -> tuple[str, ...]:
-    """Key of the layers that share with ``target``: of a part for routers by modality, of a feed-forward by token."""
-    router = target.placement.row.router or "none"
-    return adapter_name, router, target.layer if router == "token" else target.placement.part
+    """Key of the layers that share weights with ``target``: a part's with a router by modality, a feed-forward's with
+    one by token, tied q, k and v of an attention; any other layer's key is its own."""
+    item = target.placement
+    router = item.row.router or "none"
+    if router == "modality":
+        return adapter_name, router, item.part
+    if router == "token" or (item.tied_qkv and target.role in ("q", "k", "v")):
+        return adapter_name, router, target.layer
+    return adapter_name, router, target.layer, target.role

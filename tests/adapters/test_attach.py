@@ -451,6 +451,7 @@ def test_routed_lora_equals_the_stock_one() -> None:
         (["mma", {"method": "mma", "at": "block"}], [], "Two adapters on one module, .*input_layernorm"),
         ([{"method": "lora", "bias": True}], [], "bias"),
         ([{"method": "lora"}, {"method": "lora", "at": "ffn", "dropout": 0.5}], [], "one dropout"),
+        ([{"method": "lora", "dropout": 0.5, "drops": "hidden"}], [], "drops its input"),
         (["mma"], ["conector"], "Unknown part 'conector'; the model has: .*connector"),
         ([], [], "Nothing to train"),
     ],

@@ -17,6 +17,8 @@ PLACEMENTS = [
     "mma",
     {"method": "mma", "part": "vision", "at": "block", "rank": 4, "bias": False, "scale": 0.5, "layers": [0, 2]},
     {"method": "lora", "at": "all", "alpha": 8},
+    {"method": "crop_lora", "tied_qkv": True, "drops": "input"},
+    {"method": "visual_expert", "marks": True, "layers": "even"},
 ]
 
 

@@ -28,6 +28,13 @@ def test_lora_takes_one_expert_without_bias() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "drops"), [("mma", "hidden"), ("lora", "input"), ("crop_lora", "hidden"), ("visual_expert", "hidden")]
+)
+def test_lora_drops_its_input_as_pefts_does_and_the_others_hidden_units(method: str, drops: str) -> None:
+    assert parse_placement(method).drops == drops
+
+
+@pytest.mark.parametrize(
     ("fields", "factor"),
     [
         ({"method": "lora", "rank": 4}, 4.0),
@@ -91,8 +98,10 @@ def test_every_contradiction_is_named_at_once() -> None:
         ({"method": "moe_lora", "top_k": 5}, "top_k 5 is more than the number of experts, 4."),
         (
             {"method": "mma", "top_k": 2, "balance": 0.1},
-            "top_k, balance: only methods that route each token use this; mma does not.",
+            "top_k, balance: mma does not use this, only moe_lora; leave it out.",
         ),
+        ({"method": "mma", "tied_qkv": True}, "tied_qkv: mma does not use this, only crop_lora; leave it out."),
+        ({"method": "lora", "marks": True}, "marks: lora does not use this, only visual_expert; leave it out."),
     ],
 )
 def test_what_a_method_cannot_have_is_refused(fields: dict[str, object], fault: str) -> None:

@@ -25,9 +25,9 @@ METHODS: dict[str, list[Any]] = {
     "tokens by weight": [{"method": "moe_lora", "combine": "weight", "experts": 3}],
     "all": [
         "mma",
-        {"method": "crop_lora", "at": "block", "dropout": 0},
+        {"method": "crop_lora", "at": "block", "dropout": 0, "tied_qkv": True},
         {"method": "moe_lora", "layers": [1]},
-        {"method": "visual_expert", "at": "attn", "dropout": 0},
+        {"method": "visual_expert", "at": "attn", "dropout": 0, "marks": True},
         {"method": "mma", "part": "vision", "dropout": 0},
     ],
 }
@@ -180,33 +180,6 @@ def test_the_overview_and_pictures_in_one_piece_have_no_expert() -> None:
     assert torch.equal(logits(model, tiny_batch()), logits(tiny_model(), tiny_batch()))
 
 
-def test_crop_lora_is_monkeys_on_each_crop() -> None:
-    model, batch = adapted("crop"), sliced_batch()
-    block = model.get_base_model().model.vision_tower.encoder.layers[0]
-    inner: list[tuple[Tensor, Tensor]] = []
-    hook = block.register_forward_hook(lambda m, a, k, out: inner.append((a[0], out)), with_kwargs=True)
-    logits(model, batch)
-    hook.remove()
-    x, out = inner[0]
-
-    def linear(layer: RoutedLayer, value: Tensor, crop: int, read: Tensor | None = None) -> Tensor:
-        rank = layer.placements["default"].rank
-        down = layer.routed_down["default"].weight.view(CROPS, rank, -1)[crop]
-        update = (value if read is None else read) @ down.T @ layer.routed_up["default"].weight[crop].T
-        return layer.base_layer(value) + layer.routed_scale["default"].weight[crop] * update
-
-    for crop in range(CROPS):
-        attention, one = block.self_attn, x[crop]
-        normed = block.layer_norm1(one)
-        q, k, v = (linear(getattr(attention, f"{n}_proj"), normed, crop) for n in "qkv")
-        heads = [value.view(len(one), 2, -1).transpose(0, 1) for value in (q, k, v)]
-        mixed = F.scaled_dot_product_attention(*heads).transpose(0, 1).reshape(len(one), -1)
-        middle = one + linear(attention.out_proj, mixed, crop)
-        hidden = block.mlp.activation_fn(block.mlp.fc1(block.layer_norm2(middle)))
-        want = middle + linear(block.mlp.fc2, hidden, crop, read=middle)
-        assert torch.allclose(out[crop], want, atol=1e-4), crop
-
-
 @pytest.mark.parametrize("views", [5, 3])
 def test_views_of_the_slicer_are_told_by_runs_of_placeholders(views: int) -> None:
     ids = torch.tensor([[1, *[3] * 2 * views, 8, *[3] * 2 * views], [1, *[3] * 4 * views, 9]])
@@ -276,6 +249,21 @@ def test_pictures_that_no_token_stands_for_are_overviews() -> None:
     assert compute_crop_index("none", torch.tensor([[1, 5, 6]]), [3], 2, views=5).tolist() == [-1, -1]
 
 
+def test_tied_q_k_and_v_have_one_down_projection_and_one_scale() -> None:
+    model = lora_mm.attach(tiny_model(), [{"method": "crop_lora", "at": "block", "tied_qkv": True}])
+    names = [path.split("layers.1.self_attn.")[1] for path in trained(model) if "layers.1.self_attn" in path]
+    for container, count in (("routed_down", 2), ("routed_scale", 2), ("routed_up", 4)):
+        assert sum(container in name for name in names) == count, "of the three, and of the output's"
+
+
+def test_a_tied_adapter_is_deleted_alone() -> None:
+    model = adapted("all")
+    before = logits(model, sliced_batch())
+    model.add_adapter("other", model.peft_config["default"])
+    model.delete_adapter("other")
+    assert torch.equal(logits(model, sliced_batch()), before)
+
+
 # --- visual tokens ----------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +283,15 @@ def test_the_visual_expert_works_at_placeholders_only() -> None:
     hook.remove()
     out, base = seen[0]
     assert torch.equal((out != base).any(-1), batch["input_ids"] == 3)
+
+
+def test_with_marks_the_token_before_each_run_of_placeholders_is_visual() -> None:
+    model = lora_mm.attach(tiny_model(), [{"method": "visual_expert", "marks": True}])
+    signal = model.base_model.signal
+    ids = torch.tensor([[3, 3, 8, 3, 3, 9], [1, 3, 3, 3, 3, 9]])
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.zeros(2, 3, 16, 16))
+    assert torch.equal(signal.get_visual(2, 6, marks=True), ids != 9)
+    assert torch.equal(signal.get_visual(2, 6), ids == 3)
 
 
 # --- mixture of experts -----------------------------------------------------------------------------------------------
@@ -426,6 +423,18 @@ def test_the_balance_reaches_the_router_with_its_weight() -> None:
     first = F.one_hot(probabilities.argmax(-1), 4).float().mean(0)
     (0.5 * 4 * (first * probabilities.mean(0)).sum()).backward()
     assert torch.allclose(one.router.weight.grad, parameter.grad, atol=1e-6)
+
+
+def test_a_router_reads_its_input_before_dropout() -> None:
+    fields = {"method": "moe_lora", "layers": [0], "dropout": 0.5, "drops": "input"}
+    model, usages, results = lora_mm.attach(tiny_model(), [fields]), [], []
+    perturb(model)
+    (router,) = find_token_routers(model)
+    for training in (False, True):
+        results.append(logits(model.train(training), sliced_batch()))
+        usages.append(router.take_usage())
+    assert torch.equal(*usages)
+    assert not torch.equal(*results)
 
 
 def test_layers_of_one_feed_forward_share_one_router() -> None:

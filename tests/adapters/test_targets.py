@@ -29,6 +29,7 @@ def resolve(*placements: Any) -> dict[str, Target]:
             {f"{LANGUAGE}.1.self_attn.{role}_proj": role for role in ("q", "k", "v")},
         ),
         ({"method": "crop_lora", "at": "mlp"}, {f"{VISION}.{n}.mlp.fc2": "down" for n in (0, 1)}),
+        ({"method": "mma", "layers": "even"}, {f"{LANGUAGE}.0.input_layernorm": "attn_norm"}),
     ],
 )
 def test_a_placement_targets_the_modules_of_its_site(fields: dict[str, Any], roles: dict[str, str]) -> None:
