@@ -127,7 +127,8 @@ def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recip
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
-    recipe = load_recipe("scienceqa-pocket", [f"data.path={Path(name).as_posix()!r}", *overrides])
+    defaults = [f"data.path={Path(name).as_posix()!r}", "data.pictures.fit=processor"]
+    recipe = load_recipe("scienceqa-pocket", [*defaults, *overrides])
     try:
         if is_own_data(recipe.data):
             find_sources(recipe.data, recipe.data.eval_split)
