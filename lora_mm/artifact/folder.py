@@ -22,8 +22,8 @@ from lora_mm.adapters.trained_parts import train_whole_in_fp32
 from lora_mm.artifact.files import CONFIG, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, write_preprocessing
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
-from lora_mm.models.fitting import Fit
 from lora_mm.models.loading import Base
+from lora_mm.models.picture_fit import Fit
 from lora_mm.ops.kernel_choice import Kernels
 
 

@@ -13,8 +13,9 @@ from lora_mm.artifact.hub import find_adapter
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, read_trained_fit
 from lora_mm.errors import InputError
 from lora_mm.models.base_files import compute_fingerprint, find_base_folder
-from lora_mm.models.fitting import describe_fit, make_fitting_processor
+from lora_mm.models.fitting import make_fitting_processor
 from lora_mm.models.loading import Base, get_default_device, load_base, load_base_config, load_base_processor
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import Dtype, Quantization
 from lora_mm.ops.kernel_choice import Kernels
 

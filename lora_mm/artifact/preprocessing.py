@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lora_mm.artifact.files import PREPROCESSING, read_json_object
 from lora_mm.errors import InputError
-from lora_mm.models.fitting import Fit
+from lora_mm.models.picture_fit import Fit
 
 if TYPE_CHECKING:
     from lora_mm.models.loading import Base

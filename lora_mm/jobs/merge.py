@@ -26,7 +26,8 @@ from lora_mm.merging.mergeable import check_mergeable, depends_on_modality
 from lora_mm.merging.verify import Reference, load_merged_model, load_stock_lora, record_reference
 from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import list_modalities
-from lora_mm.models.fitting import describe_fit, make_fitting_processor
+from lora_mm.models.fitting import make_fitting_processor
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import Dtype
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe

@@ -24,9 +24,9 @@ from lora_mm.evaluation.metrics import name_metric_on_hub
 from lora_mm.evaluation.score import Score
 from lora_mm.evaluation.tables import scores_to_dict, scores_to_markdown
 from lora_mm.json_text import to_json
-from lora_mm.models.fitting import describe_fit
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.recipe.sections import Recipe
 
 CHECKPOINTS = "checkpoints"

@@ -6,12 +6,11 @@ LLaVA-1.5 was trained on pictures padded to squares, but the CLIP processor in i
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image, ImageOps
 
-Fit = Literal["processor", "pad", "squash", "crop"]
-"""How a picture becomes a square; ``processor`` leaves it to the base's processor."""
+from lora_mm.models.picture_fit import Fit
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -49,24 +48,16 @@ class _Form:
     Attributes:
         get_side: (size of the picture, side of the processor's input or None) → side of the square.
         make: (picture, side, colour of what is added) → square.
-        description: what becomes of a picture, for readers.
     """
 
     get_side: Callable[[Size, int | None], int]
     make: Callable[[Image.Image, int, Colour], Image.Image]
-    description: str
 
 
 _FORMS: dict[Fit, _Form] = {
-    "pad": _Form(
-        lambda size, window: min(max(size), _LONGEST_SIDE), _pad, "padded to a square in the processor's mean colour"
-    ),
-    "squash": _Form(
-        lambda size, window: window or min(max(size), _LONGEST_SIDE),
-        _squash,
-        "resized to a square without regard to the aspect",
-    ),
-    "crop": _Form(lambda size, window: min(size), _crop, "cropped to the central square"),
+    "pad": _Form(lambda size, window: min(max(size), _LONGEST_SIDE), _pad),
+    "squash": _Form(lambda size, window: window or min(max(size), _LONGEST_SIDE), _squash),
+    "crop": _Form(lambda size, window: min(size), _crop),
 }
 
 _PADDING_PROCESSORS = {
@@ -177,11 +168,6 @@ def make_fitter(processor: Any, fit: Fit, *, one_view: bool) -> Fitter:
     edges = crop if settings.get("do_center_crop") else size
     window = edges.get("width")
     return Fitter(fit, background, window if window == edges.get("height") else None, centre_crop)
-
-
-def describe_fit(fit: Fit) -> str | None:
-    """Describe in a few words what becomes of a picture before the processor; None for nothing."""
-    return None if fit == "processor" else _FORMS[fit].description
 
 
 def make_fitting_processor(processor: Any, fit: Fit) -> Any | None:

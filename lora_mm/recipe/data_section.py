@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lora_mm.errors import suggest_name
-from lora_mm.models.fitting import Fit
+from lora_mm.models.picture_fit import Fit
 from lora_mm.recipe.columns import COLUMNS
 from lora_mm.recipe.section import Section
 

@@ -17,8 +17,9 @@ from lora_mm.artifact.files import PREPROCESSING, RECIPE
 from lora_mm.artifact.folder import save_adapter
 from lora_mm.artifact.packing import pack_adapter
 from lora_mm.errors import InputError
-from lora_mm.models.fitting import Fit, make_fitter
+from lora_mm.models.fitting import make_fitter
 from lora_mm.models.loading import load_base
+from lora_mm.models.picture_fit import Fit
 from tests.helpers.tiny import make_base, perturb, tiny_batch, tiny_model
 
 

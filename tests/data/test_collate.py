@@ -16,9 +16,10 @@ from lora_mm.data.example import PICTURE as MARK
 from lora_mm.data.example import Example, Turn
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
-from lora_mm.models.fitting import Fit, make_fitter
+from lora_mm.models.fitting import make_fitter
 from lora_mm.models.forward import IGNORE_INDEX
 from lora_mm.models.loading import load_base
+from lora_mm.models.picture_fit import Fit
 from tests.helpers.bases import make_family_base
 from tests.helpers.tiny import TEMPLATE
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
 from lora_mm.models.anatomy import find_anatomy
-from lora_mm.models.fitting import AS_IS, Fit, Fitter, describe_fit, make_fitter, make_fitting_processor
+from lora_mm.models.fitting import AS_IS, Fitter, make_fitter, make_fitting_processor
 from lora_mm.models.loading import load_base_config, load_base_processor
+from lora_mm.models.picture_fit import Fit, describe_fit
 from tests.helpers.bases import PROCESSORS, make_family_base
 
 MEAN = (122, 116, 104)
@@ -123,5 +124,7 @@ def test_other_fits_and_other_processors_have_no_class_that_does_it(processor: A
     assert make_fitting_processor(processor, "crop") is None
     folder = str(make_family_base(tmp_path / "paligemma", "paligemma"))
     assert make_fitting_processor(load_base_processor(folder, load_base_config(folder)), "pad") is None
-    assert describe_fit("processor") is None
-    assert describe_fit("crop") == "cropped to the central square"
+
+
+def test_every_fit_but_the_processors_own_has_a_description() -> None:
+    assert [fit for fit in get_args(Fit) if describe_fit(fit) is None] == ["processor"]
