@@ -11,7 +11,7 @@ from lora_mm.adapters.register import register_with_peft
 
 if TYPE_CHECKING:
     from lora_mm.adapters.attach import attach
-    from lora_mm.artifact.load import load
+    from lora_mm.artifact.load import load, load_processor
     from lora_mm.jobs.evaluate import evaluate
     from lora_mm.jobs.finetune import finetune
     from lora_mm.jobs.merge import merge
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "attach", "evaluate", "finetune", "load", "load_recipe", "merge"]
+__all__ = ["__version__", "attach", "evaluate", "finetune", "load", "load_processor", "load_recipe", "merge"]
 
 _MODULES = {
     "attach": "lora_mm.adapters.attach",
     "evaluate": "lora_mm.jobs.evaluate",
     "finetune": "lora_mm.jobs.finetune",
     "load": "lora_mm.artifact.load",
+    "load_processor": "lora_mm.artifact.load",
     "load_recipe": "lora_mm.recipe.load",
     "merge": "lora_mm.jobs.merge",
 }

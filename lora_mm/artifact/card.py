@@ -34,6 +34,7 @@ def render_model_card(
     scores: str,
     parts: Mapping[str, tuple[int, int, int]],
     folder: str,
+    pictures: str | None = None,
     licence: str = OTHER,
     metrics: Mapping[str, str] | None = None,
     split: str | None = None,
@@ -54,6 +55,7 @@ def render_model_card(
         scores: Markdown table of the scores, and the data that they were measured on.
         parts: part → (parameters, trained parameters, bytes).
         folder: name by which the adapter is loaded.
+        pictures: what was done to pictures before the processor, such as ``cropped to the central square``.
         licence: the Hub's name for it, such as ``apache-2.0``.
         metrics: name in ``figures`` → the Hub's name of that metric, for the metadata; ``accuracy`` by default.
         split: evaluated split, for the metadata.
@@ -88,6 +90,7 @@ def render_model_card(
         scores=scores.strip(),
         stock=stock,
         name_to_load=_to_one_line(folder),
+        pictures=pictures,
         unmergeable=[method for method, router in routers.items() if router not in (None, "modality")],
         by_modality="modality" in routers.values(),
         parts=parts,
@@ -105,6 +108,7 @@ def render_merged_card(
     dtype: str | None,
     probes: str,
     drifts: Sequence[str],
+    pictures: str | None = None,
     licence: str = OTHER,
 ) -> str:
     """Render the card of a merged model, or of a LoRA that adapters were merged into.
@@ -118,6 +122,7 @@ def render_merged_card(
         dtype: of the merged weights; None for a stock LoRA.
         probes: description of the probes that the result was compared on.
         drifts: measured drifts, one line per modality.
+        pictures: what must be done to pictures before the processor, such as ``cropped to the central square``.
         licence: the Hub's name for it.
     """
     metadata = _make_metadata(base, revision, licence, "transformers" if dtype else "peft", [])
@@ -132,6 +137,7 @@ def render_merged_card(
         dtype=dtype,
         probes=_to_one_line(probes),
         drifts=drifts,
+        pictures=pictures,
     )
 
 

@@ -23,11 +23,18 @@ from lora_mm.artifact.files import CONFIG, RECIPE, WEIGHTS, check_adapter_folder
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, write_preprocessing
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.models.loading import Base
+from lora_mm.models.picture_fit import Fit
 from lora_mm.ops.kernel_choice import Kernels
 
 
 def save_adapter(
-    model: peft.PeftModel, folder: Path, *, base: Base, recipe: str, dtype: torch.dtype = torch.float32
+    model: peft.PeftModel,
+    folder: Path,
+    *,
+    base: Base,
+    recipe: str,
+    fit: Fit = "processor",
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write all but model card and scores to ``folder``: config, weights, resolved recipe, base and preprocessing.
 
@@ -36,6 +43,7 @@ def save_adapter(
         folder: created if it does not exist.
         base: the base that the adapter was trained on.
         recipe: the resolved recipe, as YAML.
+        fit: how pictures were fitted before the base's processor.
         dtype: of the tensors in the file. Round the model to it first (:func:`round_adapter_weights`), or the saved
             adapter differs from the model.
     """
@@ -46,7 +54,7 @@ def save_adapter(
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(str(folder / WEIGHTS)).items()}
         save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
-    write_preprocessing(folder, base)
+    write_preprocessing(folder, base, fit)
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:
@@ -76,6 +84,7 @@ def load_adapter(
     *,
     onto: peft.PeftModel | None = None,
     accept: Collection[Mismatch] = (),
+    fit: Fit | None = None,
     kernels: Kernels = "auto",
 ) -> peft.PeftModel:
     """Load an adapter onto its base, for inference.
@@ -87,6 +96,7 @@ def load_adapter(
         onto: ``base`` with adapters of the same PEFT type, to add this one to. The active one stays active
             (``onto.set_adapter(name)`` switches).
         accept: mismatches to warn of instead of refusing.
+        fit: how pictures will be fitted before the base's processor; None does not compare it with training.
         kernels: how the adapters' operations run (see :func:`~lora_mm.adapters.attach.attach`); ``onto`` keeps its own.
 
     Returns:
@@ -97,7 +107,7 @@ def load_adapter(
             missing, unexpected or misshapen tensors (each named).
     """
     check_adapter_folder(folder)
-    check_mismatches(base, folder, accept)
+    check_mismatches(base, folder, accept, fit)
     if onto is not None:
         return put_adapter(onto, folder, name)
     model = put_adapter(base.model, folder, name)

@@ -1,4 +1,4 @@
-"""Puts a saved adapter on its base in one call: :func:`load`. Knows no recipe and no data."""
+"""Puts a saved adapter on its base in one call, and loads the processor for it. Knows no recipe and no data."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,10 +10,12 @@ from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, WEIGHTS, check_no_pickle
 from lora_mm.artifact.folder import put_adapter
 from lora_mm.artifact.hub import find_adapter
-from lora_mm.artifact.preprocessing import Mismatch, check_mismatches
+from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, read_trained_fit
 from lora_mm.errors import InputError
 from lora_mm.models.base_files import compute_fingerprint, find_base_folder
-from lora_mm.models.loading import Base, get_default_device, load_base
+from lora_mm.models.fitting import make_fitting_processor
+from lora_mm.models.loading import Base, get_default_device, load_base, load_base_config, load_base_processor
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import Dtype, Quantization
 from lora_mm.ops.kernel_choice import Kernels
 
@@ -45,7 +47,8 @@ def load(
         kernels: how the adapters' operations run: ``auto``, ``torch`` or ``triton``. A ``PeftModel`` keeps its own.
 
     Returns:
-        A ``PeftModel`` in eval mode; a base that was given by name is on the GPU if there is one.
+        A ``PeftModel`` in eval mode; a base that was given by name is on the GPU if there is one. Its inputs must be
+        prepared as in training: see :func:`load_processor`.
 
     Raises:
         InputError: base or adapter cannot be loaded, or the adapter was trained on another base.
@@ -66,6 +69,38 @@ def load(
     if model is not base:
         set_kernels(model, kernels)
     return model
+
+
+def load_processor(base: str | Path, adapter: str | Path, *, revision: str | None = None) -> Any:
+    """Load a processor that prepares inputs as in an adapter's training.
+
+    It is the base's own, and also pads pictures to squares if the adapter was trained so (``data.pictures.fit``).
+
+    Args:
+        base: Hub id or folder of the base, or ``pocket``.
+        adapter: as for :func:`load`.
+        revision: branch, tag or commit of the base on the Hub.
+
+    Returns:
+        A transformers processor.
+
+    Raises:
+        InputError: base or adapter cannot be loaded, or no processor of transformers fits pictures so for this base.
+
+    Example:
+        >>> processor = lora_mm.load_processor("pocket", "my-adapter")
+    """
+    folder = _find_folder(adapter)
+    processor = load_base_processor(str(base), load_base_config(str(base), revision), revision)
+    fit = read_trained_fit(folder) if (folder / PREPROCESSING).is_file() else "processor"
+    fitting = make_fitting_processor(processor, fit)
+    if fitting is None:
+        raise InputError(
+            f"{folder}: trained on pictures {describe_fit(fit)} (data.pictures.fit={fit}), which no processor of "
+            f"transformers does for '{base}'.",
+            "Do so before the base's own processor, or use `lora-mm evaluate` and `lora-mm generate`, which do it.",
+        )
+    return fitting
 
 
 def _find_folder(adapter: str | Path) -> Path:

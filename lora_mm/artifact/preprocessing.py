@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lora_mm.artifact.files import PREPROCESSING, read_json_object
 from lora_mm.errors import InputError
+from lora_mm.models.picture_fit import Fit
 
 if TYPE_CHECKING:
     from lora_mm.models.loading import Base
@@ -25,20 +26,24 @@ _IMAGE_KEYS = (
 )  # fmt: skip
 """Settings of an image processor that change what the model sees."""
 
+_FIT = "pictures_fit"
+"""Key of the fit among the inputs; absent where the processor does all itself."""
 
-def write_preprocessing(folder: Path, base: "Base") -> None:
+
+def write_preprocessing(folder: Path, base: "Base", fit: Fit = "processor") -> None:
     """Write ``preprocessing.json``: the base's identity, where its parts are, and how its inputs are prepared.
 
     Args:
         folder: the adapter's folder.
         base: the base that the adapter was trained on.
+        fit: how pictures were fitted before the base's processor.
     """
     from lora_mm.models.anatomy import get_anatomy
 
     facts = {
         "base": _identify_base(base),
         "parts": get_anatomy(base.model).parts,
-        "inputs": describe_preprocessing(base.processor),
+        "inputs": describe_preprocessing(base.processor, fit),
     }
     (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -48,25 +53,44 @@ def read_trained_base(folder: Path) -> dict[str, Any]:
     return _get_section(read_json_object(folder / PREPROCESSING), "base")
 
 
-def describe_preprocessing(processor: Any) -> dict[str, Any]:
-    """Describe a processor's preprocessing: image sizes and statistics, hash of the chat template, special tokens."""
+def read_trained_fit(folder: Path) -> Fit:
+    """Read how pictures were fitted before the base's processor when the adapter in ``folder`` was trained.
+
+    Raises:
+        InputError: the file names a fit that is not known.
+    """
+    fit: Fit = _get_section(read_json_object(folder / PREPROCESSING), "inputs").get(_FIT, "processor")
+    if fit not in get_args(Fit):
+        raise InputError(f"{folder / PREPROCESSING}: unknown {_FIT} {fit!r}. Known: {', '.join(get_args(Fit))}.")
+    return fit
+
+
+def describe_preprocessing(processor: Any, fit: Fit = "processor") -> dict[str, Any]:
+    """Describe how inputs are prepared: image sizes and statistics, hash of the chat template, special tokens.
+
+    Args:
+        processor: the base's processor.
+        fit: how pictures are fitted before it; left out of the description where it does all itself.
+    """
     image = processor.image_processor.to_dict()
     template = processor.chat_template or ""
     tokenizer = processor.tokenizer
-    return {
+    fitting = {} if fit == "processor" else {_FIT: fit}
+    return fitting | {
         "image": {name: _to_plain_json(image[name]) for name in _IMAGE_KEYS if image.get(name) is not None},
         "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:16],
         "tokens": {"vocabulary": len(tokenizer), "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id},
     }
 
 
-def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch]) -> None:
+def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch], fit: Fit | None = None) -> None:
     """Compare a base with the one an adapter was trained on; warn of accepted mismatches.
 
     Args:
         base: the base to put the adapter on. A missing fingerprint or processor is not compared.
         folder: the adapter's folder.
         accept: mismatches to warn of instead of refusing.
+        fit: how pictures will be fitted before the base's processor; None compares no inputs but the processor's.
 
     Raises:
         InputError: a mismatch that is not accepted, or an unknown name in ``accept``.
@@ -76,8 +100,9 @@ def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch]) -
     if base.fingerprint:
         mismatches["base"] = _explain_other_base(_get_section(facts, "base"), _identify_base(base))
     if base.processor is not None:
-        inputs = describe_preprocessing(base.processor)
-        mismatches["inputs"] = _explain_other_inputs(_get_section(facts, "inputs"), inputs)
+        trained = _get_section(facts, "inputs")
+        inputs = describe_preprocessing(base.processor, fit or trained.get(_FIT, "processor"))
+        mismatches["inputs"] = _explain_other_inputs(trained, inputs)
     unknown = [kind for kind in accept if kind not in mismatches]
     if unknown:
         raise InputError(f"Cannot accept '{unknown[0]}'. Known: {', '.join(get_args(Mismatch))}.")
@@ -134,16 +159,17 @@ def _describe_base(base: Mapping[str, Any]) -> str:
 def _explain_other_inputs(trained: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Explain how the preparation of inputs differs, and what to do; empty for no difference."""
     differences = [
-        f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(current[section])}"
-        for section in current
-        if trained.get(section) != current[section]
+        f"{section}: trained with {json.dumps(trained.get(section))}, now {json.dumps(current.get(section))}"
+        for section in {**current, **trained}
+        if trained.get(section) != current.get(section)
     ]
     if not differences:
         return []
     return [
-        "the base's processor prepares inputs differently than in training:",
+        "inputs are prepared differently than in training:",
         *differences,
-        "Use the processor files of the base it was trained on; or use these knowingly: `--accept inputs`.",
+        "Use the processor files of the base it was trained on and its recipe's data.pictures; or use these knowingly: "
+        "`--accept inputs`.",
     ]
 
 

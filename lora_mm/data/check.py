@@ -1,5 +1,6 @@
 """Checks a recipe's data before a run: faults, tokens, pictures, duplicates, supervised tokens. Loads no model."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from lora_mm.data import scienceqa
 from lora_mm.data.collate import Collator
-from lora_mm.data.example import Example
+from lora_mm.data.example import Example, read_size
 from lora_mm.data.location import get_scienceqa_path, is_own_data
 from lora_mm.data.mask import MaskPiece, decode_mask
 from lora_mm.data.own_data import find_sources
@@ -41,6 +42,8 @@ class SplitCheck:
         layouts: the layout of each source.
         faults: faults of the other rows, each with its row.
         pictures: number of pictures → number of examples that have so many.
+        cut_off: percentile → share of a picture's area that the model does not see, from 0 to 1; empty if the base's
+            processor and ``data.pictures.fit`` never cut anything off.
         turns: number of assistant turns → number of examples that have so many.
         tokens: percentile → tokens of an example, placeholders included; 100 is the longest example.
         longest: id of the longest example.
@@ -56,6 +59,7 @@ class SplitCheck:
     layouts: list[str] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
     pictures: dict[int, int] = field(default_factory=dict)
+    cut_off: dict[int, float] = field(default_factory=dict)
     turns: dict[int, int] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=dict)
     longest: str = ""
@@ -123,7 +127,8 @@ def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recip
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
-    recipe = load_recipe("scienceqa-pocket", [f"data.path={Path(name).as_posix()!r}", *overrides])
+    defaults = [f"data.path={Path(name).as_posix()!r}", "data.pictures.fit=processor"]
+    recipe = load_recipe("scienceqa-pocket", [*defaults, *overrides])
     try:
         if is_own_data(recipe.data):
             find_sources(recipe.data, recipe.data.eval_split)
@@ -210,12 +215,14 @@ def _read_scienceqa_split(recipe: Recipe, split: str, check: SplitCheck) -> tupl
 
 
 def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, check: SplitCheck) -> None:
-    """Count tokens, pictures and turns of every example in ``check``, with the examples that the base cannot read."""
-    totals = np.zeros(len(examples), dtype=np.int32)
+    """Measure every example in ``check``: its tokens, pictures and turns; and count those that the base cannot read."""
+    totals, shares = np.zeros(len(examples), dtype=np.int32), array("f")
     for number in range(len(examples)):
         example = examples[number]
         try:
             fixed, cuttable = collator.length(example)
+            if collator.fitter.cuts:
+                shares.extend(collator.fitter.measure_cut(read_size(source)) for source in example.pictures)
         except InputError as error:
             check.faults.add_row([_name_row(examples, number, example.id, fault) for fault in error.faults])
             check.usable -= 1
@@ -232,6 +239,7 @@ def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, ch
     if len(examples):
         known = totals[totals > 0]
         check.tokens = {p: int(np.percentile(known, p)) for p in (*PERCENTILES, 100)} if len(known) else {}
+        check.cut_off = {p: float(np.percentile(shares, p)) for p in (*PERCENTILES, 100)} if shares else {}
         check.longest = examples[int(totals.argmax())].id
 
 

@@ -70,6 +70,12 @@ def _list_facts(check: SplitCheck) -> Iterator[tuple[str, str]]:
     yield "rows", f"{check.rows:,}, {check.usable:,} usable ({layouts})"
     names = {0: "text only", 1: "one picture"}
     yield "pictures", _format_shares({names.get(n, f"{n} pictures"): c for n, c in sorted(check.pictures.items())})
+    if check.cut_off.get(100):
+        middle, most = check.cut_off[50], check.cut_off[100]
+        yield (
+            "cut off",
+            f"{middle:.0%} of a picture's area at the median, at most {most:.0%}; data.pictures.fit=pad keeps it all",
+        )
     if set(check.turns) - {1}:
         yield "turns", _format_shares({_count(n, "assistant turn"): c for n, c in sorted(check.turns.items())})
     if check.tokens:

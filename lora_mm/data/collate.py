@@ -17,6 +17,7 @@ from lora_mm.data.example import Example, ImageSource, Turn, open_image
 from lora_mm.data.render import RenderedExample, Renderer, to_message
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, truncate_faults
+from lora_mm.models.fitting import AS_IS, Fitter
 from lora_mm.models.forward import IGNORE_INDEX
 
 Overlong = Literal["error", "drop", "truncate"]
@@ -93,12 +94,16 @@ class Collator(Renderer):
         processor: the base's ``AutoProcessor``, with a chat template.
         max_length: maximum number of tokens of an example, placeholders included; longer examples are truncated.
         slicer: cuts every picture into crops, whose placeholders follow each other directly. None keeps pictures whole.
+        fitter: fits every picture before the slicer and the processor; by default, leaves it as it is.
     """
 
-    def __init__(self, processor: Any, *, max_length: int, slicer: Slicer | None = None) -> None:
+    def __init__(
+        self, processor: Any, *, max_length: int, slicer: Slicer | None = None, fitter: Fitter = AS_IS
+    ) -> None:
         super().__init__(processor)
         self.max_length = max_length
         self.slicer = slicer
+        self.fitter = fitter
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._placeholder_counts: dict[tuple[tuple[int, int], ...], int] = {}
@@ -263,12 +268,21 @@ class Collator(Renderer):
     # --- rows and pictures -------------------------------------------------------------------------------------------
 
     def _make_row(self, prompt: str, answer: str, suffix: int, example: Example) -> EncoderRow:
-        pictures = [self._open(example, source) for source in example.pictures]
+        pictures = [self.fitter(self._open(example, source)) for source in example.pictures]
         if self.slicer:
             mark = get_image_mark(self.processor)
             prompt = prompt.replace(mark, mark * self.slicer.views)
             pictures = [view for picture in pictures for view in self.slicer(picture)]
         return EncoderRow(prompt, answer, suffix, pictures)
+
+    def show(self, source: ImageSource) -> list[Image.Image]:
+        """Return what the model sees of a picture, before the processor resizes it: one view, or several if sliced.
+
+        Raises:
+            InputError: the picture cannot be opened.
+        """
+        fitted = self.fitter.show(open_image(source))
+        return self.slicer(fitted) if self.slicer else [fitted]
 
     def _open(self, example: Example, source: ImageSource) -> Image.Image:
         try:
@@ -288,7 +302,7 @@ class Collator(Renderer):
             views = self.slicer.views * len(sources)
             sizes = [(self.slicer.window, self.slicer.window)] * views
         elif self._size_matters:
-            sizes = [open_image(source).size for source in sources]
+            sizes = [self.fitter.measure(open_image(source).size) for source in sources]
         else:
             sizes = [_PROBES[0]] * len(sources)
         return self._count_placeholders(tuple(sizes)) - len(sources)

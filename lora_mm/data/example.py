@@ -2,7 +2,8 @@
 
 import io
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,24 @@ def open_image(source: ImageSource) -> Image.Image:
         InputError: there is no such file, it is not a picture, it is cut off or damaged, it has more than
             :data:`MAX_PIXELS` pixels, or the range of its pixels is unknown. A partial picture is never returned.
     """
+    with _open_lazily(source) as picture:
+        picture.load()
+        return _to_rgb(ImageOps.exif_transpose(picture), _get_name(source))
+
+
+def read_size(source: ImageSource) -> tuple[int, int]:
+    """Read a picture's width and height without decoding it; as stored, which may not be upright.
+
+    Raises:
+        InputError: see :func:`open_image`; damage behind the header is not found.
+    """
+    with _open_lazily(source) as picture:
+        return picture.size
+
+
+@contextmanager
+def _open_lazily(source: ImageSource) -> Iterator[Image.Image]:
+    """Open a picture without decoding it; errors inside the block are explained too."""
     name = _get_name(source)
     try:
         encoded = _read(source)
@@ -121,8 +140,7 @@ def open_image(source: ImageSource) -> Image.Image:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise InputError(_describe_too_large(name, f"{width} × {height} pixels"))
-            picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture), name)
+            yield picture
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -318,7 +318,9 @@ def _load_models(
         if contender.adapter is None:
             model = base.model
         else:
-            model = load_adapter(base, contender.adapter, accept=accept, kernels=contender.recipe.base.kernels)
+            recipe = contender.recipe
+            fit = recipe.data.pictures.fit
+            model = load_adapter(base, contender.adapter, accept=accept, fit=fit, kernels=recipe.base.kernels)
         origin = f"Adapter {contender.origin}.\n" if contender.origin else ""
         console.print(
             f"{origin}Base {base.name}: {format_memory(model)}.", highlight=False, markup=False, soft_wrap=True

@@ -270,10 +270,12 @@ def _warn_about_idle_experts(model: peft.PeftModel, console: Console) -> None:
 
 def _save(job: _Job, output: Path) -> None:
     """Save the adapter, and round its weights in memory as in the file, because scores are those of the file."""
-    dtype = getattr(torch, job.recipe.save_dtype)
+    recipe = job.recipe
+    dtype = getattr(torch, recipe.save_dtype)
     round_adapter_weights(job.model, dtype)
     with explain_write_errors(output):
-        save_adapter(job.model, output, base=job.base, recipe=job.recipe.to_yaml(), dtype=dtype)
+        fit = recipe.data.pictures.fit
+        save_adapter(job.model, output, base=job.base, recipe=recipe.to_yaml(), fit=fit, dtype=dtype)
 
 
 def _score_adapter(

@@ -167,7 +167,8 @@ def load_adapted(
     loaded: dict[str, tuple[str, Collator]] = {}
     for number, (name, folder) in enumerate(folders.items()):
         peft_name = f"adapter{number:03}"  # PEFT refuses a dot in a name, and a name that is the prefix of another
-        model = load_adapter(base, folder, peft_name, onto=model, accept=accept, kernels=first.base.kernels)
+        fit = recipes[name].data.pictures.fit
+        model = load_adapter(base, folder, peft_name, onto=model, accept=accept, fit=fit, kernels=first.base.kernels)
         loaded[name] = peft_name, make_base_collator(recipes[name], base)
     assert model is not None
     return AdaptedModel(base, model, loaded, base_collator)

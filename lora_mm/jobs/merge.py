@@ -4,7 +4,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from lora_mm.merging.mergeable import check_mergeable, depends_on_modality
 from lora_mm.merging.verify import Reference, load_merged_model, load_stock_lora, record_reference
 from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import list_modalities
+from lora_mm.models.fitting import make_fitting_processor
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import Dtype
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
@@ -119,14 +121,16 @@ def merge(
     output = Path(output)
     job = _prepare(adapters, list(overrides), format, modality, dtype, say or (lambda line: None))
     with atomic_folder(output) as folder:
-        probes, reference = _write(job, folder)
+        probes, reference, pictures = _write(job, folder)
         gc.collect()  # frees the adapted base before the merged model is loaded
         drifts = _verify(job, folder, reference)
         lines = list(format_drift(drifts, exact=job.exact))
         for line in (f"Compared on {probes.about}.", *lines):
             job.say(line)
+        if pictures:
+            job.say(f"The processor does not fit pictures by itself: they must be {pictures} before it.")
         _check_drifts(job, drifts)
-        card = _render_card(job, output.name, probes, lines)
+        card = _render_card(job, output.name, probes, lines, pictures)
         (folder / CARD).write_text(card, encoding="utf-8")
     return MergeResult(output, job.dtype, drifts, lines)
 
@@ -151,10 +155,14 @@ def _prepare(
     if repeated:
         raise InputError(f"{', '.join(repeated)}: given twice; give each adapter once.")
     check_same_base(folders)
-    quantizations = {folder: recipe.base.quantization for folder, recipe in zip(folders, recipes, strict=True)}
-    if len(set(quantizations.values())) > 1:
-        listed = "; ".join(f"{folder}: {kind}" for folder, kind in quantizations.items())
-        raise InputError(f"base.quantization differs ({listed}). Choose one: --set base.quantization=KIND.")
+    shared: dict[str, list[str]] = {
+        "base.quantization": [recipe.base.quantization for recipe in recipes],
+        "data.pictures.fit": [recipe.data.pictures.fit for recipe in recipes],
+    }
+    for key, values in shared.items():
+        if len(set(values)) > 1:
+            listed = "; ".join(f"{folder}: {value}" for folder, value in zip(folders, values, strict=True))
+            raise InputError(f"{key} differs ({listed}). Choose one: --set {key}=KIND.")
     configs = {str(folder): load_peft_config(folder) for folder in folders}
     check_mergeable(configs, modality)
     recipe = recipes[0]
@@ -162,8 +170,12 @@ def _prepare(
     return _Job(located, recipe, format, modality, file_dtype, depends_on_modality(configs.values()), say)
 
 
-def _write(job: _Job, folder: Path) -> tuple[Probes, Reference]:
-    """Write the merged weights; also record the adapted model's logits on probes, to compare the result with."""
+def _write(job: _Job, folder: Path) -> tuple[Probes, Reference, str | None]:
+    """Write the merged weights; also record the adapted model's logits on probes, to compare the result with.
+
+    Returns:
+        The probes, the logits, and what must be done to pictures before the processor that readers will use.
+    """
     base = load_recipe_base(job.recipe)
     collator = make_base_collator(job.recipe, base)
     model = load_adapters(base, [adapter.folder for adapter in job.adapters], job.recipe.base.kernels)
@@ -172,15 +184,19 @@ def _write(job: _Job, folder: Path) -> tuple[Probes, Reference]:
     probes = make_probes(job.recipe, collator, [merged_for] if merged_for else list_modalities(model)[:2])
     reference = record_reference(model, probes.batches, modality=merged_for)
     dtype = getattr(torch, job.dtype)
+    fit = job.recipe.data.pictures.fit
+    pictures = describe_fit(fit)
     if job.format == "model":
         job.say(f"Writing the base with {len(changes)} linear layers merged.")
+        if fitting := make_fitting_processor(base.processor, fit):
+            base, pictures = replace(base, processor=fitting), None
         write_model(model, changes, folder, base=base, dtype=dtype)
     else:
         job.say(f"Writing a stock LoRA of {len(changes)} linear layers.")
         write_stock_lora(model, changes, folder, base=base, dtype=dtype)
         (folder / RECIPE).write_text(job.recipe.to_yaml(), encoding="utf-8")
         shutil.copyfile(job.adapters[0].folder / PREPROCESSING, folder / PREPROCESSING)
-    return probes, reference
+    return probes, reference, pictures
 
 
 def _verify(job: _Job, folder: Path, reference: Reference) -> dict[str, Drift]:
@@ -216,7 +232,7 @@ def _check_drifts(job: _Job, drifts: dict[str, Drift]) -> None:
     )
 
 
-def _render_card(job: _Job, name: str, probes: Probes, lines: Sequence[str]) -> str:
+def _render_card(job: _Job, name: str, probes: Probes, lines: Sequence[str], pictures: str | None) -> str:
     return render_merged_card(
         name=name,
         base=job.recipe.base.model,
@@ -226,5 +242,6 @@ def _render_card(job: _Job, name: str, probes: Probes, lines: Sequence[str]) -> 
         dtype=job.dtype if job.format == "model" else None,
         probes=probes.about,
         drifts=lines,
+        pictures=pictures,
         licence=job.recipe.license,
     )

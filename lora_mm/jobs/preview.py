@@ -8,7 +8,7 @@ import numpy as np
 
 from lora_mm.atomic import write_atomically
 from lora_mm.data.collate import Collator
-from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
+from lora_mm.data.example import PICTURE, Example, ImageSource, Turn
 from lora_mm.data.location import is_own_data
 from lora_mm.data.mask import MaskPiece, decode_mask
 from lora_mm.data.own_data import find_sources
@@ -31,7 +31,7 @@ class ExampleCard:
     Attributes:
         name: id of the example; file and line if the row cannot be read.
         where: file and line; for ScienceQA the id.
-        pictures: the example's pictures, in order.
+        pictures: the example's pictures, in order, as the model sees them.
         turns: its turns, with a picture sign where each picture stands.
         pieces: the text as the model reads it.
         faults: what is wrong with the row.
@@ -98,15 +98,16 @@ def _make_card(where: str, example: Example | None, faults: Sequence[str], colla
     except InputError as error:
         faults = error.faults
     turns = [Turn(turn.role, turn.text.replace(PICTURE, "🖼")) for turn in example.turns]
-    return ExampleCard(example.id, where, [_embed(source) for source in example.pictures], turns, pieces, faults)
+    pictures = [picture for source in example.pictures for picture in _embed(source, collator)]
+    return ExampleCard(example.id, where, pictures, turns, pieces, faults)
 
 
-def _embed(source: ImageSource) -> Picture:
+def _embed(source: ImageSource, collator: Collator) -> list[Picture]:
     try:
-        picture = open_image(source)
+        views = collator.show(source)
     except InputError as error:
-        return Picture(note=str(error))
-    return embed_picture(picture, THUMBNAIL, _QUALITY)
+        return [Picture(note=str(error))]
+    return [embed_picture(view, THUMBNAIL, _QUALITY) for view in views]
 
 
 def _render(recipe: Recipe, split: str, cards: Sequence[ExampleCard]) -> str:

@@ -26,6 +26,7 @@ from lora_mm.evaluation.tables import scores_to_dict, scores_to_markdown
 from lora_mm.json_text import to_json
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
+from lora_mm.models.picture_fit import describe_fit
 from lora_mm.recipe.sections import Recipe
 
 CHECKPOINTS = "checkpoints"
@@ -215,6 +216,7 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
         scores=f"{description}\n\n{scores_to_markdown(result.scores)}",
         parts=measure_memory(model),
         folder=result.folder.name,
+        pictures=describe_fit(recipe.data.pictures.fit),
         licence=recipe.license,
         metrics={column: name_metric_on_hub(result.metric, column) for column in columns},
         split=recipe.data.eval_split,

@@ -12,6 +12,7 @@ from lora_mm.errors import InputError
 from lora_mm.hub_access import UnreachableError
 from lora_mm.models.anatomy import find_anatomy, get_anatomy
 from lora_mm.models.families import Anatomy, register_family
+from lora_mm.models.fitting import make_fitter
 from lora_mm.models.loading import (
     Base,
     get_default_device,
@@ -84,7 +85,7 @@ def make_base_collator(recipe: Recipe, base: Base) -> Collator:
     """Make the collator for a loaded base.
 
     Args:
-        recipe: the recipe; its ``data`` section says how long examples may be and how pictures are sliced.
+        recipe: the recipe; its ``data`` section says how long examples may be and how pictures are prepared.
         base: the base of the recipe.
 
     Raises:
@@ -108,7 +109,7 @@ def make_collator_without_weights(recipe: Recipe) -> Collator:
 
 
 def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any) -> Collator:
-    """Make a collator that slices pictures as the recipe says.
+    """Make a collator that fits and slices pictures as the recipe says.
 
     Args:
         recipe: the recipe; ``data.slicing`` and the adapters must fit the base.
@@ -121,6 +122,8 @@ def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any)
             not slice pictures.
     """
     section, family = recipe.data.slicing, config.model_type
+    one_view = section is None and anatomy.crops == "none" and not anatomy.packed
+    fitter = make_fitter(processor, recipe.data.pictures.fit, one_view=one_view)
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
         if for_crops and anatomy.crops == "none" and find_obstacle("crop_lora", anatomy) is None:
@@ -128,7 +131,7 @@ def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any)
                 f"{', '.join(for_crops)}: '{family}' bases do not slice pictures, so there are no crops to train on; "
                 "set data.slicing, for example --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
-        return Collator(processor, max_length=recipe.data.max_length)
+        return Collator(processor, max_length=recipe.data.max_length, fitter=fitter)
     if anatomy.crops != "none" or anatomy.packed or not anatomy.visual_tokens:
         raise InputError(
             f"data.slicing: '{family}' bases slice pictures themselves; leave it out (--set data.slicing=null)."
@@ -137,4 +140,4 @@ def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any)
     edges = settings.get("crop_size") or settings["size"]
     window = section.window or edges.get("height") or edges["shortest_edge"]
     slicer = Slicer(section.rows, section.columns, window)
-    return Collator(processor, max_length=recipe.data.max_length, slicer=slicer)
+    return Collator(processor, max_length=recipe.data.max_length, slicer=slicer, fitter=fitter)

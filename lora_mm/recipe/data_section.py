@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lora_mm.errors import suggest_name
+from lora_mm.models.picture_fit import Fit
 from lora_mm.recipe.columns import COLUMNS
 from lora_mm.recipe.section import Section
 
@@ -19,6 +20,18 @@ class PocketSection(Section):
 
     seed: int = Field(0, ge=0)
     size: int = Field(6000, ge=100)
+
+
+class PicturesSection(Section):
+    """How to fit pictures before the base's processor.
+
+    Attributes:
+        fit: How a picture becomes a square. ``processor`` leaves it to the base's processor, which may crop it. ``pad``
+            adds borders in the processor's mean colour, as LLaVA-1.5 was trained. ``squash`` resizes without regard to
+            the aspect, and ``crop`` keeps the central square. With ``data.slicing``, pictures are fitted first.
+    """
+
+    fit: Fit = "processor"
 
 
 class SlicingSection(Section):
@@ -129,6 +142,7 @@ class DataSection(SourceKeys):
         captions: Whether ScienceQA's picture captions are part of the context.
         missing_images: What to do with a ScienceQA problem whose picture file is missing: stop with an ``error``,
             ``skip`` the problem, or ask it as ``text``.
+        pictures: How to fit pictures before the base's processor. By default, it gets them as they are.
         slicing: How to cut pictures into crops, for model families that do not do so themselves. By default, pictures
             stay whole.
         max_length: Maximum number of tokens of prompt and answer, including image placeholders.
@@ -149,6 +163,7 @@ class DataSection(SourceKeys):
     eval_split: str = "test"
     format: Literal["QCM-ALE", "QCM-A", "QCM-T", "CQM-A"] = "QCM-ALE"
     captions: bool = False
+    pictures: PicturesSection = PicturesSection()
     slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"
     max_length: int = Field(2048, ge=8)

@@ -130,3 +130,10 @@ def test_a_licence_is_named_or_said_to_be_missing() -> None:
     card = render_model_card(**FACTS, licence="apache-2.0")
     assert metadata(card)["license"] == "apache-2.0"
     assert "apache-2.0; the licences of its base" in card
+
+
+def test_says_what_was_done_to_pictures() -> None:
+    card = render_model_card(**FACTS, pictures="cropped to the central square")
+    assert "pictures were cropped to the central square before the base's processor" in card
+    assert 'lora_mm.load_processor(base, "mine")' in card
+    assert "load_processor" not in render_model_card(**FACTS)

@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import peft
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
@@ -16,7 +17,9 @@ from lora_mm.artifact.files import PREPROCESSING, RECIPE
 from lora_mm.artifact.folder import save_adapter
 from lora_mm.artifact.packing import pack_adapter
 from lora_mm.errors import InputError
+from lora_mm.models.fitting import make_fitter
 from lora_mm.models.loading import load_base
+from lora_mm.models.picture_fit import Fit
 from tests.helpers.tiny import make_base, perturb, tiny_batch, tiny_model
 
 
@@ -106,3 +109,33 @@ def test_a_folder_without_an_adapter_is_refused(base_folder: Path, saved: tuple[
     (folder / "weights.bin").write_bytes(b"")
     with pytest.raises(InputError, match="holds a pickle"):
         lora_mm.load(str(base_folder), folder)
+
+
+# --- the processor for it --------------------------------------------------------------------------------------------
+
+
+def test_the_processor_fits_pictures_as_in_training(base_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(base_folder))
+    model = lora_mm.attach(base.model, ["mma"])
+    wide = Image.new("RGB", (32, 8), "red")
+
+    def encode(processor: Any, picture: Image.Image = wide) -> Tensor:
+        return processor.image_processor([picture], return_tensors="pt")["pixel_values"]
+
+    for fit in get_args(Fit):
+        save_adapter(model, tmp_path / fit, base=base, recipe="name: tiny\n", fit=fit)
+    assert torch.equal(encode(lora_mm.load_processor(base_folder, tmp_path / "processor")), encode(base.processor))
+    padded = make_fitter(base.processor, "pad", one_view=True)(wide)
+    found = encode(lora_mm.load_processor(base_folder, tmp_path / "pad"))
+    assert torch.equal(found, encode(base.processor, padded))
+    assert not torch.equal(found, encode(base.processor))
+    with pytest.raises(
+        InputError, match=r"cropped to the central square \(data.pictures.fit=crop\), which no processor"
+    ):
+        lora_mm.load_processor(base_folder, tmp_path / "crop")
+
+
+def test_the_processor_of_an_adapter_that_peft_saved_is_the_bases(base_folder: Path, tmp_path: Path) -> None:
+    lora_mm.attach(tiny_model(), ["mma"]).save_pretrained(str(tmp_path / "mine"))
+    processor = lora_mm.load_processor(base_folder, tmp_path / "mine")
+    assert processor.image_processor.to_dict() == load_base(str(base_folder)).processor.image_processor.to_dict()

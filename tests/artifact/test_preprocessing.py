@@ -11,6 +11,7 @@ from lora_mm.artifact.preprocessing import (
     check_mismatches,
     check_same_base,
     read_trained_base,
+    read_trained_fit,
     write_preprocessing,
 )
 from lora_mm.errors import InputError
@@ -83,6 +84,32 @@ def test_an_accepted_mismatch_is_warned_of_and_others_are_refused(folder: Path, 
 def test_an_unknown_mismatch_is_refused(folder: Path, base_folder: Path) -> None:
     with pytest.raises(InputError, match=r"Cannot accept 'bsae'\. Known: base, inputs\."):
         check_mismatches(load_base(str(base_folder)), folder, ["bsae"])  # type: ignore[list-item]
+
+
+def test_pictures_fitted_otherwise_than_in_training_are_refused(base_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(base_folder))
+    write_preprocessing(tmp_path, base, "pad")
+    assert read_trained_fit(tmp_path) == "pad"
+    check_mismatches(base, tmp_path, [], "pad")
+    check_mismatches(base, tmp_path, [])
+    with pytest.raises(InputError, match='pictures_fit: trained with "pad", now null'):
+        check_mismatches(base, tmp_path, [], "processor")
+    with pytest.raises(InputError, match='pictures_fit: trained with "pad", now "crop"'):
+        check_mismatches(base, tmp_path, [], "crop")
+    with pytest.warns(UserWarning, match="Accepted"):
+        check_mismatches(base, tmp_path, ["inputs"], "crop")
+    write_preprocessing(tmp_path, base)
+    assert read_trained_fit(tmp_path) == "processor"
+    with pytest.raises(InputError, match='pictures_fit: trained with null, now "pad"'):
+        check_mismatches(base, tmp_path, [], "pad")
+
+
+def test_an_unknown_fit_is_named(folder: Path) -> None:
+    facts = json.loads((folder / PREPROCESSING).read_text())
+    facts["inputs"]["pictures_fit"] = "fold"
+    (folder / PREPROCESSING).write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"unknown pictures_fit 'fold'\. Known: processor, pad, squash, crop"):
+        read_trained_fit(folder)
 
 
 def test_adapters_of_two_bases_are_told_apart(folder: Path, base_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from lora_mm.data.check import DataReport, check_data, load_recipe_or_path
@@ -119,6 +120,24 @@ def test_scienceqa_and_mixtures_are_checked_too(scienceqa_folder: Path, rows: Pa
     recipe, splits = load_recipe_or_path(str(file))
     report = check_data(recipe, splits, make_collator_without_weights(recipe))
     assert sum(found.rows for found in report.splits.values()) == 20
+
+
+def test_it_says_how_much_of_the_pictures_is_cut_off(base_folder: Path, tmp_path: Path) -> None:
+    made = [sound_row(tmp_path, number) for number in range(6)]
+    for number, size in enumerate([(40, 10), (10, 20), (16, 16)]):
+        Image.new("RGB", size).save(tmp_path / f"shape{number}.png")
+        made[number]["image"] = f"shape{number}.png"
+    file = write_rows(tmp_path, made[:3])
+    base = f"base.model={base_folder}"
+    report = check(file, base)
+    assert report.splits["train"].cut_off[50] == pytest.approx(0.5)
+    assert report.splits["train"].cut_off[100] == pytest.approx(0.75)
+    assert "cut off    50% of a picture's area at the median, at most 75%; data.pictures.fit=pad" in printed(report)
+    assert report.as_dict()["splits"]["train"]["cut_off"][50] == pytest.approx(0.5)
+    cropped = check(file, "data.pictures.fit=crop")  # the pocket base's own processor cuts nothing off
+    assert cropped.splits["train"].cut_off == report.splits["train"].cut_off
+    for whole in (check(file, base, "data.pictures.fit=pad"), check(file)):
+        assert "cut off" not in printed(whole)
 
 
 quiet = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +16,11 @@ from lora_mm.data.example import PICTURE as MARK
 from lora_mm.data.example import Example, Turn
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError
+from lora_mm.models.fitting import make_fitter
 from lora_mm.models.forward import IGNORE_INDEX
+from lora_mm.models.loading import load_base
+from lora_mm.models.picture_fit import Fit
+from tests.helpers.bases import make_family_base
 from tests.helpers.tiny import TEMPLATE
 
 ENDING = "{% if message['role'] == 'assistant' %}{{ '</s>\n' }}{% endif %}"
@@ -461,3 +465,15 @@ def test_a_conversations_pictures_are_cut_as_an_examples_are(processor: Any, pic
 def test_a_turn_that_holds_a_special_token_is_refused_by_its_speaker(collator: Collator, role: Any) -> None:
     with pytest.raises(InputError, match=f"{role}'s turn: the text contains '<image>'"):
         collator.conversation([Turn("user", "Which?"), Turn(role, "Is it <image>?")])
+
+
+def test_placeholders_are_counted_for_the_fitted_picture(tmp_path: Path) -> None:
+    base = load_base(str(make_family_base(tmp_path / "base", "qwen2_vl")))
+    Image.new("RGB", (64, 8), "red").save(tmp_path / "wide.png")
+    item = Example("wide", "Which?", "This.", (tmp_path / "wide.png",))
+    lengths = {}
+    for fit in get_args(Fit):
+        collator = Collator(base.processor, max_length=1000, fitter=make_fitter(base.processor, fit, one_view=False))
+        lengths[fit] = sum(collator.length(item))
+        assert lengths[fit] == collator([item])["input_ids"].shape[1]
+    assert lengths["pad"] == lengths["squash"] > lengths["crop"]

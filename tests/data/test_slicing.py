@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoProcessor
 
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.data.slicing import Slicer
+from lora_mm.models.fitting import make_fitter
 
 COLOURS = ["red", "lime", "blue", "white", "black", "yellow"]
 
@@ -54,3 +56,17 @@ def test_crops_stand_in_the_prompt_without_a_break(base_folder: Path, tmp_path: 
     row = (batch["input_ids"][0] == placeholder).nonzero().squeeze(1).tolist()
     assert row == list(range(row[0], row[0] + 20))
     assert [sum(collator.length(example)) for example in (one, two)] == batch["attention_mask"].sum(1).tolist()[:2]
+
+
+def test_a_picture_is_fitted_before_it_is_cut(base_folder: Path, tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(base_folder)
+    picture = Image.new("RGB", (32, 16), "red")
+    picture.save(tmp_path / "wide.png")
+    fitter = make_fitter(processor, "pad", one_view=False)
+    slicer = Slicer(2, 2, window=16)
+    collator = Collator(processor, max_length=1000, slicer=slicer, fitter=fitter)
+    pixels = collator([Example("1", "Which?", "This.", (tmp_path / "wide.png",))])["pixel_values"]
+    views = slicer(fitter(picture))
+    assert torch.equal(pixels, processor.image_processor(views, return_tensors="pt")["pixel_values"])
+    colours = [views[0].getpixel((8, y)) for y in (0, 15)]
+    assert colours == [fitter.background, (255, 0, 0)], "the upper half of the upper crops is padding"

@@ -24,6 +24,7 @@ from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.jobs.evaluate import Evaluation, evaluate
 from lora_mm.jobs.finetune import finetune
+from lora_mm.jobs.inference import load_adapted
 from lora_mm.jobs.run_folder import RunResult, load_scores
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
@@ -223,6 +224,23 @@ def test_from_python_a_recipe_file_runs_with_overrides_into_the_folder_of_its_na
     assert len(found.examples) == 3
     with pytest.raises(ValueError, match="overrides apply to a recipe given by name or file"):
         finetune(load_recipe(str(recipe_file)), overrides=["training.seed=1"])
+
+
+def test_pictures_are_scored_as_they_were_trained_on(recipe_file: Path, tmp_path: Path) -> None:
+    settings = ["training.max_steps=3", "training.learning_rate=0.03", "evaluation.base=false", "data.pictures.fit=pad"]
+    outcome = finetune(recipe_file, tmp_path / "run", console=console(), overrides=settings)
+    assert outcome is not None
+    assert json.loads((tmp_path / "run" / "preprocessing.json").read_text())["inputs"]["pictures_fit"] == "pad"
+    assert "pictures were padded to a square" in (tmp_path / "run" / "README.md").read_text()
+    assert asked(tmp_path / "run").scores["adapter"] == outcome.scores["adapter"]
+    other = ["data.pictures.fit=crop"]
+    with pytest.raises(InputError, match='pictures_fit: trained with "pad", now "crop"'):
+        asked(tmp_path / "run", overrides=other)
+    with pytest.raises(InputError, match='pictures_fit: trained with "pad", now "crop"'):
+        load_adapted([str(tmp_path / "run")], other)
+    with pytest.warns(UserWarning, match="Accepted"):
+        cropped = asked(tmp_path / "run", overrides=other, accept=["inputs"])
+    assert cropped.scored["adapter"].answers != load_answers(tmp_path / "run" / "predictions-adapter.jsonl")
 
 
 # --- continuing ----------------------------------------------------------------------------------------------------

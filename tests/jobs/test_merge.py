@@ -6,11 +6,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor
 
 import lora_mm
 from lora_mm.artifact.folder import load_adapter, load_adapters, save_adapter
@@ -39,7 +42,7 @@ def make_adapter(
     torch.manual_seed(seed)
     model = lora_mm.attach(base.model, recipe.adapters, train=recipe.train).eval()
     perturb(model, seed=seed, size=0.1)
-    save_adapter(model, folder, base=base, recipe=recipe.to_yaml())
+    save_adapter(model, folder, base=base, recipe=recipe.to_yaml(), fit=recipe.data.pictures.fit)
     return recipe
 
 
@@ -152,6 +155,31 @@ def test_several_adapters_merge_in_the_order_given(
     assert files[0].read_bytes() != files[1].read_bytes(), "two MMA one after the other do not commute"
     card = (made.output / "README.md").read_text()
     assert "`mine` and `second` and `third`" in card
+
+
+def test_the_processor_beside_a_merged_model_fits_pictures_or_the_card_says_how(
+    adapter: tuple[Path, Recipe], recipe_file: Path, tmp_path: Path
+) -> None:
+    wide = Image.new("RGB", (32, 8), "red")
+    for fit in ("pad", "squash"):
+        recipe = make_adapter(tmp_path / fit, recipe_file, MMA, f"data.pictures.fit={fit}")
+    fitter = make_base_collator(recipe, load_recipe_base(recipe)).fitter
+    assert (fitter.fit, fitter.window) == ("squash", 16)
+    lines: list[str] = []
+    padded = merge(tmp_path / "pad", tmp_path / "padded", modality="image", say=lines.append).output
+    image = AutoProcessor.from_pretrained(padded).image_processor
+    own = load_recipe_base(recipe).processor.image_processor
+    want = own([replace(fitter, fit="pad")(wide)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(image([wide], return_tensors="pt")["pixel_values"], want)
+    assert "before the processor" not in (padded / "README.md").read_text()
+    assert not any("fit pictures" in line for line in lines)
+    squashed = merge(tmp_path / "squash", tmp_path / "squashed", modality="image", say=lines.append).output
+    assert "must be resized to a square without regard to the aspect before" in (squashed / "README.md").read_text()
+    assert "The processor does not fit pictures by itself: they must be resized" in lines[-1]
+    stock = merge(tmp_path / "pad", tmp_path / "stock", modality="image", format="lora").output
+    assert "must be padded to a square in the processor's mean colour before" in (stock / "README.md").read_text()
+    with pytest.raises(InputError, match=r"data.pictures.fit differs \(.*: pad; .*: processor\)"):
+        merge([tmp_path / "pad", adapter[0]], tmp_path / "out", modality="image")
 
 
 def test_an_untrained_adapter_beside_another_changes_nothing(

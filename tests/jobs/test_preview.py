@@ -1,5 +1,7 @@
 """A preview is one page that fetches nothing, with the pictures, the turns and what the model learns."""
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -15,9 +17,9 @@ from lora_mm.jobs.session import make_collator_without_weights
 from tests.helpers.own import Broken, sound_row, write_rows
 
 
-def render_preview(path: Path, output: Path, *, count: int = 24) -> str:
+def render_preview(path: Path, output: Path, *overrides: str, count: int = 24) -> str:
     """The page of a data set's rows for training."""
-    recipe, splits = load_recipe_or_path(str(path))
+    recipe, splits = load_recipe_or_path(str(path), overrides)
     write_page(output, recipe, splits[0], make_collator_without_weights(recipe), count=count)
     return output.read_text(encoding="utf-8")
 
@@ -76,6 +78,29 @@ def test_scienceqa_is_shown_by_problem(scienceqa_folder: Path, tmp_path: Path) -
     page = render_preview(scienceqa_folder, tmp_path / "page.html", count=4)
     assert page.count("<article") == 4
     assert "rows of split train" in page
+
+
+def read_pictures(page: str) -> list[Image.Image]:
+    found = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    return [Image.open(io.BytesIO(base64.b64decode(encoded))) for encoded in found]
+
+
+def test_pictures_are_shown_as_the_model_sees_them(base_folder: Path, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (96, 48), "blue")
+    picture.paste("red", (0, 0, 24, 48))
+    picture.save(tmp_path / "wide.png")
+    file = write_rows(tmp_path, [{"question": "Which?", "answer": "a", "image": "wide.png"}])
+    sizes = {}
+    for fit in ("processor", "pad", "squash", "crop"):
+        settings = (f"base.model={base_folder}", f"data.pictures.fit={fit}")
+        [shown] = read_pictures(render_preview(file, tmp_path / "page.html", *settings))
+        sizes[fit] = shown.size
+        red, _, blue = shown.getpixel((shown.width // 8, shown.height // 2))  # type: ignore[misc]
+        assert (red > blue) is (fit in ("pad", "squash")), "the red end is cut off by the processor too"
+    assert sizes == {"processor": (48, 48), "pad": (96, 96), "squash": (16, 16), "crop": (48, 48)}
+    grid = ("data.slicing={rows: 2, columns: 2, window: 32}", "data.pictures.fit=pad")
+    views = read_pictures(render_preview(file, tmp_path / "page.html", f"base.model={base_folder}", *grid))
+    assert [view.size for view in views] == [(32, 32)] * 5
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
