@@ -13,12 +13,14 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -239,7 +241,8 @@ def main() -> None:
     once.add_argument("order")
     once.add_argument("settings", nargs="*")
     arguments = parser.parse_args()
-    command = f"python benchmarks/order.py {' '.join(sys.argv[1:])}"
+    words = ["FOLDER" if before == "--scienceqa" else word for before, word in pairwise(sys.argv)]
+    command = f"python benchmarks/order.py {shlex.join(words)}"
 
     if arguments.verb == "once":
         with contextlib.redirect_stdout(sys.stderr):
