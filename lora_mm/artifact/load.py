@@ -16,7 +16,7 @@ from lora_mm.models.base_files import compute_fingerprint, find_base_folder
 from lora_mm.models.fitting import make_fitting_processor
 from lora_mm.models.loading import Base, get_default_device, load_base, load_base_config, load_base_processor
 from lora_mm.models.picture_fit import describe_fit
-from lora_mm.models.precision import Dtype, Quantization
+from lora_mm.models.precision import DtypeChoice, Quantization
 from lora_mm.ops.kernel_choice import Kernels
 
 
@@ -26,7 +26,7 @@ def load(
     *,
     adapter_name: str = "default",
     revision: str | None = None,
-    dtype: Dtype = "bfloat16",
+    dtype: DtypeChoice = "bfloat16",
     quantization: Quantization = "none",
     accept: Collection[Mismatch] = (),
     kernels: Kernels = "auto",

@@ -28,7 +28,7 @@ from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.anatomy import list_modalities
 from lora_mm.models.fitting import make_fitting_processor
 from lora_mm.models.picture_fit import describe_fit
-from lora_mm.models.precision import Dtype
+from lora_mm.models.precision import Dtype, resolve_dtype
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
@@ -86,7 +86,8 @@ class _Job:
     @property
     def exact(self) -> bool:
         """Whether both the adapted and the merged model compute in fp32."""
-        return self.recipe.base.quantization != "int8" and {self.recipe.base.dtype, self.dtype} == {"float32"}
+        dtypes = {resolve_dtype(self.recipe.base.dtype), self.dtype}
+        return self.recipe.base.quantization != "int8" and dtypes == {"float32"}
 
 
 def merge(
@@ -166,7 +167,7 @@ def _prepare(
     configs = {str(folder): load_peft_config(folder) for folder in folders}
     check_mergeable(configs, modality)
     recipe = recipes[0]
-    file_dtype: Dtype = dtype or (recipe.base.dtype if format == "model" else "float32")
+    file_dtype: Dtype = dtype or (resolve_dtype(recipe.base.dtype) if format == "model" else "float32")
     return _Job(located, recipe, format, modality, file_dtype, depends_on_modality(configs.values()), say)
 
 

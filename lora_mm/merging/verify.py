@@ -19,7 +19,8 @@ from transformers import AutoModelForImageTextToText
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.merging.drift import Batch, Drift, compute_probe_logits, measure_drift
 from lora_mm.models.anatomy import list_modalities
-from lora_mm.models.loading import Dtype, get_default_device
+from lora_mm.models.loading import get_default_device
+from lora_mm.models.precision import Dtype
 
 ProbeLogits = dict[str, list[Tensor]]
 """Modality → logits on its probes, as :func:`~lora_mm.merging.drift.compute_probe_logits` returns them."""

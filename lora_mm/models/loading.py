@@ -15,11 +15,12 @@ from lora_mm.models.anatomy import find_anatomy
 from lora_mm.models.base_files import POCKET, compute_fingerprint, find_base_folder, get_source
 from lora_mm.models.families import register_family
 from lora_mm.models.precision import (
-    Dtype,
+    DtypeChoice,
     Quantization,
     keep_weights_in_place,
     make_quantization_config,
     quantize_without_data,
+    resolve_dtype,
 )
 from lora_mm.models.processor import load_processor
 
@@ -47,7 +48,7 @@ def load_base(
     name: str,
     *,
     revision: str | None = None,
-    dtype: Dtype = "float32",
+    dtype: DtypeChoice = "float32",
     quantization: Quantization = "none",
     full_precision: Sequence[str] = ("vision", "connector", "head"),
     attention: str | None = None,
@@ -78,6 +79,7 @@ def load_base(
     except InputError as error:
         first, *rest = error.faults
         raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
+    dtype = resolve_dtype(dtype)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
         options["attn_implementation"] = attention

@@ -56,7 +56,8 @@ class BaseSection(Section):
     Attributes:
         model: Hub id or folder of the base, or ``pocket`` for the base that ships with lora-mm.
         revision: Branch, tag or commit on the Hub.
-        dtype: Data type of the weights that are not quantized, and of the computation.
+        dtype: Data type of the weights that are not quantized, and of the computation. ``native`` is bfloat16 where the
+            device has instructions for it, else float32.
         quantization: ``nf4`` for 4 bits with double quantization, ``int8`` for 8 bits, ``none`` for no quantization.
         full_precision: Parts that are not quantized.
         attention: Attention implementation, as in transformers' ``attn_implementation``.
@@ -67,7 +68,7 @@ class BaseSection(Section):
 
     model: str
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16", "native"] = "bfloat16"
     quantization: Literal["none", "nf4", "int8"] = "none"
     full_precision: list[Part] = ["vision", "connector", "head"]
     attention: str | None = None
