@@ -138,7 +138,9 @@ def _make_instructblip_inputs(
         for token in special:
             text = text.replace(token, "")
         questions += [text.strip()] * len(row.pictures)
-    encoded = processor.qformer_tokenizer(questions or [""], return_tensors="pt", padding=True, truncation=True)
+    # A batch without pictures has one blank picture, and so one question. It has a token, because without any the
+    # Q-Former's text layers get no gradient.
+    encoded = processor.qformer_tokenizer(questions or ["?"], return_tensors="pt", padding=True, truncation=True)
     return {
         **_make_blip_inputs(processor, batch, rows),
         "qformer_input_ids": encoded["input_ids"],

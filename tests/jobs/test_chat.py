@@ -247,7 +247,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(
 ) -> None:
     model = load_adapted([str(trained["two"])], [endless])
     whole = model.reply([Turn("user", "Which?")], max_new_tokens=MANY)
-    assert len(whole) > 100
+    assert len(whole) > 60
     terminal.until(r"Adapter one answers\. Adapters: one, two\. /help lists the commands\.\r\n> ")
     terminal.type("/nope")
     terminal.until(r"Unknown command '/nope'.*> ")

