@@ -36,13 +36,15 @@ def configure_lora(part: str, at: str, rank: int) -> dict[str, Any]:
 
 
 def list_adapter_variants(recipe: Recipe) -> dict[str, list[str]]:
-    """List MMA and plain LoRA of equal size on q, k and v: 20·D + 10 parameters a layer, or 6·r·D."""
-    mma = [item for item in recipe.adapters if item.method == "mma"]
-    ranks = {item.part: max(1, round((2 * item.rank + 4) * len(item.roles) / 6)) for item in mma}
-    plain = [{**configure_lora(part, "qkv", rank), "alpha": 2 * rank} for part, rank in ranks.items()]
+    """List MMA beside LoRA, each alone, LoRA of as many parameters as both, and the projector."""
+    dumped = recipe.model_dump(mode="json")["adapters"]
+    mma, lora = ([item for item in dumped if item["method"] == name] for name in ("mma", "lora"))
+    large = [{**item, "rank": item["rank"] * 3 // 2, "alpha": item["alpha"] * 3 // 2} for item in lora]
     return {
-        "MMA (the recipe)": [],
-        "plain LoRA of equal size": [f"adapters={json.dumps(plain)}"],
+        "MMA and LoRA (the recipe)": [],
+        "MMA alone": [f"adapters={json.dumps(mma)}"],
+        "LoRA alone": [f"adapters={json.dumps(lora)}"],
+        "LoRA of the size of both": [f"adapters={json.dumps(large)}"],
         "projector alone": ["adapters=[]", "train=[connector]"],
     }
 

@@ -55,7 +55,7 @@ def together(
 
 
 def assert_trained_alike(two: Path, one: Path) -> None:
-    """Within the rounding that Adam makes of gradients near zero, as those of routers: a 200th of how far weights went."""
+    """Within the rounding that Adam makes of gradients near zero, as those of routers: a 200th of how far they went."""
     weights, expected = load_file(two / WEIGHTS), load_file(one / WEIGHTS)
     assert set(weights) == set(expected)
     for name, tensor in expected.items():

@@ -53,7 +53,7 @@ def test_a_twin_differs_from_its_recipe_in_base_and_size_only(twin: str) -> None
     small, real = load_recipe(twin), load_recipe(TWINS[twin])
     assert small.base.model == "pocket"
     assert small.base.quantization == "none"
-    assert {item.method for item in small.adapters} == {item.method for item in real.adapters}
+    assert {item.method for item in small.adapters} >= {item.method for item in real.adapters}
     assert small.evaluation.metric == real.evaluation.metric
     assert small.data.question == real.data.question
 
