@@ -30,7 +30,8 @@ def resolve_dtype(choice: DtypeChoice) -> Dtype:
     if torch.cuda.is_available():
         computes = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        found = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that we support
+        # Newer than the oldest torch that we support.
+        found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         computes = any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return "bfloat16" if computes else "float32"
 
