@@ -1,7 +1,7 @@
 """Compares orders of the training examples: padding, likeness of neighbouring steps, and what the pocket base learns.
 
     python benchmarks/order.py lengths [--scienceqa FOLDER]
-    python benchmarks/order.py train --steps 600 --seeds 0 1 2 [--orders "stratified, 8 × 2" random] [--set KEY=VALUE]
+    python benchmarks/order.py train --steps 600 --seeds 0 1 2 [--orders NAME …] [--set KEY=VALUE]
 
 ``lengths`` orders the lengths of a recipe's examples and, with ``--scienceqa``, those of real problems as LLaVA-1.5
 reads them: a token for four characters, and 576 for a picture. ``train`` runs ``scienceqa-pocket`` with each order, a
