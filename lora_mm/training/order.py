@@ -1,6 +1,6 @@
 """The order of training examples in an epoch. Knows their lengths; knows no model and no recipe."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Generator
@@ -67,7 +67,7 @@ def stratify_by_length(
     return ordered + _sort_by_length(order[whole:], lengths)
 
 
-ORDERS: Mapping[str, Order] = {
+ORDERS: dict[str, Order] = {
     "stratified": stratify_by_length,
     "random": order_at_random,
     "sequential": order_as_given,
