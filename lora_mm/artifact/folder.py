@@ -3,6 +3,7 @@
 Knows files, bases and PEFT. Knows no recipe, no data and no scores: a recipe comes in as text.
 """
 
+import tempfile
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.adapters.trained_parts import train_whole_in_fp32
-from lora_mm.artifact.files import CONFIG, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
+from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, write_preprocessing
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.models.loading import Base
@@ -38,6 +39,8 @@ def save_adapter(
 ) -> None:
     """Write all but model card and scores to ``folder``: config, weights, resolved recipe, base and preprocessing.
 
+    Each file is whole or not there, and the weights come last: a process that is killed leaves no half adapter.
+
     Args:
         model: as :func:`~lora_mm.adapters.attach.attach` returns it.
         folder: created if it does not exist.
@@ -49,12 +52,17 @@ def save_adapter(
     """
     model.peft_config["default"].base_model_name_or_path = base.name
     model.peft_config["default"].revision = base.revision
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    if dtype != torch.float32:
-        tensors = {name: tensor.to(dtype) for name, tensor in load_file(str(folder / WEIGHTS)).items()}
-        save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
-    (folder / RECIPE).write_text(recipe, encoding="utf-8")
-    write_preprocessing(folder, base, fit)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as name:
+        temporary = Path(name)
+        model.save_pretrained(name, save_embedding_layers=False)
+        if dtype != torch.float32:
+            tensors = {key: tensor.to(dtype) for key, tensor in load_file(str(temporary / WEIGHTS)).items()}
+            save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
+        (temporary / RECIPE).write_text(recipe, encoding="utf-8")
+        write_preprocessing(temporary, base, fit)
+        for file in (CONFIG, RECIPE, PREPROCESSING, WEIGHTS):
+            (temporary / file).replace(folder / file)
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:

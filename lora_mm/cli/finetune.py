@@ -12,8 +12,8 @@ def finetune(
     recipe: RecipeOption,
     overrides: SetOption = [],
     output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the contents of the folder first.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, or start it.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything up to the first training step; write nothing.")
     ] = False,
@@ -30,7 +30,8 @@ def finetune(
     """Fine-tune as a recipe says, score base and adapter, and write the adapter folder."""
     from lora_mm.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, [*overrides, *([f"training.report_to={report_to}"] if report_to else [])])
+    settings = [*overrides, *([f"training.report_to={report_to}"] if report_to else [])]
+    loaded = load_recipe(recipe, settings)  # faults show before torch is imported
 
     from rich.console import Console
 
@@ -40,7 +41,7 @@ def finetune(
     from lora_mm.json_text import to_json
 
     console = Console(stderr=as_json)
-    result = run(loaded, output, console, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    result = run(recipe, output, console, overrides=settings, resume=resume, overwrite=overwrite, dry_run=dry_run)
     if result is None:
         if as_json:
             print(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))

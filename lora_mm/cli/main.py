@@ -11,6 +11,7 @@ import typer
 from lora_mm import __version__, distributed
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
+from lora_mm.interrupt import get_exit_code, raise_stop_signals
 
 app = typer.Typer(
     help="Fine-tune open multimodal models with small adapters, on the GPU you have. "
@@ -51,8 +52,12 @@ app.command(name="env")(env.env)
 
 
 def run() -> None:
-    """Run the command line. Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C."""
+    """Run the command line.
+
+    Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP.
+    """
     _quiet_libraries()
+    raise_stop_signals()
     # If the terminal cannot write a character (a lone surrogate, an ASCII locale), write an escape sequence.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -69,10 +74,10 @@ def run() -> None:
             for line in str(error).splitlines():
                 print(line, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if distributed.is_first_to_fail():
             print("Stopped.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(get_exit_code(stop))
     except SystemExit:  # wrong usage, or --help: rank 0 exits, and the launcher stops the other ranks
         if not distributed.rank():
             raise

@@ -5,6 +5,7 @@ line is a turn and each answer is one line, with line breaks written as ``\\n``;
 """
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from lora_mm.data.example import ImageSource, Turn
 from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError, suggest_name
-from lora_mm.interrupt import Interrupt
+from lora_mm.interrupt import Interrupt, Stopped
 from lora_mm.jobs.inference import AdaptedModel
 
 
@@ -125,7 +126,7 @@ def chat_in_terminal(chat: Chat) -> None:
     """Run the conversation in this terminal until the user leaves."""
     with contextlib.suppress(ImportError):  # line editing and history, if the platform has readline
         import readline  # noqa: F401
-    interrupt, pressed_before = Interrupt(), False
+    interrupt, pressed_before = Interrupt([signal.SIGINT]), False
     while not chat.ended:
         try:
             line = input("> ").strip()
@@ -136,6 +137,8 @@ def chat_in_terminal(chat: Chat) -> None:
             pressed_before = interrupt.requested
         except EOFError:
             break
+        except Stopped:
+            raise
         except KeyboardInterrupt:
             if pressed_before or interrupt.requested:
                 break

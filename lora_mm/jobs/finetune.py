@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ from lora_mm.jobs.run_folder import (
     CHECKPOINTS,
     RunResult,
     check_run_folder,
-    find_last_checkpoint,
+    choose_checkpoint,
+    hash_recipe,
+    lock_run_folder,
     prepare_run_folder,
     write_run_folder,
 )
@@ -51,7 +54,7 @@ from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_coll
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
 from lora_mm.progress import Display
-from lora_mm.recipe.load import load_recipe
+from lora_mm.recipe.load import load_recipe, recipe_file
 from lora_mm.recipe.sections import Recipe
 from lora_mm.training.gradients import broadcast_weights
 from lora_mm.training.run import check_logger, train
@@ -76,8 +79,8 @@ def finetune(
         output: the adapter folder; ``runs/NAME`` by default. Checkpoints are saved in ``checkpoints/`` inside it.
         console: console for progress and tables; by default standard output.
         overrides: ``key=value`` settings, as for ``--set``; only for a recipe given by name or file.
-        resume: continue from the last checkpoint in ``output``.
-        overwrite: delete what is in ``output`` first.
+        resume: continue the run in ``output`` from its last whole checkpoint, or from the start if it has none.
+        overwrite: delete the run in ``output`` first.
         dry_run: do everything up to the first training step, and write nothing.
 
     Returns:
@@ -86,48 +89,57 @@ def finetune(
     Raises:
         InputError: recipe, data or folder cannot be used.
         LoraMMError: the run fails.
-        Interrupted: after Ctrl-C, with a checkpoint saved.
+        Interrupted: after Ctrl-C or another stop signal, with a checkpoint saved.
     """
     started = time.monotonic()
-    recipe = _load(recipe, overrides)
+    recipe, recipe_path = _load(recipe, overrides)
     output = Path("runs") / recipe.name if output is None else Path(output)
     display = Display(Console() if console is None else console)
     distributed.init_process_group()
-    check_run_folder(output, recipe, resume=resume, overwrite=overwrite)
-    check_logger(recipe.training.report_to)
-    distributed.barrier()  # all ranks check the folder before rank 0 writes to it
-    job = _prepare_job(recipe, display)
-    if dry_run:
-        distributed.destroy_process_group()
-        display.console.print("Dry run: the recipe can run as it is. Nothing was written.")
-        return None
+    with ExitStack() as stack:
+        if not dry_run and not distributed.rank():
+            stack.enter_context(lock_run_folder(output))
+        check_run_folder(output, recipe, recipe_path, resume=resume, overwrite=overwrite)
+        check_logger(recipe.training.report_to)
+        checkpoint, damaged = choose_checkpoint(output, recipe) if resume else (None, [])
+        distributed.barrier()  # all ranks check the folder before rank 0 writes to it
+        for fault in damaged:
+            display.console.print(f"Not used: {fault}.", highlight=False)
+        job = _prepare_job(recipe, display)
+        if dry_run:
+            distributed.destroy_process_group()
+            display.console.print("Dry run: the recipe can run as it is. Nothing was written.")
+            return None
+        if not distributed.rank():
+            prepare_run_folder(output, recipe, overwrite=overwrite)
+        return _run(job, output, checkpoint, started)
 
-    baselines = None
-    if not distributed.rank():
-        prepare_run_folder(output, recipe, overwrite=overwrite)
-        baselines = _score_baselines(job, output)
+
+def _run(job: "_Job", output: Path, checkpoint: Path | None, started: float) -> RunResult | None:
+    """Score the base, train from ``checkpoint`` on, score the adapter, and write its folder; see :func:`finetune`."""
+    baselines = None if distributed.rank() else _score_baselines(job, output)
     distributed.barrier()  # the other ranks wait while rank 0 scores
-    checkpoint = find_last_checkpoint(output) if resume else None
     figures = train(
         job.model,
         job.collator,
         job.prepared,
-        recipe.training,
+        job.recipe.training,
         output / CHECKPOINTS,
-        display,
+        job.display,
         run_name=output.name,
+        recipe=hash_recipe(job.recipe),
         resume_from=checkpoint,
     )
     distributed.destroy_process_group()
     if baselines is None:
         return None
     distributed.become_single_process()
-    _warn_about_idle_experts(job.model, display.console)
+    _warn_about_idle_experts(job.model, job.display.console)
     _save(job, output)
     result = _score_adapter(job, output, baselines, figures, started)
     routing = sample_routing(job.model, job.collator, job.test.examples)
-    write_run_folder(result, recipe, job.model, job.base, job.test.examples, routing)
-    display.console.print(scores_to_table(result.scores, title=result.title))
+    write_run_folder(result, job.recipe, job.model, job.base, job.test.examples, routing)
+    job.display.console.print(scores_to_table(result.scores, title=result.title))
     return result
 
 
@@ -174,12 +186,13 @@ class _Job:
         return score_model(self.model, self.collator, self.recipe, questions, advance, problems=self.test.problems)
 
 
-def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> Recipe:
+def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> tuple[Recipe, Path | None]:
+    """Load the recipe; also returns its file, if it was given by name or file."""
     if not isinstance(recipe, Recipe):
-        return load_recipe(str(recipe), overrides)
+        return load_recipe(str(recipe), overrides), recipe_file(str(recipe))
     if list(overrides):
         raise ValueError("overrides apply to a recipe given by name or file, not to a Recipe.")
-    return recipe
+    return recipe, None
 
 
 def _prepare_job(recipe: Recipe, display: Display) -> _Job:

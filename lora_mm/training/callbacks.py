@@ -1,4 +1,4 @@
-"""Trainer callbacks: measure speed and memory, check gradients, stop on Ctrl-C. Knows no recipe."""
+"""Trainer callbacks: measure speed and memory, check gradients, stop on a signal. Knows no recipe."""
 
 import time
 from collections.abc import Callable
@@ -50,10 +50,10 @@ class EpochSetter(TrainerCallback):
 
 
 class StopOnInterrupt(Interrupt, TrainerCallback):
-    """Stops training after the current step, with a checkpoint, on the first Ctrl-C; stops at once on the second."""
+    """Stops training after the current step, with a checkpoint, on the first stop signal; at once on the second."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop and save if any rank received Ctrl-C."""
+        """Stop and save if any rank received a stop signal."""
         if distributed.any_rank(self.requested):
             control.should_save = True
             control.should_training_stop = True

@@ -1,10 +1,13 @@
-"""The training loop of one run: the Trainer's arguments, resuming, Ctrl-C, and the figures of the run.
+"""The training loop of one run: the Trainer's arguments, resuming, stop signals, and the figures of the run.
 
 Knows the ``training`` section of a recipe; knows no scores and no adapter folder.
 """
 
+import hashlib
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import TrainingSection
 from lora_mm.training.callbacks import StopOnInterrupt
+from lora_mm.training.checkpoints import read_facts
 from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
 
@@ -28,9 +32,16 @@ _OURS = {"train_sampling_strategy", "loss_weight"}
 
 
 class Interrupted(LoraMMError):
-    """Ctrl-C during training, after a checkpoint was saved. Exit code 130."""
+    """A stop signal during training, after a checkpoint was saved.
 
-    exit_code = 130
+    Args:
+        message: what was saved, and how to continue.
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def check_logger(name: str) -> None:
@@ -48,6 +59,7 @@ def train(
     display: Display,
     *,
     run_name: str,
+    recipe: str,
     resume_from: Path | None = None,
 ) -> dict[str, Any]:
     """Train the parameters of ``model`` that require gradients, in place.
@@ -60,6 +72,7 @@ def train(
         checkpoints: folder for checkpoints.
         display: shows progress.
         run_name: name of the run in loggers.
+        recipe: hash of the recipe, by which checkpoints are recognized.
         resume_from: the checkpoint to continue from; None starts at step 0.
 
     Returns:
@@ -67,10 +80,17 @@ def train(
         ``trained_parameters`` and ``peak_gpu_bytes`` (None without a GPU).
 
     Raises:
-        LoraMMError: the loss is not finite, a trained tensor gets no gradient, a checkpoint cannot be written, or the
-            GPU is out of memory.
-        Interrupted: after Ctrl-C, with a checkpoint saved.
+        InputError: the examples are not those that the run of ``resume_from`` trains on.
+        LoraMMError: the loss is not finite, a trained tensor gets no gradient, a checkpoint cannot be written, a worker
+            process was killed, or the GPU is out of memory.
+        Interrupted: after a stop signal, with a checkpoint saved.
     """
+    facts = {"recipe": recipe, "examples": _hash_examples(prepared)}
+    if resume_from is not None and read_facts(resume_from) != facts:
+        raise InputError(
+            f"--resume: the training examples are not those of {resume_from}: the data has changed since. Restore it, "
+            "or start a new run with another --output."
+        )
     progress, interrupt = TrainingProgress(display), StopOnInterrupt()
     trainer = AdapterTrainer(
         model=model,
@@ -79,6 +99,7 @@ def train(
         train_dataset=prepared.examples,
         sampler=_make_sampler(settings, prepared.lengths),
         loss_weight=settings.loss_weight,
+        facts=facts,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
@@ -88,7 +109,7 @@ def train(
     started = time.monotonic()
     try:
         if resume_from is None or not trainer.load_finished(resume_from):
-            with interrupt.listening(), explain_out_of_memory():
+            with interrupt.listening(), explain_out_of_memory(), _explain_killed_worker():
                 trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
@@ -96,9 +117,28 @@ def train(
         distributed.destroy_process_group()  # waits until all ranks have saved
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, checkpoint saved in "
-            f"{checkpoints}. Run the same command with --resume to continue."
+            f"{checkpoints}. Run the same command with --resume to continue.",
+            128 + (interrupt.signal or signal.SIGINT),  # another rank received it
         )
     return _collect_figures(trainer, time.monotonic() - started)
+
+
+def _hash_examples(prepared: PreparedExamples) -> str:
+    """Hash the lengths of the examples, which decide their order: an edited data set rarely keeps them all."""
+    return hashlib.sha256(repr(list(prepared.lengths)).encode()).hexdigest()
+
+
+@contextmanager
+def _explain_killed_worker() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LoraMMError(
+            f"A worker process that prepares examples was killed, most likely for want of memory: {error}\n"
+            "Lower training.dataloader_num_workers, then continue from the last checkpoint with --resume."
+        ) from error
 
 
 def _make_sampler(settings: TrainingSection, lengths: Sequence[int]) -> EpochSampler:

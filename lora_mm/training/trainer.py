@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
 
 from lora_mm import distributed
 from lora_mm.adapters.token_router import find_token_routers
 from lora_mm.errors import LoraMMError
+from lora_mm.interrupt import make_worker_context
 from lora_mm.training.callbacks import EpochSetter, GradientGuard, Meter
+from lora_mm.training.checkpoints import UNFINISHED, seal_checkpoint
 from lora_mm.training.gradients import average_gradients
 from lora_mm.training.loss import LossWeight, compute_answer_loss, count_items
 
@@ -28,15 +31,23 @@ class AdapterTrainer(Trainer):
         args: positional arguments of :class:`transformers.Trainer`.
         sampler: gives the order of the training examples.
         loss_weight: what counts equally in the loss.
+        facts: what the run trains, for the manifest of its checkpoints.
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
 
     model: nn.Module
     loss_is_scaled_for_ga = True  # compute_answer_loss divides by the items of all accumulated batches
 
-    def __init__(self, *args: Any, sampler: Sampler[int], loss_weight: LossWeight = "token", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        sampler: Sampler[int],
+        loss_weight: LossWeight = "token",
+        facts: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.sampler, self.loss_weight = sampler, loss_weight
+        self.sampler, self.loss_weight, self.facts = sampler, loss_weight, facts or {}
         self.seen_pictures = False
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # the Trainer then counts items over accumulated batches
@@ -136,15 +147,35 @@ class AdapterTrainer(Trainer):
             and not name.endswith(".bias")  # biases of several experts are stacked: [experts, width]
         ]
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Make the Trainer's data loader; its worker processes leave stop signals to this process."""
+        loader = super().get_train_dataloader()
+        if loader.num_workers:
+            inner = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper does not pass attributes on
+            inner.multiprocessing_context = make_worker_context()
+        return loader
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial)) / UNFINISHED)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save as the Trainer does; delete a checkpoint that cannot be written completely."""
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        """Save as the Trainer does, but in a folder of its own, and give the checkpoint its name when it is whole."""
+        checkpoints, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
+        unfinished = checkpoints / UNFINISHED
         try:
+            if self.args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+            distributed.barrier()
             super()._save_checkpoint(model, trial)
+            distributed.barrier()
+            if self.args.should_save:
+                seal_checkpoint(unfinished / name, checkpoints / name, self.facts)
+                unfinished.rmdir()
+                rotate_checkpoints(str(checkpoints), self.args.save_total_limit)
         except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk raises depends on the writer
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise LoraMMError(
-                f"{folder}: the checkpoint cannot be written: {str(error).splitlines()[0]}\n"
+                f"{checkpoints / name}: the checkpoint cannot be written: {str(error).splitlines()[0]}\n"
                 "Free some disk space, then continue from the previous checkpoint with --resume."
             ) from error
 

@@ -1,25 +1,15 @@
-"""Whole runs on a tiny base: what they leave behind, what they refuse, and that they go on where they stopped."""
+"""Whole runs on a tiny base: what they leave behind, print and score."""
 
-import io
 import json
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from lora_mm.data.splits import load_split
-from lora_mm.errors import InputError, LoraMMError
+from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import load_answers
 from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.jobs.evaluate import Evaluation, evaluate
@@ -27,43 +17,15 @@ from lora_mm.jobs.finetune import finetune
 from lora_mm.jobs.inference import load_adapted
 from lora_mm.jobs.run_folder import RunResult, load_scores
 from lora_mm.recipe.load import load_recipe
-from lora_mm.recipe.sections import Recipe
+from tests.helpers.runs import console
 from tests.helpers.tiny import make_recipe
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def console() -> Console:
-    return Console(file=io.StringIO(), width=120)
-
-
-def printed(output: Console) -> str:
-    assert isinstance(output.file, io.StringIO)
-    return output.file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def recipe_file(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six steps, a checkpoint after the third; MMA with dropout in both parts, and the connector whole."""
-    return make_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", base_folder, scienceqa_folder)
-
-
-@pytest.fixture(scope="module")
-def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult, str]:
-    """The folder of an uninterrupted run, what it returned and what it printed."""
-    folder, out = tmp_path_factory.mktemp("runs") / "whole", console()
-    outcome = finetune(load_recipe(str(recipe_file)), folder, out)
-    assert outcome is not None
-    return folder, outcome, printed(out)
-
-
 def asked(folder: Path, **how: Any) -> Evaluation:
     """The adapter in ``folder`` evaluated on its recipe's own questions."""
     return evaluate(folder, console=console(), **how)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 # --- what is left behind -------------------------------------------------------------------------------------------
@@ -76,6 +38,7 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, RunResult,
         WEIGHTS,
         "README.md",
         "recipe.yaml",
+        "run.json",
         "preprocessing.json",
         "predictions-base.json",
         "predictions-adapter.json",
@@ -241,244 +204,6 @@ def test_pictures_are_scored_as_they_were_trained_on(recipe_file: Path, tmp_path
     with pytest.warns(UserWarning, match="Accepted"):
         cropped = asked(tmp_path / "run", overrides=other, accept=["inputs"])
     assert cropped.scored["adapter"].answers != load_answers(tmp_path / "run" / "predictions-adapter.jsonl")
-
-
-# --- continuing ----------------------------------------------------------------------------------------------------
-
-
-def stopped_at(checkpoint: int, finished: Path, folder: Path) -> Path:
-    """A copy of a finished run as it was after ``checkpoint``."""
-    shutil.copytree(finished, folder)
-    for path in (folder / "checkpoints").iterdir():
-        if int(path.name.rpartition("-")[2]) > checkpoint:
-            shutil.rmtree(path)
-    for name in (WEIGHTS, "adapter_config.json", "scores.json", "README.md", "predictions-adapter.json"):
-        (folder / name).unlink()
-    return folder
-
-
-def test_resumed_it_ends_bit_equal(finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path) -> None:
-    whole, outcome, _ = finished
-    folder = stopped_at(3, whole, tmp_path / "stopped")
-    out = console()
-    resumed = finetune(load_recipe(str(recipe_file)), folder, out, resume=True)
-    assert "training: 3/3 steps" in printed(out)
-    assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert resumed is not None
-    losses = [[entry["loss"] for entry in run.figures["history"]] for run in (resumed, outcome)]
-    assert losses[0] == losses[1]
-    assert resumed.scores == outcome.scores
-    assert (folder / "predictions-adapter.json").read_bytes() == (whole / "predictions-adapter.json").read_bytes()
-
-
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
-def test_resumed_in_a_later_pass_over_the_data_it_ends_bit_equal(
-    recipe_file: Path, tmp_path: Path, strategy: str
-) -> None:
-    """Twelve problems in batches of two: the checkpoint is in the second of three passes, each in its own order."""
-    settings = ["data.train_limit=12", "data.eval_limit=2", "evaluation.base=false", "training.max_steps=15"]
-    settings += ["training.per_device_train_batch_size=2", "training.save_steps=8", "adapters.0.dropout=0.2"]
-    recipe = load_recipe(str(recipe_file), [*settings, f"training.train_sampling_strategy={strategy}"])
-    finetune(recipe, tmp_path / "whole", console())
-    folder = stopped_at(8, tmp_path / "whole", tmp_path / "stopped")
-    finetune(recipe, folder, console(), resume=True)
-    assert (folder / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
-
-
-def test_a_finished_run_resumed_only_scores_again(
-    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
-) -> None:
-    whole, outcome, _ = finished
-    folder = shutil.copytree(whole, tmp_path / "whole")
-    again = finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
-    assert again is not None
-    assert again.scores == outcome.scores
-    assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-
-
-def test_a_run_that_ended_within_an_epoch_takes_no_step_more(recipe_file: Path, tmp_path: Path) -> None:
-    recipe, folder = (
-        load_recipe(str(recipe_file), ["training.max_steps=4", "training.save_steps=500"]),
-        tmp_path / "run",
-    )
-    first = finetune(recipe, folder, console())
-    weights = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).unlink()  # as if stopped between training and saving
-    again = finetune(recipe, folder, console(), resume=True)
-    assert first is not None
-    assert again is not None
-    assert again.figures["steps"] == 4
-    assert again.scores == first.scores
-    assert (folder / WEIGHTS).read_bytes() == weights
-
-
-def test_a_checkpoint_cut_off_in_writing_is_passed_over(
-    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(finished[0], tmp_path / "whole")
-    (folder / "checkpoints" / "checkpoint-6" / "trainer_state.json").unlink()
-    finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
-    assert (folder / WEIGHTS).read_bytes() == (finished[0] / WEIGHTS).read_bytes()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
-def test_ctrl_c_saves_and_exits_130_and_resume_finishes(recipe_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    settings = ["training.max_steps=20", "training.save_steps=1", "evaluation.base=false"]
-    flags = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "lora_mm", "finetune", "--recipe", str(recipe_file), "--output", str(folder)]
-    run = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(folder.glob("checkpoints/checkpoint-*")) and run.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=120)
-    finally:
-        run.kill()
-    assert run.returncode == 130, err[-2000:]
-    assert "Traceback" not in out + err
-    assert "with --resume to continue" in err
-    assert not (folder / WEIGHTS).exists()
-    step = int(err.split("Stopped at step ")[1].split()[0])
-    assert step < 20
-    assert (folder / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").is_file()
-    outcome = finetune(load_recipe(str(recipe_file), settings), folder, console(), resume=True)
-    assert outcome is not None
-    assert outcome.figures["steps"] == 20
-    assert (folder / WEIGHTS).is_file()
-
-
-# --- what is refused, with nothing lost ------------------------------------------------------------------------------
-
-
-def refused(recipe: Recipe, folder: Path, **options: Any) -> str:
-    with pytest.raises(InputError) as error:
-        finetune(recipe, folder, console(), **options)
-    return str(error.value)
-
-
-def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(
-    finished: tuple[Path, RunResult, str], recipe_file: Path
-) -> None:
-    before = contents(finished[0])
-    message = refused(load_recipe(str(recipe_file)), finished[0])
-    assert "--resume" in message
-    assert "--overwrite" in message
-    assert contents(finished[0]) == before
-
-
-def test_overwrite_throws_the_old_run_away(
-    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(finished[0], tmp_path / "whole")
-    recipe = load_recipe(str(recipe_file), ["training.max_steps=1", "evaluation.base=false"])
-    finetune(recipe, folder, console(), overwrite=True)
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-1"]
-    assert not (folder / "predictions-base.json").exists()
-
-
-def test_what_is_wrong_is_found_before_overwrite_throws_anything_away(
-    finished: tuple[Path, RunResult, str], recipe_file: Path
-) -> None:
-    before = contents(finished[0])
-    for setting in ("data.path=/nowhere", "base.model=/nowhere", "data.max_length=8", "data.eval_split=train"):
-        refused(load_recipe(str(recipe_file), [setting]), finished[0], overwrite=True)
-    assert contents(finished[0]) == before
-
-
-def test_a_dry_run_writes_nothing(recipe_file: Path, tmp_path: Path) -> None:
-    out = console()
-    assert finetune(load_recipe(str(recipe_file)), tmp_path / "run", out, dry_run=True) is None
-    assert list(tmp_path.iterdir()) == []
-    assert "Nothing was written" in printed(out)
-    assert "connector" in printed(out)
-
-
-def test_a_dry_run_with_overwrite_throws_nothing_away(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
-    before = contents(finished[0])
-    finetune(load_recipe(str(recipe_file)), finished[0], console(), dry_run=True, overwrite=True)
-    assert contents(finished[0]) == before
-
-
-def test_resume_without_a_checkpoint_is_refused(recipe_file: Path, tmp_path: Path) -> None:
-    assert "no checkpoint" in refused(load_recipe(str(recipe_file)), tmp_path / "run", resume=True)
-
-
-def test_resume_of_another_recipe_is_refused(finished: tuple[Path, RunResult, str], recipe_file: Path) -> None:
-    before = contents(finished[0])
-    changed = load_recipe(str(recipe_file), ["training.learning_rate=1"])
-    assert "the recipe differs from" in refused(changed, finished[0], resume=True)
-    assert contents(finished[0]) == before
-
-
-def test_resume_and_overwrite_together_are_refused(
-    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
-) -> None:
-    """They contradict each other, and what would be resumed would be gone."""
-    folder = shutil.copytree(finished[0], tmp_path / "whole")
-    message = refused(load_recipe(str(recipe_file)), folder, resume=True, overwrite=True)
-    assert "--resume" in message
-    assert "--overwrite" in message
-    assert contents(folder) == contents(finished[0])
-
-
-def test_problems_in_both_splits_are_refused(recipe_file: Path, tmp_path: Path) -> None:
-    message = refused(load_recipe(str(recipe_file), ["data.eval_split=train"]), tmp_path / "run")
-    assert "24 examples are in both data.train_split=train and data.eval_split=train" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_nothing_left_to_train_on_is_refused(recipe_file: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(str(recipe_file), ["data.max_length=8", "data.overlong=drop"])
-    assert "No example of 'train' is left to train on" in refused(recipe, tmp_path / "run")
-
-
-def test_an_output_that_is_a_file_is_refused(recipe_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("mine")
-    assert "is a file, not a folder" in refused(load_recipe(str(recipe_file)), tmp_path / "run")
-    assert (tmp_path / "run").read_text() == "mine"
-
-
-def test_an_output_that_cannot_be_written_fails_with_exit_code_1(recipe_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(LoraMMError, match="cannot be written") as error:
-        finetune(load_recipe(str(recipe_file)), tmp_path / "file" / "run", console())
-    assert error.value.exit_code == 1
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file may grow above ``size`` bytes: what a full disk does, at a place of our choice."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [600, 2000, 12_000])
-def test_a_disk_that_fills_up_fails_with_exit_code_1(recipe_file: Path, tmp_path: Path, size: int) -> None:
-    """At the first small file, in the middle of the recipe or the predictions, and in the first checkpoint."""
-    recipe = load_recipe(str(recipe_file))
-    with pytest.raises(LoraMMError, match="cannot be written") as error, largest_file(size):
-        finetune(recipe, tmp_path / "run", console())
-    assert error.value.exit_code == 1
-    assert str(tmp_path / "run") in str(error.value)
-    assert not list((tmp_path / "run").glob("checkpoints/*")), "half a checkpoint is worse than none"
-
-
-def test_a_disk_that_fills_up_at_the_second_checkpoint_leaves_the_first(
-    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
-) -> None:
-    folder = stopped_at(3, finished[0], tmp_path / "stopped")
-    with pytest.raises(LoraMMError, match="checkpoint-6: the checkpoint cannot be written"), largest_file(12_000):
-        finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-3"]
-    finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
-    assert (folder / WEIGHTS).read_bytes() == (finished[0] / WEIGHTS).read_bytes()
 
 
 # --- methods by crop and by token ------------------------------------------------------------------------------------
