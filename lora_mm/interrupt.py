@@ -12,8 +12,8 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Ctrl-C; what schedulers and ``kill`` send; what a terminal sends when it closes. Windows has no SIGHUP."""
 
 
-class Stopped(KeyboardInterrupt):
-    """The process received a stop signal other than Ctrl-C.
+class Stopped(BaseException):
+    """The process received a stop signal other than Ctrl-C. Not an Exception, as KeyboardInterrupt is none.
 
     Args:
         number: the signal.
@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def get_exit_code(stop: KeyboardInterrupt) -> int:
+def get_exit_code(stop: BaseException) -> int:
     """The exit code of a process that a signal ended, by the convention of shells: 130 after Ctrl-C, 143, 129."""
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 

@@ -11,7 +11,7 @@ import typer
 from lora_mm import __version__, distributed
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
 from lora_mm.errors import LoraMMError
-from lora_mm.interrupt import get_exit_code, raise_stop_signals
+from lora_mm.interrupt import Stopped, get_exit_code, raise_stop_signals
 
 app = typer.Typer(
     help="Fine-tune open multimodal models with small adapters, on the GPU you have. "
@@ -74,7 +74,7 @@ def run() -> None:
             for line in str(error).splitlines():
                 print(line, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, Stopped) as stop:
         if distributed.is_first_to_fail():
             print("Stopped.", file=sys.stderr)
         sys.exit(get_exit_code(stop))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from lora_mm.data.example import ImageSource, Turn
 from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError, suggest_name
-from lora_mm.interrupt import Interrupt, Stopped
+from lora_mm.interrupt import Interrupt
 from lora_mm.jobs.inference import AdaptedModel
 
 
@@ -137,8 +137,6 @@ def chat_in_terminal(chat: Chat) -> None:
             pressed_before = interrupt.requested
         except EOFError:
             break
-        except Stopped:
-            raise
         except KeyboardInterrupt:
             if pressed_before or interrupt.requested:
                 break

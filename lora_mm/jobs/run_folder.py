@@ -103,6 +103,8 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"--output {folder}: another run is writing to this folder. Wait for its end, or name another folder."
             ) from None
+        for leftover in folder.glob(".adapter-*"):  # of a process that was killed while it saved
+            shutil.rmtree(leftover)
     try:
         yield
     finally:

@@ -174,13 +174,14 @@ def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str)
 
 
 def _collect_figures(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:
-    last_log = trainer.state.log_history[-1]  # the Trainer's summary, if training reached the end
+    history = trainer.state.log_history  # empty after fewer steps than logging_steps
+    last_log = history[-1] if history else {}  # the Trainer's summary, if training reached the end
     rate = last_log.get("train_samples_per_second", last_log.get("samples_per_second", 0.0))
     return {
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "samples_per_second": round(rate, 2),
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "history": [entry for entry in history if "loss" in entry],
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

@@ -61,10 +61,8 @@ def test_a_finished_run_resumed_only_scores_again(
 
 
 def test_a_run_that_ended_within_an_epoch_takes_no_step_more(recipe_file: Path, tmp_path: Path) -> None:
-    recipe, folder = (
-        load_recipe(str(recipe_file), ["training.max_steps=4", "training.save_steps=500"]),
-        tmp_path / "run",
-    )
+    settings = ["training.max_steps=4", "training.save_steps=500", "training.logging_steps=100"]  # so it has no logs
+    recipe, folder = load_recipe(str(recipe_file), settings), tmp_path / "run"
     first = finetune(recipe, folder, console())
     weights = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).unlink()  # as if stopped between training and saving
