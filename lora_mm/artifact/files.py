@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, truncate_faults
 from lora_mm.json_text import read_json_file
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
@@ -23,6 +23,9 @@ LIMITS = {
     SCORES: 10_000_000,
 }
 """Shared file → its maximum bytes. Checkpoints and answers are not shared."""
+
+DTYPES = ("F32", "F16", "BF16")
+"""Types of the tensors of an adapter, in safetensors' names."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -78,13 +81,28 @@ def list_shared_files(folder: Path) -> list[Path]:
     """List the files of an adapter folder that are shared, sorted by name.
 
     Raises:
-        InputError: not an adapter folder, a file above its limit, or weights that cannot be read.
+        InputError: not an adapter folder, a file above its limit, or weights that cannot be read or used.
     """
     check_adapter_folder(folder)
     files = [folder / name for name in sorted(LIMITS) if (folder / name).is_file()]
     check_file_sizes(str(folder), {file.name: file.stat().st_size for file in files})
-    read_tensor_shapes(folder / WEIGHTS)
+    check_dtypes(folder / WEIGHTS, read_tensor_shapes(folder / WEIGHTS))
     return files
+
+
+def check_dtypes(file: Path, tensors: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Check that the tensors of an adapter are of a type in :data:`DTYPES`.
+
+    Args:
+        file: file of the tensors, for the message.
+        tensors: what :func:`read_tensor_shapes` returned for it.
+
+    Raises:
+        InputError: one line for each tensor of another type.
+    """
+    faults = [f"{name} is {dtype}" for name, (_, dtype) in sorted(tensors.items()) if dtype not in DTYPES]
+    if faults:
+        raise InputError(f"{file}: weights of an adapter are {', '.join(DTYPES)}:", *truncate_faults(faults))
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
