@@ -53,7 +53,7 @@ def check_no_pickle(place: str, names: list[str]) -> None:
     pickles = sorted(name for name in names if name.lower().endswith(_PICKLE_SUFFIXES))
     if pickles:
         raise InputError(
-            f"{place}: holds a pickle ({', '.join(pickles)}), which runs code when read. Remove it; weights are read "
+            f"{place}: holds a pickle ({', '.join(map(repr, pickles))}), which runs code when read. Remove it; weights are read "
             f"from {WEIGHTS} only."
         )
 

@@ -22,6 +22,7 @@ from lora_mm.adapters.trained_parts import train_whole_in_fp32
 from lora_mm.artifact.files import CONFIG, RECIPE, WEIGHTS, check_adapter_folder, check_dtypes, read_tensor_shapes
 from lora_mm.artifact.peft_config import list_sizes, load_peft_config
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, write_preprocessing
+from lora_mm.atomic import make_readable
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 from lora_mm.hub_access import root_cause
 from lora_mm.models.loading import Base
@@ -57,6 +58,7 @@ def save_adapter(
         save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
     write_preprocessing(folder, base, fit)
+    make_readable(folder)
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:

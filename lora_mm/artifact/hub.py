@@ -215,8 +215,12 @@ def _unpack_to_cache(file: Path) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     folder = cache_folder() / "packed" / digest / file.name.removesuffix(SUFFIX)
-    if not folder.is_dir():
-        unpack_adapter(file, folder)
+    try:
+        if not folder.is_dir():
+            unpack_adapter(file, folder)
+    except LoraMMError:
+        if not folder.is_dir():  # otherwise another process unpacked the same file meanwhile
+            raise
     return folder
 
 
