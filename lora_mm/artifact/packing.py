@@ -6,11 +6,12 @@ A packed adapter is an uncompressed tar of the files in ``files.LIMITS``. The sa
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from lora_mm.artifact.files import LIMITS, check_adapter_folder, check_file_sizes, check_no_pickle, list_shared_files
+from lora_mm.artifact.outgoing import copy_to_send
 from lora_mm.atomic import atomic_file, atomic_folder
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
 
@@ -20,24 +21,28 @@ _MAX_BYTES = 2 * sum(LIMITS.values())
 _MAX_MEMBERS = 10 * len(LIMITS)
 
 
-def pack_adapter(folder: Path, file: Path) -> int:
-    """Pack the adapter in ``folder``.
+def pack_adapter(folder: Path, file: Path, say: Callable[[str], None] = lambda line: None) -> int:
+    """Pack the adapter in ``folder``, without paths of this machine.
 
     Args:
         folder: the adapter's folder.
         file: the file to write; it appears only when it is complete.
+        say: called with a line for each path that is replaced (see :func:`~.outgoing.copy_to_send`).
 
     Returns:
         Size of the file in bytes.
 
     Raises:
-        InputError: not an adapter folder, a file above its limit, or a ``file`` that exists.
+        InputError: a folder that cannot be shared, or a ``file`` that exists.
         LoraMMError: the file cannot be written.
     """
-    members = list_shared_files(folder)
-    if file.exists():
+    if os.path.lexists(file):
         raise InputError(f"{file}: exists; name another file with --output.")
-    with atomic_file(file) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        copy_to_send(folder, say) as members,
+        atomic_file(file) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for member in members:
             entry = tarfile.TarInfo(member.name)  # defaults: owner 0, mode 0644, time 0
             entry.size = member.stat().st_size
