@@ -1,12 +1,15 @@
 """The files of an adapter folder, and checks of its content. Knows no models and imports no torch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError, safe_open
 
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, truncate_faults
 from lora_mm.json_text import read_json_file
+from lora_mm.yaml_text import parse_yaml
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
@@ -23,6 +26,9 @@ LIMITS = {
     SCORES: 10_000_000,
 }
 """Shared file → its maximum bytes. Checkpoints and answers are not shared."""
+
+DTYPES = ("F32", "F16", "BF16")
+"""Types of the tensors of an adapter, in safetensors' names."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -50,8 +56,8 @@ def check_no_pickle(place: str, names: list[str]) -> None:
     pickles = sorted(name for name in names if name.lower().endswith(_PICKLE_SUFFIXES))
     if pickles:
         raise InputError(
-            f"{place}: holds a pickle ({', '.join(pickles)}), which runs code when read. Remove it; weights are read "
-            f"from {WEIGHTS} only."
+            f"{place}: holds a pickle ({', '.join(map(repr, pickles))}), which runs code when read. Remove it; weights "
+            f"are read from {WEIGHTS} only."
         )
 
 
@@ -78,13 +84,39 @@ def list_shared_files(folder: Path) -> list[Path]:
     """List the files of an adapter folder that are shared, sorted by name.
 
     Raises:
-        InputError: not an adapter folder, a file above its limit, or weights that cannot be read.
+        InputError: not an adapter folder, a link or another file that is not regular, a file above its limit, or
+            weights that cannot be read or used.
     """
     check_adapter_folder(folder)
-    files = [folder / name for name in sorted(LIMITS) if (folder / name).is_file()]
+    files = [folder / name for name in sorted(LIMITS) if os.path.lexists(folder / name)]
+    strange = [f"{file}: is not a regular file but {kind}." for file in files if (kind := _find_other_kind(file))]
+    if strange:
+        raise InputError(*strange)
     check_file_sizes(str(folder), {file.name: file.stat().st_size for file in files})
-    read_tensor_shapes(folder / WEIGHTS)
+    check_dtypes(folder / WEIGHTS, read_tensor_shapes(folder / WEIGHTS))
     return files
+
+
+def _find_other_kind(file: Path) -> str | None:
+    """What ``file`` is instead of a regular file. The Hub's cache has links to the blobs of the same repository."""
+    if file.is_symlink() and file.resolve().parent != file.parent.resolve().parent.parent / "blobs":
+        return f"a link to {file.readlink()}, whose content would be sent; put a copy in its place"
+    return None if file.is_file() else "a folder, a pipe or a device"
+
+
+def check_dtypes(file: Path, tensors: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Check that the tensors of an adapter are of a type in :data:`DTYPES`.
+
+    Args:
+        file: file of the tensors, for the message.
+        tensors: what :func:`read_tensor_shapes` returned for it.
+
+    Raises:
+        InputError: one line for each tensor of another type.
+    """
+    faults = [f"{name} is {dtype}" for name, (_, dtype) in sorted(tensors.items()) if dtype not in DTYPES]
+    if faults:
+        raise InputError(f"{file}: weights of an adapter are {', '.join(DTYPES)}:", *truncate_faults(faults))
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -103,3 +135,22 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{file}: holds a {type(data).__name__}, not a JSON object.")
     return data
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """Read the keys of the recipe in ``file`` without validating them; raises InputError for anything else."""
+    try:
+        recipe = parse_yaml(read_text(file))
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{file}: holds a {type(recipe).__name__}, not a mapping of keys.")
+    return recipe
+
+
+def read_text(file: Path) -> str:
+    """Read the text in ``file``; raises InputError if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}.") from error

@@ -3,7 +3,6 @@
 Knows files, bases and PEFT. Knows no recipe, no data and no scores: a recipe comes in as text.
 """
 
-import tempfile
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,15 +13,26 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.adapters.trained_parts import train_whole_in_fp32
-from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, check_adapter_folder, read_json_object
+from lora_mm.artifact.files import (
+    CONFIG,
+    PREPROCESSING,
+    RECIPE,
+    WEIGHTS,
+    check_adapter_folder,
+    check_dtypes,
+    read_tensor_shapes,
+)
+from lora_mm.artifact.peft_config import list_sizes, load_peft_config
 from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, write_preprocessing
+from lora_mm.atomic import write_in_order
 from lora_mm.errors import InputError, LoraMMError, truncate_faults
+from lora_mm.hub_access import root_cause
 from lora_mm.models.loading import Base
 from lora_mm.models.picture_fit import Fit
 from lora_mm.ops.kernel_choice import Kernels
@@ -52,17 +62,13 @@ def save_adapter(
     """
     model.peft_config["default"].base_model_name_or_path = base.name
     model.peft_config["default"].revision = base.revision
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as name:
-        temporary = Path(name)
-        model.save_pretrained(name, save_embedding_layers=False)
+    with write_in_order(folder, (CONFIG, RECIPE, PREPROCESSING, WEIGHTS)) as new:
+        model.save_pretrained(str(new), save_embedding_layers=False)
         if dtype != torch.float32:
-            tensors = {key: tensor.to(dtype) for key, tensor in load_file(str(temporary / WEIGHTS)).items()}
-            save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
-        (temporary / RECIPE).write_text(recipe, encoding="utf-8")
-        write_preprocessing(temporary, base, fit)
-        for file in (CONFIG, RECIPE, PREPROCESSING, WEIGHTS):
-            (temporary / file).replace(folder / file)
+            tensors = {name: tensor.to(dtype) for name, tensor in load_file(str(new / WEIGHTS)).items()}
+            save_file(tensors, str(new / WEIGHTS), metadata={"format": "pt"})
+        (new / RECIPE).write_text(recipe, encoding="utf-8")
+        write_preprocessing(new, base, fit)
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:
@@ -136,17 +142,14 @@ def put_adapter(model: Any, folder: Path, name: str = "default") -> peft.PeftMod
 
     Raises:
         InputError: a config that cannot be read, a PEFT type that ``model`` cannot take, or missing, unexpected or
-            misshapen tensors (each named).
+            misshapen tensors, or tensors with values that are not finite numbers (each named).
     """
     config = load_peft_config(folder)
-    config.inference_mode = True
-    # Tensors are checked below, because PEFT loads those that fit and ignores the rest.
-    if isinstance(model, peft.PeftModel):
-        model = _add_adapter(model, config, name, folder)
-    else:
-        model = peft.PeftModel(model, config, adapter_name=name)
-    train_whole_in_fp32(model, name)  # as in training; rounded to the base's dtype they would score differently
     tensors = _load_tensors(folder / WEIGHTS)
+    _check_sizes(folder, config, tensors)
+    # Tensors are checked below, because PEFT loads those that fit and ignores the rest.
+    model = _add_adapter(model, config, name, folder)
+    train_whole_in_fp32(model, name)  # as in training; rounded to the base's dtype they would score differently
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     faults = _compare_tensors(tensors, expected)
     if faults:
@@ -184,27 +187,29 @@ def load_adapters(base: Base, folders: Sequence[Path], kernels: Kernels = "auto"
     return base.model
 
 
-def load_peft_config(folder: Path) -> peft.PeftConfig:
-    """Load PEFT's config of the adapter in ``folder``; raises InputError naming what is wrong in it."""
-    data = read_json_object(folder / CONFIG)
-    if data.get("peft_type") not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise InputError(f"{folder / CONFIG}: unknown peft_type {data.get('peft_type')!r}.")
-    try:
-        return peft.PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{folder / CONFIG}: {error}") from error
-
-
-def _add_adapter(model: peft.PeftModel, config: peft.PeftConfig, name: str, folder: Path) -> peft.PeftModel:
+def _add_adapter(model: Any, config: peft.PeftConfig, name: str, folder: Path) -> peft.PeftModel:
     """Add an adapter to ``model``; its weights are loaded later."""
-    if config.peft_type != model.peft_type:
+    if isinstance(model, peft.PeftModel) and config.peft_type != model.peft_type:
         new, present = peft.PeftType(config.peft_type).value, peft.PeftType(model.peft_type).value
         raise InputError(
             f"{folder}: is a {new} adapter, but those already on the base are {present}, and PEFT takes one type at a "
             "time (plain LoRA is LORA, all other methods are ROUTED). Load it on its own."
         )
-    model.add_adapter(name, config)
-    return model
+    try:
+        if not isinstance(model, peft.PeftModel):
+            return peft.PeftModel(model, config, adapter_name=name)
+        model.add_adapter(name, config)
+        return model
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # PEFT's, such as for a target that is not there
+        raise InputError(f"{folder / CONFIG}: does not fit this base: {root_cause(error)}") from error
+
+
+def _check_sizes(folder: Path, config: peft.PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a config that asks for larger weights than those in the file, before PEFT makes them."""
+    largest = max((dimension for tensor in tensors.values() for dimension in tensor.shape), default=0)
+    asked = max(list_sizes(config), default=0)
+    if asked > largest:
+        raise InputError(f"{folder}: {CONFIG} asks for rank {asked:,}, but no tensor in {WEIGHTS} has that size.")
 
 
 def _compare_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
@@ -219,9 +224,16 @@ def _compare_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tenso
     return faults
 
 
-def _load_tensors(file: Path) -> dict[str, Any]:
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    """Load the tensors; raises InputError for a damaged file, and names tensors of other types and with NaN or inf."""
+    check_dtypes(file, read_tensor_shapes(file))
     try:
-        with safe_open(str(file), framework="pt"):
-            return load_file(str(file))
+        tensors = load_file(str(file))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a complete safetensors file: {error}.") from error
+    faults = [name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()]
+    if faults:
+        raise InputError(
+            f"{file}: holds values that are not finite numbers (NaN or infinite):", *truncate_faults(faults)
+        )
+    return tensors

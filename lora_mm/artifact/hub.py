@@ -14,7 +14,6 @@ from pathlib import Path
 
 from lora_mm.artifact.files import (
     LIMITS,
-    RECIPE,
     REQUIRED,
     check_adapter_folder,
     check_file_sizes,
@@ -22,6 +21,7 @@ from lora_mm.artifact.files import (
     list_shared_files,
     read_json_object,
 )
+from lora_mm.artifact.outgoing import copy_to_send
 from lora_mm.artifact.packing import SUFFIX, unpack_adapter
 from lora_mm.artifact.preprocessing import read_trained_base
 from lora_mm.atomic import atomic_folder
@@ -144,19 +144,21 @@ def push_adapter(
 ) -> PushResult:
     """Upload an adapter to the Hub as one commit, with the token of ``HF_TOKEN`` or ``hf auth login``.
 
+    Paths of this machine are not sent (see :func:`~.outgoing.copy_to_send`).
+
     Args:
         folder: of the adapter.
         repo: Hub id, ``OWNER/NAME``; created if it does not exist.
         public: create a public repository. The visibility of an existing one never changes.
         branch: branch to commit to, created if it does not exist; None for main.
-        say: called before the upload with each warning of a path that exists on this machine only.
+        say: called before the upload with a line for each path of this machine that is replaced.
 
     Raises:
         InputError: a folder that cannot be shared, no token, a token without permission, or a repository whose
             visibility differs from ``public``.
         LoraMMError: the Hub refuses for another reason.
     """
-    files = list_shared_files(folder)
+    list_shared_files(folder)
     if _HUB_ID.fullmatch(repo) is None or "@" in repo:
         raise InputError(f"'{repo}' is not a Hub id; write OWNER/NAME.")
     _check_reachable(repo)
@@ -166,10 +168,9 @@ def push_adapter(
 
     if get_token() is None:
         raise InputError(f"{repo}: pushing needs a token with write access: set HF_TOKEN, or run `hf auth login`.")
-    for line in _list_local_paths(folder):
-        say(line)
+    _warn_of_local_base(folder, say)
     api = HfApi()
-    with _explain_hub_errors(repo):
+    with copy_to_send(folder, say) as files, _explain_hub_errors(repo):
         try:
             info = api.model_info(repo)
         except RepositoryNotFoundError:
@@ -181,7 +182,7 @@ def push_adapter(
         # One commit: the Hub's client splits only uploads of hundreds of files, or of 100 MB of text.
         commit = api.upload_folder(
             repo_id=repo,
-            folder_path=folder,
+            folder_path=files[0].parent,
             allow_patterns=[file.name for file in files],
             delete_patterns=list(LIMITS),  # files of an older adapter that this one lacks
             commit_message=f"Adapter {folder.resolve().name}",
@@ -197,17 +198,14 @@ def _check_visibility(repo: str, private: bool, public: bool) -> None:
         raise InputError(f"{repo}: exists and is public. Give --public to push there, or another name.")
 
 
-def _list_local_paths(folder: Path) -> Iterator[str]:
-    """Warn of each path in the adapter that exists on this machine only."""
+def _warn_of_local_base(folder: Path, say: Callable[[str], None]) -> None:
     base = read_trained_base(folder)
     name, revision = base.get("name"), base.get("revision")
     if revision is None and name not in (None, "pocket"):
-        yield (
+        say(
             f"The base '{name}' is a folder on this machine; whoever downloads the adapter must give its Hub id: "
             "--set base.model=ID."
         )
-    if str(Path.home()) in (folder / RECIPE).read_text(encoding="utf-8"):
-        yield f"{RECIPE} names folders in your home ({Path.home()}); everyone who sees the repository can read them."
 
 
 def _unpack_to_cache(file: Path) -> Path:
@@ -215,8 +213,12 @@ def _unpack_to_cache(file: Path) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     folder = cache_folder() / "packed" / digest / file.name.removesuffix(SUFFIX)
-    if not folder.is_dir():
-        unpack_adapter(file, folder)
+    try:
+        if not folder.is_dir():
+            unpack_adapter(file, folder)
+    except LoraMMError:
+        if not folder.is_dir():  # otherwise another process unpacked the same file meanwhile
+            raise
     return folder
 
 

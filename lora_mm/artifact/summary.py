@@ -1,7 +1,6 @@
 """Summarises an adapter folder without loading a model. Knows files; imports no torch and computes no score."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from lora_mm.artifact.files import (
     WEIGHTS,
     check_adapter_folder,
     read_json_object,
+    read_recipe,
     read_tensor_shapes,
+    read_text,
 )
 from lora_mm.errors import InputError
 from lora_mm.models.families import match_part
@@ -36,7 +37,7 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
     """
     check_adapter_folder(folder)
     config, facts = read_json_object(folder / CONFIG), read_json_object(folder / PREPROCESSING)
-    recipe = _read_recipe(folder / RECIPE)
+    recipe = read_recipe(folder / RECIPE)
     shapes = read_tensor_shapes(folder / WEIGHTS)
     card = folder / CARD
     scores = read_json_object(folder / SCORES) if (folder / SCORES).is_file() else {}
@@ -50,9 +51,9 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _describe_data(recipe),
-        "licence": _read_front_matter(card).get("license") if card.is_file() else None,
+        "licence": _read_licence(card) if card.is_file() else None,
         "scores": _as_mapping(scores.get("scores")),
-        "card": _read_text(card) if card.is_file() else "",
+        "card": read_text(card) if card.is_file() else "",
     }
 
 
@@ -146,36 +147,14 @@ def _describe_data(recipe: dict[str, Any]) -> str | None:
     return ", ".join(str(path) for path in paths if path) or None
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from error
-
-
-def _read_recipe(file: Path) -> dict[str, Any]:
-    text = _read_text(file)
-    with _name_yaml_file(file):
-        recipe = yaml.safe_load(text)
-    if not isinstance(recipe, dict):
-        raise InputError(f"{file}: holds a {type(recipe).__name__}, not a mapping of keys.")
-    return recipe
-
-
-def _read_front_matter(card: Path) -> dict[str, Any]:
-    """The metadata on top of a model card, as the Hub reads it; empty if it has none."""
+def _read_licence(card: Path) -> str | None:
+    """The licence in the metadata on top of a model card, as the Hub reads it; None if there is none."""
     from huggingface_hub import metadata_load
 
-    with _name_yaml_file(card):
-        return metadata_load(card) or {}
-
-
-@contextmanager
-def _name_yaml_file(file: Path) -> Iterator[None]:
-    """Turn errors of a YAML reader into one line that names the file."""
     try:
-        yield
+        licence = (metadata_load(card) or {}).get("license")
     except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from None
+        raise InputError(f"{card}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{card}: cannot be read: {error}.") from None
+    return licence if isinstance(licence, str) else None

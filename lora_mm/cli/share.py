@@ -1,5 +1,6 @@
 """``lora-mm share``: packs, shows, pushes and pulls adapters. Holds no logic and never imports torch."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ def pack(
 
     located = locate_adapter(adapter)
     file = output or Path(located.name + packing.SUFFIX)
-    size = packing.pack_adapter(located.folder, file)
+    size = packing.pack_adapter(located.folder, file, _say)
     if as_json:
         print(to_json({"file": str(file), "bytes": size}))
         return
@@ -57,14 +58,10 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Upload an adapter to the Hugging Face Hub, as one commit, with the token in HF_TOKEN."""
-    import sys
-
     from lora_mm.artifact.hub import find_adapter
     from lora_mm.artifact.hub import push_adapter as run
 
-    pushed = run(
-        find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
-    )
+    pushed = run(find_adapter(adapter), repo, public=public, branch=branch, say=_say)
     if as_json:
         print(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
         return
@@ -87,3 +84,7 @@ def pull(
         print(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
         return
     print(f"Pulled {located.origin or source} into {folder}.")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,6 +1,7 @@
 """One example: a conversation with supervised answers, and its pictures. Knows no data sets and no tokens."""
 
 import io
+import stat
 import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ from lora_mm.errors import InputError
 MAX_PIXELS = 89_478_485
 """Maximum number of pixels of a picture. Pillow warns at this limit and refuses twice as many; we refuse at this limit:
 no training picture has 9,459 × 9,459 pixels, which would take 268 MB."""
+
+MAX_ASPECT = 200
+"""Maximum of a picture's longer side over its shorter one, as in Qwen's processors. Others enlarge the shorter side, so
+that a picture of 1 × 2,000,000 pixels fills the memory."""
+
+MAX_BYTES = 100_000_000
+"""Maximum size of an encoded picture."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, in Pillow's names. Pillow has more, and starts Ghostscript for some of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +118,9 @@ def open_image(source: ImageSource) -> Image.Image:
     Of an animation, the first frame is taken. 16-bit grey values are scaled to 8 bits.
 
     Raises:
-        InputError: there is no such file, it is not a picture, it is cut off or damaged, it has more than
-            :data:`MAX_PIXELS` pixels, or the range of its pixels is unknown. A partial picture is never returned.
+        InputError: there is no such file, it is not a picture in one of :data:`FORMATS`, it is cut off or damaged, it
+            exceeds :data:`MAX_PIXELS`, :data:`MAX_ASPECT` or :data:`MAX_BYTES`, or the range of its pixels is unknown.
+            A partial picture is never returned.
     """
     with _open_lazily(source) as picture:
         picture.load()
@@ -135,18 +147,26 @@ def _open_lazily(source: ImageSource) -> Iterator[Image.Image]:
         raise InputError(f"{name}: {error.strerror or error}") from error
     if not encoded:
         raise InputError(f"{name}: empty, 0 bytes")
+    if len(encoded) > MAX_BYTES:
+        raise InputError(f"{name}: more than {MAX_BYTES // 10**6} MB")
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise InputError(_describe_too_large(name, f"{width} × {height} pixels"))
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise InputError(
+                    f"{name}: {width} × {height} pixels; the sides may differ by {MAX_ASPECT} times at most"
+                )
             yield picture
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(_describe_too_large(name, str(error))) from error
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture in a known format ({len(encoded)} bytes)") from error
+        raise InputError(
+            f"{name}: not a picture in a known format ({len(encoded)} bytes); known are {', '.join(FORMATS)}"
+        ) from error
     except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, KeyError, …
         raise InputError(f"{name}: cut off or damaged ({str(error) or type(error).__name__})") from error
 
@@ -159,7 +179,11 @@ def _get_name(source: ImageSource) -> str:
 
 def _read(source: ImageSource) -> bytes:
     if isinstance(source, Path):
-        return source.read_bytes()
+        mode = source.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe or a device may never end
+            raise InputError(f"{source}: not a regular file")
+        with source.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
     return source.read() if isinstance(source, ImageCell) else source
 
 

@@ -6,13 +6,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from lora_mm.data.example import ImageCell, ImageSource, open_image
+from lora_mm.data.example import MAX_BYTES, ImageCell, ImageSource, open_image
 from lora_mm.errors import InputError
 
 TIMEOUT = 30.0
 """Maximum duration of a download in seconds."""
-MAX_BYTES = 100_000_000
-"""Maximum size of a downloaded picture."""
 
 _CHUNK = 1 << 16
 _AGENT = {"User-Agent": "lora-mm"}  # Wikimedia, among others, refuses Python's default
@@ -23,7 +21,8 @@ def fetch_picture(address: str) -> ImageSource:
 
     Raises:
         InputError: the picture cannot be opened (see :func:`~lora_mm.data.example.open_image`), the connection fails,
-            the picture has more than :data:`MAX_BYTES` bytes, or the download takes longer than :data:`TIMEOUT`.
+            the picture has more than :data:`~lora_mm.data.example.MAX_BYTES` bytes, or the download takes longer than
+            :data:`TIMEOUT`.
     """
     source: ImageSource
     if address.startswith(("http://", "https://")):

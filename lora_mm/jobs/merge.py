@@ -13,8 +13,9 @@ from torch import nn
 
 from lora_mm.artifact.card import render_merged_card
 from lora_mm.artifact.files import CARD, PREPROCESSING, RECIPE
-from lora_mm.artifact.folder import load_adapters, load_peft_config
+from lora_mm.artifact.folder import load_adapters
 from lora_mm.artifact.hub import LocatedAdapter, locate_adapter
+from lora_mm.artifact.peft_config import load_peft_config
 from lora_mm.artifact.preprocessing import check_same_base
 from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError, LoraMMError

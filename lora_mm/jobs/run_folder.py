@@ -16,7 +16,7 @@ from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
 from lora_mm.artifact.files import CARD, CONFIG, PREPROCESSING, RECIPE, SCORES, WEIGHTS, read_json_object
-from lora_mm.atomic import explain_write_errors, write_atomically
+from lora_mm.atomic import explain_write_errors, remove_leftovers, write_atomically
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
@@ -103,8 +103,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"--output {folder}: another run is writing to this folder. Wait for its end, or name another folder."
             ) from None
-        for leftover in folder.glob(".adapter-*"):  # of a process that was killed while it saved
-            shutil.rmtree(leftover)
+        remove_leftovers(folder, idle_seconds=0)
     try:
         yield
     finally:

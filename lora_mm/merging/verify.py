@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.merging.drift import Batch, Drift, compute_probe_logits, measure_drift
 from lora_mm.models.anatomy import list_modalities
+from lora_mm.models.base_files import TRUSTED_ONLY
 from lora_mm.models.loading import get_default_device
 from lora_mm.models.precision import Dtype
 
@@ -83,7 +84,7 @@ def load_merged_model(
     if not fits:
         device_key = 0 if device.type == "cuda" else device.type
         options |= {"device_map": "auto", "max_memory": {device_key: max_bytes}, "offload_folder": str(offload)}
-    model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), **options)
+    model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), **TRUSTED_ONLY, **options)
     return model.to(device) if fits else model
 
 

@@ -2,12 +2,19 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from lora_mm import pocket
+from lora_mm.errors import InputError, truncate_faults
+from lora_mm.json_text import read_json_file
 
 POCKET = "pocket"
 """The name by which recipes and adapters know the base that ships with the package."""
+
+TRUSTED_ONLY: dict[str, Any] = {"trust_remote_code": False}
+"""Options of every ``from_pretrained``: no base runs its own Python, and nobody is asked whether it may."""
 
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
 """Keys of ``config.json`` that differ between copies of one base."""
@@ -32,6 +39,43 @@ def compute_fingerprint(folder: Path) -> str:
         with file.open("rb") as stream:
             digest.update(stream.read(_HEAD_BYTES))
     return digest.hexdigest()[:16]
+
+
+def check_weight_files(name: str, revision: str | None = None, *, offline: bool = False) -> None:
+    """Check that the weights of a base are safetensors beside its config, which the fingerprint covers.
+
+    Args:
+        name: Hub id, folder, or ``pocket``. From the Hub, the file or the index of the weights is downloaded.
+        revision: branch, tag or commit on the Hub.
+        offline: whether to look in the cache only, without contacting the Hub.
+
+    Raises:
+        InputError: the weights are of another kind, such as pickles, or the index names files elsewhere.
+        OSError: raised by the Hub's client.
+    """
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+    options: Any = {"revision": revision, "local_files_only": offline, "_raise_exceptions_for_missing_entries": False}
+    if cached_file(get_source(name), SAFE_WEIGHTS_NAME, **options) is not None:
+        return
+    index = cached_file(get_source(name), SAFE_WEIGHTS_INDEX_NAME, **options)
+    if index is None:
+        raise InputError(
+            f"base.model: '{name}' cannot be loaded: it has no weights in safetensors ({SAFE_WEIGHTS_NAME}). A pickle "
+            "such as pytorch_model.bin is not read, because it can run code: convert it, or use another base."
+        )
+    content = read_json_file(Path(index))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    files = sorted({str(file) for file in shards.values()}) if isinstance(shards, dict) else []
+    strange = [
+        f"{index}: {file!r} is not a safetensors file of the same folder." for file in files if not _is_shard(file)
+    ]
+    if strange or not files:
+        raise InputError(*(truncate_faults(strange) or [f"{index}: names no files of weights (weight_map)."]))
+
+
+def _is_shard(file: str) -> bool:
+    return re.fullmatch(r"[\w.-]+\.safetensors", file) is not None
 
 
 def get_source(name: str) -> str:

@@ -1,18 +1,27 @@
 """Loads a frozen base with its processor. Knows no adapters and no data."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig
+from transformers.utils import find_adapter_config_file
 
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.hub_access import UnreachableError, connection_error, root_cause
 from lora_mm.models.anatomy import find_anatomy
-from lora_mm.models.base_files import POCKET, compute_fingerprint, find_base_folder, get_source
+from lora_mm.models.base_files import (
+    POCKET,
+    TRUSTED_ONLY,
+    check_weight_files,
+    compute_fingerprint,
+    find_base_folder,
+    get_source,
+)
 from lora_mm.models.families import register_family
 from lora_mm.models.precision import (
     DtypeChoice,
@@ -87,7 +96,8 @@ def load_base(
     if weights:
         model = _load_model(name, revision, quantized, options)
     else:
-        model = _make_model_without_data(config, quantized, options)
+        with _explain_failure(name):
+            model = _make_model_without_data(config, quantized, options)
     processor = load_base_processor(name, config, revision)
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config lacks it
@@ -106,25 +116,44 @@ def _load_model(
     if quantized is not None:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         options = {**options, "quantization_config": quantized, "device_map": {"": device}}
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            get_source(name), revision=revision, output_loading_info=True, **options
+    with _explain_failure(name):
+        source, offline = get_source(name), connection_error() is not None
+        if find_adapter_config_file(source, revision=revision, local_files_only=offline) is not None:
+            # transformers would put the adapter on the base, or load another base in its place
+            raise InputError(f"base.model: '{name}' holds an adapter (adapter_config.json); name the base without it.")
+        check_weight_files(name, revision, offline=offline)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source,
+            revision=revision,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            use_safetensors=True,
+            **TRUSTED_ONLY,
+            **options,
         )
-    except ImportError as error:
-        raise _explain_missing_package(name, error) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _explain_load_failure(name, error) from error
-    model, info = loaded
-    if info["missing_keys"]:  # transformers would leave those at random values
-        raise InputError(f"base.model: '{name}' lacks weights:", *truncate_faults(sorted(info["missing_keys"])))
+    _check_loaded_tensors(name, info)
     return model
+
+
+def _check_loaded_tensors(name: str, info: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would leave at random values; warn of those that the model does not use."""
+    misshapen = [
+        f"{tensor} is {tuple(found)}, its config says {tuple(expected)}"
+        for tensor, found, expected in sorted(info["mismatched_keys"])
+    ]
+    if misshapen:
+        raise InputError(f"base.model: '{name}' has weights that do not fit its config:", *truncate_faults(misshapen))
+    if info["missing_keys"]:
+        raise InputError(f"base.model: '{name}' lacks weights:", *truncate_faults(sorted(info["missing_keys"])))
+    if unused := sorted(info["unexpected_keys"]):
+        warnings.warn(f"base '{name}': {len(unused):,} tensors are not used, such as {unused[0]}.", stacklevel=4)
 
 
 def _make_model_without_data(
     config: PretrainedConfig, quantized: BitsAndBytesConfig | None, options: Mapping[str, Any]
 ) -> Any:
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, **options)
+        model = AutoModelForImageTextToText.from_config(config, **TRUSTED_ONLY, **options)
         if quantized is not None:
             quantize_without_data(model, quantized)
     return model
@@ -144,10 +173,10 @@ def load_base_config(name: str, revision: str | None = None) -> PretrainedConfig
     source = get_source(name)
     if name.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise InputError(f"base.model: no folder '{name}'.")
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision, local_files_only=connection_error() is not None)
-    except (OSError, ValueError) as error:
-        raise _explain_load_failure(name, error) from error
+    with _explain_failure(name):
+        return AutoConfig.from_pretrained(
+            source, revision=revision, local_files_only=connection_error() is not None, **TRUSTED_ONLY
+        )
 
 
 def load_base_processor(name: str, config: PretrainedConfig, revision: str | None = None) -> Any:
@@ -161,26 +190,36 @@ def load_base_processor(name: str, config: PretrainedConfig, revision: str | Non
     Raises:
         InputError: it cannot be loaded, or needs a package that is not installed.
     """
-    try:
+    with _explain_failure(name):
         return load_processor(get_source(name), config, revision)
+
+
+@contextmanager
+def _explain_failure(name: str) -> Iterator[None]:
+    """Turn whatever transformers raises on the files of the base ``name``, which anyone may have written, into ours."""
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
     except ImportError as error:
-        raise _explain_missing_package(name, error) from error
-    except (OSError, ValueError) as error:
-        raise _explain_load_failure(name, error) from error
-
-
-def _explain_missing_package(name: str, error: ImportError) -> InputError:
-    reason = str(error).strip().splitlines()[0]
-    return InputError(f"base.model: '{name}' needs a package that is not installed: {reason}")
-
-
-def _explain_load_failure(name: str, error: Exception) -> InputError:
-    if name == POCKET or Path(name).is_dir():
-        return InputError(f"base.model: '{name}' cannot be loaded: {str(error).splitlines()[0]}")
-    return UnreachableError(
-        f"base '{name}' is not a folder here, and cannot be loaded from the Hugging Face Hub "
-        f"({connection_error() or root_cause(error)})"
-    )
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"base.model: '{name}' needs a package that is not installed: {reason}") from error
+    except OSError as error:
+        if name == POCKET or Path(get_source(name)).is_dir():
+            raise InputError(f"base.model: '{name}' cannot be loaded: {root_cause(error)}") from error
+        raise UnreachableError(
+            f"base '{name}' is not a folder here, and cannot be loaded from the Hugging Face Hub "
+            f"({connection_error() or root_cause(error)})"
+        ) from error
+    except Exception as error:  # on a config with wrong values: KeyError, TypeError, ZeroDivisionError, …
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"base.model: '{name}' needs Python code of its own, which lora-mm never runs. "
+                "Use a base of a type that transformers knows (`lora-mm models list`)."
+            ) from error
+        reason = root_cause(error)
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"base.model: '{name}' cannot be loaded: {kind}{reason}") from error
 
 
 def get_default_device() -> torch.device:

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig
 from transformers.utils import is_torchvision_available
 
+from lora_mm.models.base_files import TRUSTED_ONLY
 from lora_mm.models.families import FAMILIES
 
 
@@ -21,7 +22,7 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
         kind = drop_video_processor(kind)
     else:
         kind = AutoProcessor
-    processor = kind.from_pretrained(source, revision=revision)
+    processor = kind.from_pretrained(source, revision=revision, **TRUSTED_ONLY)
     row = FAMILIES.get(config.model_type)
     if row is not None and not getattr(processor, "chat_template", None):
         processor.chat_template = row.template

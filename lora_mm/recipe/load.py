@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.recipe.sections import Recipe
 from lora_mm.validation import explain_validation_error
+from lora_mm.yaml_text import parse_yaml
 
 
 def recipes_folder() -> Path:
@@ -92,7 +93,7 @@ def _read_fields(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        fields = parse_yaml(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -119,7 +120,7 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise InputError(f"--set {override}: write it as key=value, such as training.learning_rate=0.001.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError:
         raise InputError(f"--set {key}: '{value}' is not valid YAML.") from None
     *path, last = key.strip().split(".")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import lora_mm
-from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS
+from lora_mm.artifact.files import CONFIG, PREPROCESSING, RECIPE, WEIGHTS, list_shared_files
 from lora_mm.artifact.folder import load_adapter, round_adapter_weights, save_adapter
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.models.loading import load_base
@@ -49,6 +49,12 @@ def refusal(base_folder: Path, folder: Path) -> str:
     with pytest.raises(InputError) as error:
         load_adapter(load_base(str(base_folder)), folder)
     assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def share_refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        list_shared_files(folder)
     return str(error.value)
 
 
@@ -183,6 +189,38 @@ def test_an_invalid_config_is_refused(folder: Path, base_folder: Path, key: str,
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**config, key: value}))
     assert message in refusal(base_folder, folder)
+
+
+def test_values_that_are_not_finite_numbers_are_refused_by_tensor(folder: Path, base_folder: Path) -> None:
+    """They would give empty answers and a score of 0 without a word."""
+    first, second, *_ = sorted(load_file(folder / WEIGHTS))
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[first].view(-1)[0] = torch.nan
+        tensors[second].view(-1)[-1] = torch.inf
+
+    respoil(folder / WEIGHTS, change)
+    assert refusal(base_folder, folder).splitlines() == [
+        f"{folder / WEIGHTS}: holds values that are not finite numbers (NaN or infinite):",
+        first,
+        second,
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.float64])
+def test_tensors_of_other_types_are_refused_by_name(folder: Path, base_folder: Path, dtype: torch.dtype) -> None:
+    first = min(load_file(folder / WEIGHTS))
+    respoil(folder / WEIGHTS, lambda tensors: tensors.update({first: tensors[first].to(dtype)}))
+    for refused in (refusal(base_folder, folder), share_refusal(folder)):
+        assert "weights of an adapter are F32, F16, BF16:" in refused
+        assert first in refused
+
+
+def test_a_rank_that_no_tensor_has_is_refused_before_memory_is_taken(folder: Path, base_folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    config["placements"][0]["rank"] = 2**40
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert "asks for rank 1,099,511,627,776, but no tensor" in refusal(base_folder, folder)
 
 
 # --- accepted, several, and in fewer bits ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from lora_mm.artifact.files import LIMITS, WEIGHTS
 from lora_mm.artifact.hub import ORIGIN, find_adapter, locate_adapter
+from lora_mm.artifact.outgoing import copy_to_send
 from lora_mm.artifact.packing import pack_adapter
 from lora_mm.cli.main import app
 from lora_mm.errors import InputError
@@ -56,8 +57,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in LIMITS if (folder / name).is_file()}
 
 
+def sent(folder: Path) -> dict[str, bytes]:
+    with copy_to_send(folder, lambda line: None) as copies:
+        return {file.name: file.read_bytes() for file in copies}
+
+
 def test_a_pushed_and_pulled_adapter_gives_the_same_answers(
-    run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path
+    run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path, base_folder: Path, scienceqa_folder: Path
 ) -> None:
     folder = trained["one"]
     code, out, err = run("share", "push", folder, "me/one", "--json")
@@ -65,27 +71,29 @@ def test_a_pushed_and_pulled_adapter_gives_the_same_answers(
     repo, sha = hub.repos["me/one"], hub.repos["me/one"].branches["main"]
     assert json.loads(out) == {"repo": "me/one", "commit": sha, "url": f"{hub.url}/me/one", "private": True}
     assert "whoever downloads the adapter must give its Hub id" in err
+    assert f"'{base_folder}' is a path of this machine; '{base_folder.name}' is sent in its place." in err
     assert repo.private
     assert len(repo.commits) == 2, "the empty repository, and one commit of all files"
     there = repo.commits[sha]
-    assert {name: there[name] for name in there if name in LIMITS} == files(folder)
+    assert {name: there[name] for name in there if name in LIMITS} == sent(folder)
     assert set(there) - set(LIMITS) == {".gitattributes"}, "no checkpoint, no predictions"
 
     code, out, err = run("share", "pull", "me/one")
     assert code == 0, err
     assert out == f"Pulled me/one at commit {sha} into one.\n"
     pulled = tmp_path / "one"
-    assert files(pulled) == files(folder)
+    assert files(pulled) == sent(folder)
     assert json.loads((pulled / ORIGIN).read_text()) == {"repo": "me/one", "commit": sha}
 
+    places = ["--set", f"base.model={base_folder}", "--set", f"data.path={scienceqa_folder}"]
     before, after, by_id = (tmp_path / f"{name}.json" for name in ("before", "after", "by_id"))
     for adapter, answers in ((folder, before), (pulled, after)):
-        done = CliRunner().invoke(app, ["evaluate", str(adapter), "--predictions", str(answers)])
+        done = CliRunner().invoke(app, ["evaluate", str(adapter), "--predictions", str(answers), *places])
         assert done.exit_code == 0, done.exception
     assert len(read_results(before).predictions) == 12
     assert read_results(after) == read_results(before)
     # And by its id, from the cache, without the hub.
-    code, out, err = run("evaluate", "me/one", "--predictions", by_id, HF_HUB_OFFLINE="1")
+    code, out, err = run("evaluate", "me/one", "--predictions", by_id, *places, HF_HUB_OFFLINE="1")
     assert code == 0, err
     assert f"Adapter me/one at commit {sha}." in out
     assert read_results(by_id) == read_results(before)
@@ -113,7 +121,7 @@ def test_a_branch_is_created_and_main_is_unchanged(run: Run, hub: Hub, trained: 
         code, _, err = run("share", "push", small, "me/branches", "--branch", "try", "--public")
         assert code == 0, err
     assert repo.branches["main"] == main
-    assert repo.commits[repo.branches["try"]] == {**files(small), "mine.txt": b"mine"}
+    assert repo.commits[repo.branches["try"]] == {**sent(small), "mine.txt": b"mine"}
 
 
 def test_files_of_an_older_adapter_are_deleted(run: Run, hub: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_files_of_an_older_adapter_are_deleted(run: Run, hub: Hub, trained: dict
     (unscored / "scores.json").unlink()
     code, _, err = run("share", "push", unscored, "me/again")
     assert code == 0, err
-    assert repo.commits[repo.branches["main"]] == files(unscored)
+    assert repo.commits[repo.branches["main"]] == sent(unscored)
 
 
 def test_nothing_is_pushed_to_a_repository_of_another_visibility(run: Run, hub: Hub, trained: dict[str, Path]) -> None:
@@ -221,12 +229,12 @@ def test_a_folder_and_a_packed_file_are_found(
     found = locate_adapter(str(tmp_path / "mine.tar"))
     assert found.name == "mine"
     assert found.origin is None
-    assert files(found.folder) == files(trained["one"])
+    assert files(found.folder) == sent(trained["one"])
     assert tmp_path / "hf" in found.folder.parents
     assert locate_adapter(str(tmp_path / "mine.tar")) == found, "unpacked once"
     (tmp_path / "mine.tar").unlink()
     pack_adapter(trained["two"], tmp_path / "mine.tar")
-    assert files(find_adapter(tmp_path / "mine.tar")) == files(trained["two"]), "another content, another folder"
+    assert files(find_adapter(tmp_path / "mine.tar")) == sent(trained["two"]), "another content, another folder"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b", "a/b/c", "~/a", "a b/c"])

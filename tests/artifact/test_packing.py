@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lora_mm.artifact import files
 from lora_mm.artifact.files import LIMITS, WEIGHTS
+from lora_mm.artifact.outgoing import copy_to_send
 from lora_mm.artifact.packing import pack_adapter, unpack_adapter
 from lora_mm.errors import InputError, LoraMMError
 
@@ -57,8 +58,9 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
 def test_packing_and_unpacking_keeps_every_file(packed: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     unpack_adapter(packed, tmp_path / "again")
     assert {file.name for file in (tmp_path / "again").iterdir()} == set(LIMITS)
-    for name in LIMITS:
-        assert (tmp_path / "again" / name).read_bytes() == (trained["one"] / name).read_bytes()
+    with copy_to_send(trained["one"], lambda line: None) as copies:
+        for file in copies:
+            assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_the_same_adapter_gives_the_same_bytes(packed: Path, folder: Path, tmp_path: Path) -> None:
@@ -120,12 +122,15 @@ def test_a_pickle_is_not_packed(folder: Path, tmp_path: Path) -> None:
         (entry("device", tarfile.CHRTYPE), "'device' is not a regular file."),
         (entry("pipe", tarfile.FIFOTYPE), "'pipe' is not a regular file."),
         (entry("folder", tarfile.DIRTYPE), "'folder' is not a regular file."),
+        (entry("scores.json", tarfile.GNUTYPE_SPARSE), "'scores.json' is not a regular file."),
+        (entry("././@PaxHeader", tarfile.XHDTYPE), "'././@PaxHeader' is not a regular file."),
+        (entry("././@LongLink", tarfile.GNUTYPE_LONGNAME), "'././@LongLink' is not a regular file."),
         (entry("run.sh"), "'run.sh' is not a file of an adapter"),
         (entry("inside/scores.json"), "'inside/scores.json' is not a file of an adapter"),
         (entry("./scores.json"), "'./scores.json' is not a file of an adapter"),
-        (entry("recipe.yaml"), "recipe.yaml occurs 2 times."),
-        (entry("adapter_model.bin"), "holds a pickle (adapter_model.bin)"),
-        (entry("Data.PKL"), "holds a pickle (Data.PKL)"),
+        (entry("recipe.yaml"), "'recipe.yaml' occurs 2 times."),
+        (entry("adapter_model.bin"), "holds a pickle ('adapter_model.bin')"),
+        (entry("Data.PKL"), "holds a pickle ('Data.PKL')"),
     ],
 )
 def test_an_unexpected_member_is_refused_and_nothing_is_written(
@@ -156,6 +161,29 @@ def test_size_and_number_of_members_are_limited(packed: Path, tmp_path: Path) ->
     (tmp_path / "promise.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
     assert refusal(lambda: unpack_adapter(tmp_path / "promise.tar", tmp_path / "a"))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("size", [-1, -512, -(2**40), 2**62])
+def test_sizes_that_no_file_has_are_refused(packed: Path, tmp_path: Path, size: int) -> None:
+    """A negative one would lead a reader back to where it was, for ever."""
+    header = entry("scores.json")
+    header.size = size
+    file = tmp_path / "evil.tar"
+    file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + packed.read_bytes())
+    assert f"'scores.json' has {size:,} bytes" in refusal(lambda: unpack_adapter(file, tmp_path / "a"))
+
+
+@pytest.mark.parametrize("more", [b"more", bytes(20_000)])
+def test_nothing_may_follow_the_end(packed: Path, tmp_path: Path, more: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(packed.read_bytes() + more)
+    assert "followed by something else" in refusal(lambda: unpack_adapter(tmp_path / "a.tar", tmp_path / "a"))
+
+
+def test_packed_and_unpacked_files_have_the_permissions_of_new_ones(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    unpack_adapter(packed, tmp_path / "a")
+    modes = {file.stat().st_mode for file in (packed, tmp_path / "new", *(tmp_path / "a").iterdir())}
+    assert len(modes) == 1
 
 
 @pytest.mark.parametrize("compression", ["gz", "xz"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lora_mm.data.example import MAX_PIXELS, Example, ImageCell, open_image
+from lora_mm.data import example
+from lora_mm.data.example import FORMATS, MAX_PIXELS, Example, ImageCell, open_image, read_size
 from lora_mm.errors import InputError
 
 
@@ -116,6 +118,49 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         open_image(tmp_path / "nowhere.png")
     with pytest.raises(InputError, match="Is a directory"):
         open_image(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["real.eps", "eps.jpg"])
+def test_a_format_that_pillow_runs_a_program_for_is_not_read(tmp_path: Path, name: str) -> None:
+    """Pillow starts Ghostscript on PostScript, whatever the file is called."""
+    noise().save(tmp_path / name, "EPS")
+    with pytest.raises(InputError, match=r"not a picture in a known format .*; known are BMP, GIF, JPEG, PNG, PPM,"):
+        open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_named_format_is_read(format: str) -> None:
+    assert open_image(encoded(noise(), format)).size == (23, 17)
+
+
+def test_a_photo_of_two_frames_is_read_as_a_jpeg() -> None:
+    """Cameras name such files .jpg; Pillow calls them MPO."""
+    photo = encoded(noise(), "MPO", save_all=True, append_images=[noise()])
+    assert open_image(photo).size == (23, 17)
+
+
+@pytest.mark.parametrize("size", [(1, 201), (20_000, 99), (1, 2_000_000)])
+def test_a_picture_that_is_a_line_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    """A processor makes 72 × 144,000,000 pixels of 1 × 2,000,000, which take 40 KB."""
+    line = encoded(Image.new("RGB", size))
+    for read in (open_image, read_size):
+        with pytest.raises(
+            InputError, match=f"{size[0]} × {size[1]} pixels; the sides may differ by 200 times at most"
+        ):
+            read(line)
+    assert open_image(encoded(Image.new("RGB", (1, 200)))).size == (1, 200)
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"^{endless}: not a regular file$"):
+            open_image(endless)
+    (tmp_path / "large.png").write_bytes(PNG)
+    monkeypatch.setattr(example, "MAX_BYTES", len(PNG) - 1)
+    for large in (tmp_path / "large.png", PNG):
+        with pytest.raises(InputError, match="more than 0 MB"):
+            open_image(large)
 
 
 def test_a_cell_is_named_by_its_row() -> None:

@@ -89,7 +89,7 @@ def test_a_picture_by_url(server: str, path: str) -> None:
 
 def test_what_is_wrong_is_told_with_the_url(server: str) -> None:
     assert refusal(f"{server}/gone.png") == f"{server}/gone.png: 404 Not Found"
-    assert refusal(f"{server}/page.html") == f"{server}/page.html: not a picture in a known format (6 bytes)"
+    assert refusal(f"{server}/page.html").startswith(f"{server}/page.html: not a picture in a known format (6 bytes)")
     assert "truncated, received 30 of" in refusal(f"{server}/cut.png")
     assert "file" in refusal(f"{server}/to-a-file")
 
