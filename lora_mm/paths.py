@@ -4,6 +4,8 @@ from pathlib import Path
 
 from lora_mm.errors import InputError, shorten
 
+HOW_TO_CONVERT = "save it as UTF-8, for example: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+
 
 def resolve_path(text: str | Path, what: str) -> Path:
     """Turn a path that a user wrote into one that can be opened or made; ``~`` is the user's home folder.
@@ -53,5 +55,4 @@ def describe_encoding_error(error: UnicodeDecodeError, where: str = "") -> str:
         error: what the decoder raised.
         where: what its position counts from, such as ``of the row``; the beginning of the file by default.
     """
-    position = f"byte {error.start} {where}".strip()
-    return f"not UTF-8 text ({position}); save it as UTF-8, for example: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+    return f"not UTF-8 text ({f'byte {error.start} {where}'.strip()}); {HOW_TO_CONVERT}"

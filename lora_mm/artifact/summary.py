@@ -1,12 +1,10 @@
 """Summarises an adapter folder without loading a model. Knows files; imports no torch and computes no score."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lora_mm.artifact.files import (
     CARD,
@@ -19,11 +17,16 @@ from lora_mm.artifact.files import (
     read_json_object,
     read_tensor_shapes,
 )
-from lora_mm.errors import InputError
+from lora_mm.errors import name_place
 from lora_mm.models.families import match_part
+from lora_mm.paths import read_text_file
+from lora_mm.yaml_text import parse_yaml, read_yaml_mapping
 
 _PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of every tensor's name."""
+
+_METADATA = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", re.DOTALL)
+"""The YAML on top of a model card, as the Hub finds it."""
 
 
 def summarize_adapter(folder: Path) -> dict[str, Any]:
@@ -36,9 +39,9 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
     """
     check_adapter_folder(folder)
     config, facts = read_json_object(folder / CONFIG), read_json_object(folder / PREPROCESSING)
-    recipe = _read_recipe(folder / RECIPE)
+    recipe = read_yaml_mapping(folder / RECIPE)
     shapes = read_tensor_shapes(folder / WEIGHTS)
-    card = folder / CARD
+    card = read_text_file(folder / CARD) if (folder / CARD).is_file() else ""
     scores = read_json_object(folder / SCORES) if (folder / SCORES).is_file() else {}
     return {
         "name": folder.name,
@@ -50,9 +53,9 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _describe_data(recipe),
-        "licence": _read_front_matter(card).get("license") if card.is_file() else None,
+        "licence": _read_license(card, folder / CARD),
         "scores": _as_mapping(scores.get("scores")),
-        "card": _read_text(card) if card.is_file() else "",
+        "card": card,
     }
 
 
@@ -146,36 +149,8 @@ def _describe_data(recipe: dict[str, Any]) -> str | None:
     return ", ".join(str(path) for path in paths if path) or None
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from error
-
-
-def _read_recipe(file: Path) -> dict[str, Any]:
-    text = _read_text(file)
-    with _name_yaml_file(file):
-        recipe = yaml.safe_load(text)
-    if not isinstance(recipe, dict):
-        raise InputError(f"{file}: holds a {type(recipe).__name__}, not a mapping of keys.")
-    return recipe
-
-
-def _read_front_matter(card: Path) -> dict[str, Any]:
-    """The metadata on top of a model card, as the Hub reads it; empty if it has none."""
-    from huggingface_hub import metadata_load
-
-    with _name_yaml_file(card):
-        return metadata_load(card) or {}
-
-
-@contextmanager
-def _name_yaml_file(file: Path) -> Iterator[None]:
-    """Turn errors of a YAML reader into one line that names the file."""
-    try:
-        yield
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from None
+def _read_license(card: str, file: Path) -> Any:
+    """The license in the metadata on top of a model card; None if it names none."""
+    match = _METADATA.match(card)
+    with name_place(file):
+        return _as_mapping(parse_yaml(match[1])).get("license") if match else None

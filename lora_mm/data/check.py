@@ -18,6 +18,7 @@ from lora_mm.data.source import Examples
 from lora_mm.data.splits import load_split
 from lora_mm.data.survey import Faults, find_repeated, survey_source
 from lora_mm.errors import InputError
+from lora_mm.json_text import to_json
 from lora_mm.recipe.load import load_recipe, recipe_names
 from lora_mm.recipe.sections import Recipe
 
@@ -127,7 +128,7 @@ def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recip
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
-    defaults = [f"data.path={Path(name).as_posix()!r}", "data.pictures.fit=processor"]
+    defaults = [f"data.path={to_json(Path(name).as_posix())}", "data.pictures.fit=processor"]
     recipe = load_recipe("scienceqa-pocket", [*defaults, *overrides])
     try:
         if is_own_data(recipe.data):

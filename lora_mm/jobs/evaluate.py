@@ -3,7 +3,6 @@
 Knows the order of the steps; other modules do them.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.artifact.files import SCORES
+from lora_mm.artifact.files import SCORES, read_json_object
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
@@ -198,10 +197,11 @@ def make_page(evaluation: Evaluation) -> Page:
 def _load_history(adapter: Path) -> list[dict[str, float]]:
     """Load the training log from an adapter folder; empty if it has none."""
     try:
-        history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
-    except (OSError, ValueError, KeyError, TypeError):
+        history = read_json_object(adapter / SCORES)["figures"]["history"]
+    except (InputError, KeyError, TypeError):
         return []
-    return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    entries = history if isinstance(history, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
 # --- models to score -------------------------------------------------------------------------------------------------

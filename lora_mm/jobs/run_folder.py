@@ -1,6 +1,5 @@
 """The folder of a run: checks that a run may use it, and writes its recipe, scores, card and report. Trains nothing."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import peft
 from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
-from lora_mm.artifact.files import CARD, RECIPE, SCORES
+from lora_mm.artifact.files import CARD, RECIPE, SCORES, read_json_object
 from lora_mm.atomic import explain_write_errors, write_atomically
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
@@ -225,6 +224,5 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
 
 
 def load_scores(folder: Path) -> dict[str, Any]:
-    """Load the scores and figures of a finished run from its folder."""
-    facts: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    return facts
+    """Load the scores and figures of a finished run from its folder; InputError if they cannot be read."""
+    return read_json_object(folder / SCORES)

@@ -8,8 +8,9 @@ from lora_mm.validation import refuse_booleans
 
 
 class Section(BaseModel):
-    """Part of a recipe. Unknown keys are faults, and defaults are validated like values. Numbers are finite, and true and
-    false are none. Each has a lower and an upper bound (``tests/recipe/test_schema.py``).
+    """Part of a recipe. Unknown keys are faults, and defaults are validated like values.
+
+    Numbers are finite, within a lower and an upper bound, and never true or false.
 
     A section's docstring describes its keys under ``Attributes:``; the JSON schema takes the descriptions from there.
     """

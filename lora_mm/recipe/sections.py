@@ -140,8 +140,8 @@ class Recipe(Section):
     def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"{name[:100]!r} cannot be the name of a folder; use at most 100 letters (a to z), digits, '-', '_' and "
-                "'.', and begin with a letter or digit"
+                f"{name[:100]!r} cannot be the name of a folder; use at most 100 letters (a to z), digits, '-', '_' "
+                "and '.', and begin with a letter or digit"
             )
         return name
 
