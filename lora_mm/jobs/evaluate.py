@@ -20,6 +20,7 @@ from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
 from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
+from lora_mm.data.questions import fit_questions
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import list_references
@@ -36,7 +37,12 @@ from lora_mm.evaluation.scoring import (
     score_model,
 )
 from lora_mm.jobs.run_folder import ADAPTER_ROW, BASE_ROW
-from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.jobs.session import (
+    find_adapter_recipe,
+    load_recipe_base,
+    make_base_collator,
+    make_collator_without_weights,
+)
 from lora_mm.models.memory import format_memory
 from lora_mm.models.precision import check_quantization
 from lora_mm.progress import Display
@@ -165,7 +171,8 @@ def evaluate(
 
 
 def _load_questions(recipe: Recipe, split: str | None, limit: int | None) -> DataSplit:
-    return load_split(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+    questions = load_split(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+    return fit_questions(questions, make_collator_without_weights(recipe), recipe.data)
 
 
 def make_page(evaluation: Evaluation) -> Page:

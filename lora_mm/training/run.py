@@ -22,6 +22,7 @@ from lora_mm.recipe.sections import TrainingSection
 from lora_mm.training.callbacks import StopOnInterrupt
 from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
+from lora_mm.training.workers import explain_worker_errors
 
 _OURS = {"train_sampling_strategy", "loss_weight"}
 """Settings that the Trainer does not read: it gets our sampler and our loss."""
@@ -68,7 +69,8 @@ def train(
 
     Raises:
         LoraMMError: the loss is not finite, a trained tensor gets no gradient, a checkpoint cannot be written, or the
-            GPU is out of memory.
+            GPU or the machine is out of memory.
+        InputError: an example that was sound before can no longer be read.
         Interrupted: after Ctrl-C, with a checkpoint saved.
     """
     progress, interrupt = TrainingProgress(display), StopOnInterrupt()
@@ -88,7 +90,7 @@ def train(
     started = time.monotonic()
     try:
         if resume_from is None or not trainer.load_finished(resume_from):
-            with interrupt.listening(), explain_out_of_memory():
+            with interrupt.listening(), explain_out_of_memory(), explain_worker_errors():
                 trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
