@@ -1,7 +1,8 @@
 """The two errors that end a run with a message instead of a traceback. Knows nothing about what failed."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LoraMMError(Exception):
@@ -24,6 +25,15 @@ class InputError(LoraMMError):
         self.faults = faults
 
 
+@contextmanager
+def name_place(place: object) -> Iterator[None]:
+    """Begin each fault of an InputError inside the block with ``place: ``, such as the file that is read."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*(f"{place}: {fault}" for fault in error.faults)) from error
+
+
 def suggest_name(name: str, known: Sequence[str]) -> str:
     """A suggestion for a name that is unknown.
 
@@ -36,6 +46,11 @@ def suggest_name(name: str, known: Sequence[str]) -> str:
     """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shorten(text: str, length: int = 100) -> str:
+    """Cut a text that a message quotes."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def truncate_faults(faults: Sequence[str], limit: int = 10) -> list[str]:

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from lora_mm.errors import InputError
+from lora_mm.paths import resolve_path
 
 _TIMEOUT = 10.0  # seconds
 
@@ -47,7 +48,7 @@ def connection_error() -> str | None:
 
 def cache_folder() -> Path:
     """The folder for drawn and unpacked files: ``$HF_HOME/lora-mm``, by default ``~/.cache/huggingface/lora-mm``."""
-    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "lora-mm"
+    return resolve_path(os.environ.get("HF_HOME", "~/.cache/huggingface"), "HF_HOME") / "lora-mm"
 
 
 def root_cause(error: BaseException) -> str:

@@ -5,45 +5,64 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lora_mm.errors import InputError, truncate_faults
+from lora_mm.errors import InputError, name_place, truncate_faults
+from lora_mm.paths import read_text_file
+
+MAX_DEPTH = 100
+"""Maximum number of lists and objects inside each other: enough for data, and nothing that walks a value overflows."""
 
 
 def read_json_file(path: Path) -> Any:
     """Read the JSON value in a file; a byte order mark is skipped.
 
     Raises:
-        InputError: no such file, not text, not JSON (with line and column), cut off, or an object with a repeated key,
-            of which a plain parser silently keeps the last.
+        InputError: the file cannot be read, or see :func:`parse_json`; each fault names the file.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    text = read_text_file(path)
+    with name_place(path):
+        return parse_json(text)
+
+
+def parse_json(text: str) -> Any:
+    """Parse one JSON value.
+
+    Raises:
+        InputError: not JSON (with line and column), an object with a repeated key, of which a plain parser silently
+            keeps the last, a number with too many digits, or more than :data:`MAX_DEPTH` levels.
+    """
     repeated: list[str] = []
 
     def collect_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated.extend(find_repeated_keys(pairs))
-        return dict(pairs)
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return fields
 
     try:
         value = json.loads(text, object_pairs_hook=collect_repeated)
     except json.JSONDecodeError as error:
-        cut = "" if text.rstrip().endswith(("}", "]")) else "; the file is cut off"
-        raise InputError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}{cut}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: not JSON that can be read: nested too deeply") from error
+        cut = "" if text.rstrip().endswith(("}", "]")) else "; the text is cut off"
+        raise InputError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}{cut}") from error
+    except RecursionError:
+        raise InputError(_TOO_DEEP) from None
+    except ValueError as error:  # Python's limit for the digits of an integer
+        raise InputError("an integer with more digits than can be read") from error
     if repeated:
-        raise InputError(*truncate_faults([f"{path}: duplicate key '{key}'" for key in repeated]))
+        raise InputError(*truncate_faults([f"duplicate key '{key}'" for key in repeated]))
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+        raise InputError(_TOO_DEEP)
     return value
 
 
-def find_repeated_keys(pairs: list[tuple[str, Any]]) -> list[str]:
-    """Find the keys that occur more than once in the pairs of one object."""
-    if len(dict(pairs)) == len(pairs):
-        return []
-    return [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+_TOO_DEEP = f"JSON nested too deeply, more than {MAX_DEPTH} levels"
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        containers = [item for item in level if isinstance(item, (dict, list))]
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, (dict, list)) for item in level)
 
 
 def to_json(value: Any) -> str:

@@ -1,11 +1,36 @@
-"""Formats pydantic's validation errors as lines for people. Knows no particular model."""
+"""Checks numbers of pydantic models, and formats validation errors as lines for people. Knows no particular model."""
 
 import re
-from typing import Any
+import reprlib
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from lora_mm.errors import suggest_name
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
+
+
+def refuse_booleans(model: Any, field: str | None, value: Any) -> Any:
+    """Refuse true and false for a number; pydantic takes them as 1 and 0.
+
+    Args:
+        model: the pydantic model or dataclass.
+        field: name of its field.
+        value: value of the field, which is returned.
+
+    Raises:
+        ValueError: the field holds numbers, and the value is or has a boolean.
+    """
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, bool) for item in values) and _holds_numbers(_get_fields(model)[str(field)].annotation):
+        raise ValueError(f"input should be a number, not {_SHOWN.repr(value)}")
+    return value
+
+
+def _holds_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_holds_numbers, get_args(annotation)))
 
 
 def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
@@ -32,7 +57,7 @@ def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
         else:
             known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
             suggestion = suggest_name(str(item["input"]), known)
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}.{suggestion}")
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {_SHOWN.repr(item['input'])}.{suggestion}")
     return lines
 
 

@@ -15,16 +15,20 @@ def test_any_value_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> 
         assert read_json_file(file) == {"a": [1, {"b": "ü"}]}
     file.write_text("3")
     assert read_json_file(file) == 3
+    file.write_text("[" * 100 + "]" * 100)
+    read_json_file(file)
 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "duplicate key 'c'"),
-        (b'{"a": "wor', "not JSON: Unterminated string starting at at line 1 column 7; the file is cut off"),
+        (b'{"a": "wor', "not JSON: Unterminated string starting at at line 1 column 7; the text is cut off"),
         (b'{"a" 1}', "not JSON: Expecting ':' delimiter at line 1 column 6"),
         (b"\xff", "not UTF-8 text (byte 0)"),
         (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 101 + b"]" * 101, "nested too deeply, more than 100 levels"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "an integer with more digits than can be read"),
     ],
 )
 def test_a_fault_names_the_file_and_the_cause(tmp_path: Path, content: bytes, fault: str) -> None:

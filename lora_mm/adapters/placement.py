@@ -6,14 +6,14 @@ in every field, and layers compute by it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from lora_mm.adapters.methods import METHODS, Method, Router
 from lora_mm.errors import InputError, suggest_name
-from lora_mm.validation import explain_validation_error
+from lora_mm.validation import explain_validation_error, refuse_booleans
 
 AdaptedPart = Literal["language", "vision"]
 """A part of a model whose layers can be adapted."""
@@ -84,7 +84,7 @@ class ResolvedPlacement(_MethodAndSite):
         return self.row.router == "token" and self.combine == "output"
 
 
-@dataclass(config=ConfigDict(extra="forbid"))
+@dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Placement(_MethodAndSite):
     """A method and where it is placed, as in a recipe or ``adapter_config.json``.
 
@@ -122,22 +122,27 @@ class Placement(_MethodAndSite):
     method: str
     part: AdaptedPart = ""  # type: ignore[assignment]  # the validator below sets the method's default
     at: str = ""
-    rank: int = Field(default=8, ge=1)
-    experts: int | None = Field(default=None, ge=1)
-    groups: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, gt=0)
-    alpha: float | None = Field(default=None, gt=0)
-    scale: float | None = None
+    rank: int = Field(default=8, ge=1, le=65_536)
+    experts: int | None = Field(default=None, ge=1, le=1024)
+    groups: int | None = Field(default=None, ge=1, le=65_536)
+    temperature: float | None = Field(default=None, gt=0, le=1e6)
+    alpha: float | None = Field(default=None, gt=0, le=1e6)
+    scale: float | None = Field(default=None, ge=-1e6, le=1e6)
     dropout: float | None = Field(default=None, ge=0, lt=1)
     drops: Literal["hidden", "input"] | None = None
     bias: bool | None = None
-    layers: list[int] | Literal["even"] | None = None
+    layers: list[Annotated[int, Field(ge=0, le=10_000)]] | Literal["even"] | None = None
     learned_scale: bool | None = None
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=None, ge=1, le=1024)
     combine: Literal["output", "weight"] | None = None
-    balance: float | None = Field(default=None, ge=0)
+    balance: float | None = Field(default=None, ge=0, le=1e6)
     tied_qkv: bool | None = None
     marks: bool | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_booleans(cls, info.field_name, value)
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:

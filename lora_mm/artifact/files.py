@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.json_text import read_json_file
-from lora_mm.yaml_text import parse_yaml
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 RECIPE, PREPROCESSING, SCORES = "recipe.yaml", "preprocessing.json", "scores.json"
@@ -135,22 +133,3 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{file}: holds a {type(data).__name__}, not a JSON object.")
     return data
-
-
-def read_recipe(file: Path) -> dict[str, Any]:
-    """Read the keys of the recipe in ``file`` without validating them; raises InputError for anything else."""
-    try:
-        recipe = parse_yaml(read_text(file))
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"{file}: holds a {type(recipe).__name__}, not a mapping of keys.")
-    return recipe
-
-
-def read_text(file: Path) -> str:
-    """Read the text in ``file``; raises InputError if it cannot be read."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from error

@@ -27,6 +27,7 @@ from lora_mm.artifact.preprocessing import read_trained_base
 from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.hub_access import cache_folder, connection_error
+from lora_mm.paths import resolve_path
 
 ORIGIN = "origin.json"
 """File in a pulled adapter folder: the repository and the commit it comes from."""
@@ -91,7 +92,7 @@ def locate_adapter(text: str, revision: str | None = None) -> LocatedAdapter:
     Raises:
         InputError: no adapter of this name, or one that is not safe to read; says where it was searched.
     """
-    path = Path(text).expanduser()
+    path = resolve_path(text, "adapter")
     if revision is not None and path.exists():
         raise InputError(f"--revision {revision}: '{text}' is a local path; only adapters on the Hub have revisions.")
     if path.is_dir():

@@ -18,6 +18,7 @@ from lora_mm.models.loading import Base, get_default_device, load_base, load_bas
 from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import DtypeChoice, Quantization
 from lora_mm.ops.kernel_choice import Kernels
+from lora_mm.paths import resolve_path
 
 
 def load(
@@ -105,7 +106,7 @@ def load_processor(base: str | Path, adapter: str | Path, *, revision: str | Non
 
 def _find_folder(adapter: str | Path) -> Path:
     """Find the folder of an adapter. A local folder needs PEFT's two files only."""
-    folder = Path(adapter).expanduser()
+    folder = resolve_path(adapter, "adapter")
     if not folder.is_dir():
         return find_adapter(adapter)
     check_no_pickle(str(folder), [file.name for file in folder.iterdir()])

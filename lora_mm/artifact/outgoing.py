@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lora_mm.artifact.files import RECIPE, WEIGHTS, list_shared_files, read_json_object, read_recipe
+from lora_mm.artifact.files import RECIPE, WEIGHTS, list_shared_files, read_json_object
 from lora_mm.errors import InputError
-from lora_mm.yaml_text import to_yaml
+from lora_mm.yaml_text import read_yaml_mapping, to_yaml
 
 _PATH_KEYS = ("base_model_name_or_path", "eval_path", "image_root", "model", "name", "path")
 """Keys of the recipe and of the JSON files that hold the path of a base or of data."""
@@ -62,7 +62,7 @@ def _choose_names(files: list[Path]) -> dict[str, str]:
 def _read(file: Path) -> Any:
     if file.name == WEIGHTS:
         return None
-    return read_recipe(file) if file.name == RECIPE else read_json_object(file)
+    return read_yaml_mapping(file) if file.name == RECIPE else read_json_object(file)
 
 
 def _find_paths(value: Any) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _is_of_this_machine(path: str) -> bool:
 def _replace_paths(file: Path, names: dict[str, str]) -> str:
     """The text of ``file`` with names in place of paths, and ``~`` in place of the home folder."""
     text = file.read_text(encoding="utf-8")
-    if file.name == RECIPE and any(_find_paths(content := read_recipe(file))):
+    if file.name == RECIPE and any(_find_paths(content := read_yaml_mapping(file))):
         text = to_yaml(_rename(content, names))
     home = Path.home()
     for path, name in {**names, **({str(home): "~"} if home != home.parent else {})}.items():

@@ -1,11 +1,10 @@
 """Summarises an adapter folder without loading a model. Knows files; imports no torch and computes no score."""
 
+import re
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lora_mm.artifact.files import (
     CARD,
@@ -16,15 +15,18 @@ from lora_mm.artifact.files import (
     WEIGHTS,
     check_adapter_folder,
     read_json_object,
-    read_recipe,
     read_tensor_shapes,
-    read_text,
 )
-from lora_mm.errors import InputError
+from lora_mm.errors import name_place
 from lora_mm.models.families import match_part
+from lora_mm.paths import read_text_file
+from lora_mm.yaml_text import parse_yaml, read_yaml_mapping
 
 _PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of every tensor's name."""
+
+_METADATA = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", re.DOTALL)
+"""The YAML on top of a model card, as the Hub finds it."""
 
 
 def summarize_adapter(folder: Path) -> dict[str, Any]:
@@ -37,9 +39,9 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
     """
     check_adapter_folder(folder)
     config, facts = read_json_object(folder / CONFIG), read_json_object(folder / PREPROCESSING)
-    recipe = read_recipe(folder / RECIPE)
+    recipe = read_yaml_mapping(folder / RECIPE)
     shapes = read_tensor_shapes(folder / WEIGHTS)
-    card = folder / CARD
+    card = read_text_file(folder / CARD) if (folder / CARD).is_file() else ""
     scores = read_json_object(folder / SCORES) if (folder / SCORES).is_file() else {}
     return {
         "name": folder.name,
@@ -51,9 +53,9 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _describe_data(recipe),
-        "licence": _read_licence(card) if card.is_file() else None,
+        "licence": _read_license(card, folder / CARD),
         "scores": _as_mapping(scores.get("scores")),
-        "card": read_text(card) if card.is_file() else "",
+        "card": card,
     }
 
 
@@ -147,14 +149,8 @@ def _describe_data(recipe: dict[str, Any]) -> str | None:
     return ", ".join(str(path) for path in paths if path) or None
 
 
-def _read_licence(card: Path) -> str | None:
-    """The licence in the metadata on top of a model card, as the Hub reads it; None if there is none."""
-    from huggingface_hub import metadata_load
-
-    try:
-        licence = (metadata_load(card) or {}).get("license")
-    except yaml.YAMLError as error:
-        raise InputError(f"{card}: not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{card}: cannot be read: {error}.") from None
-    return licence if isinstance(licence, str) else None
+def _read_license(card: str, file: Path) -> Any:
+    """The license in the metadata on top of a model card; None if it names none."""
+    match = _METADATA.match(card)
+    with name_place(file):
+        return _as_mapping(parse_yaml(match[1])).get("license") if match else None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
+from lora_mm.cli.options import JsonOption, SetOption, complete_recipe, parse_path
 
 app = typer.Typer(help="Check and preview data before a run; make data sets to experiment with.", no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def check(
 @app.command()
 def preview(
     data: DataArgument,
-    output: Annotated[Path, typer.Option(help="HTML file to write.")],
+    output: Annotated[Path, typer.Option(parser=parse_path, metavar="PATH", help="HTML file to write.")],
     overrides: SetOption = [],
     split: Annotated[str | None, typer.Option(help="Split to show; the training split by default.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of rows on the page, spread evenly over the split.")] = 24,
@@ -85,7 +85,7 @@ def preview(
 @app.command()
 def make(
     world: Annotated[World, typer.Argument(help="Data set to make.")],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    output: Annotated[Path, typer.Option(parser=parse_path, metavar="PATH", help="Folder to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the data set.")] = 0,
     size: Annotated[int, typer.Option(min=100, help="Number of problems or rows in total.")] = 6000,
 ) -> None:

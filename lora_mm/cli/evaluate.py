@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOption
+from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOption, parse_path
 
 
 def evaluate(
@@ -22,9 +22,15 @@ def evaluate(
     base_only: Annotated[bool, typer.Option("--base-only", help="Score the frozen base, without the adapter.")] = False,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Also write the answers: .jsonl, or .json in ScienceQA's official format.", metavar="FILE"),
+        typer.Option(
+            parser=parse_path,
+            help="Also write the answers: .jsonl, or .json in ScienceQA's official format.",
+            metavar="FILE",
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report: one HTML page.", metavar="FILE")] = None,
+    report: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Also write a report: one HTML page.", metavar="FILE")
+    ] = None,
     accept: AcceptOption = [],
     as_json: JsonOption = False,
 ) -> None:

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_logger
+from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_logger, parse_path
 
 
 def finetune(
     recipe: RecipeOption,
     overrides: SetOption = [],
-    output: Annotated[Path | None, typer.Option(help="Adapter folder to write; runs/RECIPE by default.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="PATH", help="Adapter folder to write; runs/RECIPE by default."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, or start it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     dry_run: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption
+from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption, parse_path
 
 
 class Format(StrEnum):
@@ -26,7 +26,7 @@ class Precision(StrEnum):
 
 def merge(
     adapters: AdaptersArgument,
-    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    output: Annotated[Path, typer.Option(parser=parse_path, metavar="PATH", help="Folder to make.")],
     modality: Annotated[
         str | None, typer.Option(help="Modality to merge for, with MMA: image or text.", metavar="MODALITY")
     ] = None,

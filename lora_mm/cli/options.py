@@ -1,9 +1,17 @@
 """Options that several commands share, and shell completion of their values. Holds no logic."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lora_mm.paths import resolve_path
+
+
+def parse_path(text: str) -> Path:
+    """Read the value of an option that is a path, for ``parser`` of an option."""
+    return resolve_path(text, "path")
 
 
 def complete_recipe(incomplete: str) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import JsonOption, SetOption, complete_recipe
+from lora_mm.cli.options import JsonOption, SetOption, complete_recipe, parse_path
 from lora_mm.errors import InputError
 from lora_mm.json_text import to_json
 
@@ -47,7 +47,9 @@ def schema() -> None:
 
 
 @app.command()
-def copy(name: Name, file: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
+def copy(
+    name: Name, file: Annotated[Path, typer.Argument(parser=parse_path, metavar="FILE", help="YAML file to write.")]
+) -> None:
     """Copy a recipe, with its comments, as a start for your own."""
     from lora_mm.atomic import explain_write_errors
     from lora_mm.recipe.load import recipe_file

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lora_mm.cli.options import parse_path
+
 app = typer.Typer(help="Score a predictions file with the official protocol of a benchmark.", no_args_is_help=True)
 
 
@@ -17,7 +19,12 @@ def score() -> None:
 def scienceqa(
     data: Annotated[str, typer.Option(help="ScienceQA: its official folder, a folder of Parquet files, or a Hub id.")],
     predictions: Annotated[
-        Path, typer.Option(help='Predictions: a JSON file with {"results": {problem id: index of the choice}}.')
+        Path,
+        typer.Option(
+            parser=parse_path,
+            metavar="PATH",
+            help='Predictions: a JSON file with {"results": {problem id: index of the choice}}.',
+        ),
     ],
     split: Annotated[str, typer.Option(help="Split that the predictions cover.")] = "test",
     as_json: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lora_mm.cli.options import AdapterArgument, JsonOption
+from lora_mm.cli.options import AdapterArgument, JsonOption, parse_path
 from lora_mm.json_text import to_json
 
 app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=True)
@@ -15,7 +15,9 @@ app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=Tr
 @app.command()
 def pack(
     adapter: AdapterArgument,
-    output: Annotated[Path | None, typer.Option(help="File to write; ADAPTER.tar here by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="PATH", help="File to write; ADAPTER.tar here by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pack an adapter into one file. The same adapter gives the same bytes."""
@@ -73,7 +75,9 @@ def push(
 def pull(
     source: Annotated[str, typer.Argument(metavar="REPO-ID|FILE", help="Hub id, or a packed file.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; main by default.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to make; NAME here by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="PATH", help="Folder to make; NAME here by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Download an adapter from the Hub, or unpack a packed file, into a folder."""

@@ -30,7 +30,7 @@ def read_text(name: str, value: Any, *, allow_empty: bool = False) -> str:
     """
     if not isinstance(value, str):
         raise InputError(f"{name}: {format_value(value)} is not text")
-    _check_characters(name, value)
+    check_characters(name, value)
     if not allow_empty and not value.strip():
         raise InputError(f"{name}: empty")
     return value.strip()
@@ -47,7 +47,7 @@ def read_id(value: Any, default: str) -> str:
         InputError: the value is neither text nor an integer.
     """
     if isinstance(value, str):
-        _check_characters("id", value)
+        check_characters("id", value)
     if value is None or value == "":
         return default
     if isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -61,8 +61,13 @@ def format_value(value: object) -> str:
     return text if len(text) <= _QUOTED_LENGTH else f"{text[: _QUOTED_LENGTH - 1]}…"
 
 
-def _check_characters(name: str, text: str) -> None:
-    """Raise InputError for control characters, unpaired surrogates, and the character that marks a picture."""
+def check_characters(name: str, text: str) -> None:
+    """Raise InputError for control characters, unpaired surrogates, and the character that marks a picture.
+
+    Args:
+        name: name of the cell in messages.
+        text: its text.
+    """
     if PICTURE in text:
         raise InputError(f"{name}: contains U+FFFC, which stands for a lost object; remove it")
     if match := _CONTROL_CHARACTER.search(text):

@@ -18,6 +18,7 @@ from lora_mm.data.source import Examples
 from lora_mm.data.splits import load_split
 from lora_mm.data.survey import Faults, find_repeated, survey_source
 from lora_mm.errors import InputError
+from lora_mm.json_text import to_json
 from lora_mm.recipe.load import load_recipe, recipe_names
 from lora_mm.recipe.sections import Recipe
 
@@ -127,7 +128,7 @@ def load_recipe_or_path(name: str, overrides: Sequence[str] = ()) -> tuple[Recip
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
         recipe = load_recipe(name, overrides)
         return recipe, [recipe.data.train_split, recipe.data.eval_split]
-    defaults = [f"data.path={Path(name).as_posix()!r}", "data.pictures.fit=processor"]
+    defaults = [f"data.path={to_json(Path(name).as_posix())}", "data.pictures.fit=processor"]
     recipe = load_recipe("scienceqa-pocket", [*defaults, *overrides])
     try:
         if is_own_data(recipe.data):
@@ -161,7 +162,8 @@ def check_data(
         examples[name], split_hashes = _read_split(recipe, name, check)
         hashes.append(split_hashes)
         show_status(f"{name}: counting tokens")
-        _measure(recipe, examples[name], collator, check)
+        asked = name == recipe.data.eval_split != recipe.data.train_split
+        _measure(recipe, examples[name], collator, check, asked=asked)
     first_split = examples[splits[0]]
     train_hashes, *other_hashes = hashes
     overlap = [int(number) for other in other_hashes for number in np.flatnonzero(np.isin(train_hashes, other))]
@@ -214,13 +216,23 @@ def _read_scienceqa_split(recipe: Recipe, split: str, check: SplitCheck) -> tupl
     return loaded.examples, loaded.hashes
 
 
-def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, check: SplitCheck) -> None:
-    """Measure every example in ``check``: its tokens, pictures and turns; and count those that the base cannot read."""
+def _measure(
+    recipe: Recipe, examples: Sequence[Example], collator: Collator, check: SplitCheck, *, asked: bool
+) -> None:
+    """Measure every example in ``check``: its tokens, pictures and turns; and count those that the base cannot read.
+
+    Args:
+        recipe: says what happens to examples that are too long.
+        examples: the examples.
+        collator: the collator of the recipe's base.
+        check: receives the results.
+        asked: whether the examples are questions to the model; see :meth:`Collator.length`.
+    """
     totals, shares = np.zeros(len(examples), dtype=np.int32), array("f")
     for number in range(len(examples)):
         example = examples[number]
         try:
-            fixed, cuttable = collator.length(example)
+            fixed, cuttable = collator.length(example, asked=asked)
             if collator.fitter.cuts:
                 shares.extend(collator.fitter.measure_cut(read_size(source)) for source in example.pictures)
         except InputError as error:
@@ -230,9 +242,10 @@ def _measure(recipe: Recipe, examples: Sequence[Example], collator: Collator, ch
         totals[number] = total = fixed + cuttable
         if total > collator.max_length:
             check.overlong += 1
-            if fault := collator.find_length_fault(example.id, fixed, total, recipe.data.overlong):
+            fault = collator.find_length_fault(example.id, fixed, total, recipe.data.overlong)
+            check.usable -= fault is not None or recipe.data.overlong == "drop"
+            if fault:
                 check.faults.add_row([_name_row(examples, number, example.id, fault)])
-                check.usable -= 1
         pictures, answers = len(example.pictures), sum(turn.role == "assistant" for turn in example.turns)
         check.pictures[pictures] = check.pictures.get(pictures, 0) + 1
         check.turns[answers] = check.turns.get(answers, 0) + 1

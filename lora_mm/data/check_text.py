@@ -59,6 +59,10 @@ def _print_faults(report: DataReport, console: "Console") -> None:
         console.print(Text(f"\n{_count(rows, 'faulty row')}{dropped}", style="bold red"))
         for fault in truncate_faults(faults, _PRINTED_FAULTS):
             console.print(Text(f"  {fault}"), soft_wrap=True)
+    for name, check in report.splits.items():
+        if not check.usable:
+            line = f"\n{name}: no row is left; all are faulty or over data.max_length"
+            console.print(Text(line, style="bold red"), soft_wrap=True)
     if report.overlap:
         ids = ", ".join(report.overlap[:_PRINTED_EXAMPLES])
         line = f"\n{_count(report.overlap_count, 'example')} in both the training and the evaluation split: {ids}"

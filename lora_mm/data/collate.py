@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.encode import EncoderRow, encode_rows, get_image_mark
+from lora_mm.data.encode import EncoderRow, Side, encode_rows, get_image_mark
 from lora_mm.data.example import Example, ImageSource, Turn, open_image
-from lora_mm.data.render import RenderedExample, Renderer, to_message
+from lora_mm.data.render import RenderedExample, Renderer, describe_error, to_message
 from lora_mm.data.slicing import Slicer
-from lora_mm.errors import InputError, truncate_faults
+from lora_mm.errors import InputError, name_place, truncate_faults
 from lora_mm.models.fitting import AS_IS, Fitter
 from lora_mm.models.forward import IGNORE_INDEX
 
@@ -55,7 +55,7 @@ class PreparedExamples:
         faults: faults of examples that were dropped because the base cannot read them.
     """
 
-    examples: Sequence[Example]
+    examples: "Subset"
     lengths: Sequence[int]
     pictured: Sequence[int]
     dropped: list[str]
@@ -115,7 +115,7 @@ class Collator(Renderer):
             self._make_row(text.prompt, text.target, self._count_suffix(example, text), example)
             for example, text in zip(examples, rendered, strict=True)
         ]
-        batch = encode_rows(self.processor, rows, "right")
+        batch = self._encode(examples, rows, "right")
         batch["labels"] = self._make_labels(batch, examples, rendered)
         return self._truncate(batch)
 
@@ -130,7 +130,7 @@ class Collator(Renderer):
         for example in examples:
             prompt = self.render_supervised(example).prompt
             rows.append(self._make_row(prompt, begin, self.count_tokens(prompt, begin)[1], example))
-        return encode_rows(self.processor, rows, "left")
+        return self._encode(examples, rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """Encode a conversation up to the assistant's next turn, as one row.
@@ -138,30 +138,41 @@ class Collator(Renderer):
         Pictures go before their turn's text.
 
         Raises:
-            InputError: a turn contains a special token of the base.
+            InputError: a turn contains a special token of the base, or its template or processor refuses the turns.
         """
         for turn in turns:
             self._check_plain_text(f"{turn.role}'s turn", turn.text)
         messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in turns]
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        prompt = self.apply_template("conversation", messages, add_generation_prompt=True)
         shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))
-        return encode_rows(self.processor, [self._make_row(prompt, "", 0, shown)], "left")
+        return self._encode([shown], [self._make_row(prompt, "", 0, shown)], "left")
 
-    def length(self, example: Example) -> tuple[int, int]:
+    def length(self, example: Example, *, asked: bool = False) -> tuple[int, int]:
         """Count an example's tokens: those that cannot be truncated, and the others.
 
         The tokens before the assistant's turn cannot be truncated, placeholders included. In a conversation, these are
         the tokens before the first assistant turn that follows all pictures.
+
+        Args:
+            example: the example.
+            asked: whether the example is a question to the model, not an answer to learn. Its prompt and its longest
+                candidate are counted, and nothing of it can be truncated.
         """
         text = self.render_supervised(example)
+        expansion = self._count_expansion(example, example.pictures)
+        if asked:
+            longest = max((len(self.tokenize(candidate)) for candidate in example.candidates), default=0)
+            return text.spans[-1][0] + longest + expansion, 0
         fixed = text.spans[text.after_pictures][0]
-        return fixed + self._count_expansion(example.pictures), text.size - fixed
+        return fixed + expansion, text.size - fixed
 
     def prepare(
         self,
         examples: Sequence[Example],
         overlong: Overlong,
         faulty: Literal["error", "drop"] = "error",
+        *,
+        asked: bool = False,
     ) -> PreparedExamples:
         """Measure every example, and handle those over ``max_length``.
 
@@ -172,6 +183,7 @@ class Collator(Renderer):
             examples: the examples to measure.
             overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
             faulty: whether an example that cannot be used is an error, or dropped.
+            asked: whether the examples are questions to the model; see :meth:`length`.
 
         Raises:
             InputError: examples are too long, or the base cannot read them; names them.
@@ -183,7 +195,7 @@ class Collator(Renderer):
         for number in range(len(examples)):
             example = examples[number]
             try:
-                fixed, cuttable = self.length(example)
+                fixed, cuttable = self.length(example, asked=asked)
             except InputError as error:
                 faults += error.faults
                 continue
@@ -208,12 +220,17 @@ class Collator(Renderer):
 
         Args:
             name: name of the example in the message.
-            fixed: number of its tokens that cannot be truncated.
+            fixed: number of its tokens that cannot be truncated; equal to ``total`` for a question to the model.
             total: number of all its tokens.
             overlong: whether an example over ``max_length`` is an error, dropped, or truncated at its end.
         """
         if total <= self.max_length or overlong == "drop":
             return None
+        if fixed == total:
+            return (
+                f"{name}: {total} tokens to ask, more than data.max_length={self.max_length}; raise it, or leave such "
+                "questions out: data.overlong=drop"
+            )
         if fixed >= self.max_length:
             return _describe_no_room(name, fixed, self.max_length)
         if overlong == "truncate":
@@ -285,35 +302,46 @@ class Collator(Renderer):
         return self.slicer(fitted) if self.slicer else [fitted]
 
     def _open(self, example: Example, source: ImageSource) -> Image.Image:
-        try:
+        with name_place(example.id):
             return open_image(source)
-        except InputError as error:
-            raise InputError(*(f"{example.id}: {fault}" for fault in error.faults)) from error
+
+    def _encode(self, examples: Sequence[Example], rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
+        """Make the model inputs of a batch; InputError names the example that the processor refuses."""
+        try:
+            return encode_rows(self.processor, rows, side)
+        except Exception as error:  # each of the processors raises errors of its own
+            for example, row in zip(examples, rows, strict=True) if len(rows) > 1 else ():
+                self._encode([example], [row], side)
+            names = ", ".join(example.id for example in examples)
+            raise InputError(f"{names}: the base's processor refuses this: {describe_error(error)}") from error
 
     def _count_suffix(self, example: Example, text: RenderedExample) -> int:
         """Count the tokens from the assistant's first turn to the end of the row."""
         first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
         later = [image for turn in example.turns[first:] for image in turn.images]
-        return text.size - text.spans[0][0] + self._count_expansion(later)
+        return text.size - text.spans[0][0] + self._count_expansion(example, later)
 
-    def _count_expansion(self, sources: Sequence[ImageSource]) -> int:
-        """Count the tokens that a row gains when placeholders replace the marks of its pictures."""
+    def _count_expansion(self, example: Example, sources: Sequence[ImageSource]) -> int:
+        """Count the tokens that a row gains when placeholders replace the marks of these pictures."""
         if self.slicer:
             views = self.slicer.views * len(sources)
             sizes = [(self.slicer.window, self.slicer.window)] * views
         elif self._size_matters:
-            sizes = [self.fitter.measure(open_image(source).size) for source in sources]
+            sizes = [self.fitter.measure(self._open(example, source).size) for source in sources]
         else:
             sizes = [_PROBES[0]] * len(sources)
-        return self._count_placeholders(tuple(sizes)) - len(sources)
+        with name_place(example.id):
+            return self._count_placeholders(tuple(sizes)) - len(sources)
 
     def _count_placeholders(self, sizes: tuple[tuple[int, int], ...]) -> int:
         """Count the placeholders that the processor makes for pictures of these sizes (width, height) in one row."""
         if sizes and sizes not in self._placeholder_counts:
             content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "a"}]
-            prompt = self.processor.apply_chat_template([{"role": "user", "content": content}])
+            shown = ", ".join(f"{width} × {height} pixels" for width, height in sizes)
+            prompt = self.apply_template(shown, [{"role": "user", "content": content}])
             pictures = [Image.new("RGB", size) for size in sizes]
-            expanded = encode_rows(self.processor, [EncoderRow(prompt, "", 0, pictures)], "right")
+            row = EncoderRow(prompt, "", 0, pictures)
+            expanded = self._encode([Example(shown, "", "")], [row], "right")
             growth = expanded["input_ids"].shape[1] - len(self.tokenize(prompt))
             self._placeholder_counts[sizes] = growth + len(sizes)
         return self._placeholder_counts.get(sizes, 0)

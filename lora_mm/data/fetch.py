@@ -4,10 +4,10 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 from lora_mm.data.example import MAX_BYTES, ImageCell, ImageSource, open_image
 from lora_mm.errors import InputError
+from lora_mm.paths import resolve_path
 
 TIMEOUT = 30.0
 """Maximum duration of a download in seconds."""
@@ -28,7 +28,7 @@ def fetch_picture(address: str) -> ImageSource:
     if address.startswith(("http://", "https://")):
         source = ImageCell([{"picture": {"bytes": _download(address)}}], 0, "picture", address)
     else:
-        source = Path(address).expanduser()
+        source = resolve_path(address, "picture")
     open_image(source)
     return source
 

@@ -77,11 +77,13 @@ class RowReader:
         layout: a key of :data:`LAYOUTS`.
         columns: field → its column, for columns that have none of the field's known names.
         context: settings that all rows of the source share.
+        detected: whether the layout was detected by the columns of some rows, so that it must be checked in all.
     """
 
     layout: str
     columns: Mapping[str, str]
     context: RowContext
+    detected: bool = False
 
     def __call__(self, row: Mapping[str, Any], default_id: str) -> Example:
         """Read a row.
@@ -100,6 +102,8 @@ class RowReader:
                 values |= self._read_field(field, row)
             except InputError as error:
                 faults += error.faults
+        if not faults and self.detected:
+            faults += self._find_other_layouts(row)
         if faults:
             raise InputError(*faults)
         id = read_id(values.get("id"), default_id)
@@ -128,6 +132,20 @@ class RowReader:
         if needed:
             raise InputError(f"{names[0]}: the field is missing")
         return {}
+
+    def _find_other_layouts(self, row: Mapping[str, Any]) -> list[str]:
+        """Say if the filled columns of a row fit another layout than that of the first rows."""
+        filled = [name for name, value in row.items() if value not in (None, "", [])]
+        candidates = {field: [name for name in names if name in filled]
+                      for field, names in _find_columns(filled, self.columns).items()}  # fmt: skip
+        needed = all(candidates[field] for field in LAYOUTS[self.layout].needs)
+        others = [name for name, layout in LAYOUTS.items() if name != self.layout and _fits(layout, candidates)]
+        if not needed or not others:  # an empty field is a fault of its own
+            return []
+        return [
+            f"data.layout: the row has the columns of {' and '.join(others)}, but the first rows those of "
+            f"{self.layout}; put rows of each layout into a file of their own, or set data.layout={self.layout} for all"
+        ]
 
     def find_unread(self, columns: Sequence[str]) -> list[str]:
         """Find the columns that no field is read from."""

@@ -12,6 +12,7 @@ _KEYS_OF_OWN_DATA = (
     "image_root",
     "question",
     "response",
+    "answer",
     "eval_path",
     "cap",
     "select",
@@ -50,10 +51,10 @@ def _is_scienceqa(section: DataSection) -> bool:
 
 def get_scienceqa_path(section: DataSection) -> str:
     """Return the path or Hub id of the ScienceQA problems."""
-    return resolve_path(section, str(section.path))
+    return locate_path(section, str(section.path))
 
 
-def resolve_path(section: DataSection, path: str) -> str:
+def locate_path(section: DataSection, path: str) -> str:
     """Resolve the name of a pocket data set to its folder, and draw it if needed; return other paths as given.
 
     Args:

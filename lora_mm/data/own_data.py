@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lora_mm.data.data_split import DataSplit
-from lora_mm.data.location import resolve_path
+from lora_mm.data.location import locate_path
 from lora_mm.data.mixture import SourceCounts, allocate_counts, cap_rows, draw_rows, format_counts, hold_out_rows
 from lora_mm.data.selection import Selection
 from lora_mm.data.source import Examples, Source, open_source
 from lora_mm.data.survey import Survey, hash_source, survey_source
 from lora_mm.errors import InputError
+from lora_mm.paths import resolve_path
 from lora_mm.recipe.data_section import DataSection, SourceSection
 
 _FAULTS_IN_ERROR = 10
@@ -49,13 +49,14 @@ def find_source(section: DataSection, entry: SourceSection, split: str, number: 
     held_out = section.eval_share and split in (section.train_split, section.eval_split)
     path = entry.eval_path if evaluating and entry.eval_path else entry.path
     source = open_source(
-        resolve_path(section, path),
+        locate_path(section, path),
         section.train_split if held_out else split,
         layout=entry.layout,
         columns=entry.columns,
-        image_root=Path(entry.image_root).expanduser() if entry.image_root else None,
+        image_root=resolve_path(entry.image_root, "data.image_root") if entry.image_root else None,
         question=entry.question,
         response=entry.response,
+        answer=entry.answer,
         stream=limit if section.streaming else None,
         prefix=f"{number}/" if section.sources else "",
     )

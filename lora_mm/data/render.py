@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 
 from lora_mm.data.encode import starts_with_bos
 from lora_mm.data.example import PICTURE, Example
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, shorten
 
 _CACHED = 20_000
 """Number of rendered examples to cache: some tens of megabytes of text."""
@@ -75,17 +75,33 @@ class Renderer:
             if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
                 raise InputError(f"{example.id}: {marks} picture marks but {len(turn.images)} pictures in one turn.")
         messages = _to_messages(example)
-        try:
-            prompt = self.processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
-            whole = self.processor.apply_chat_template(messages)
-        except TemplateError as error:
-            raise InputError(f"{example.id}: the base's chat template refuses the conversation: {error}") from error
+        prompt = self.apply_template(example.id, messages[:-1], add_generation_prompt=True)
+        whole = self.apply_template(example.id, messages)
         if not whole.startswith(prompt):
             raise InputError(
                 f"{example.id}: the base's chat template renders the prompt differently with an answer, so the answer "
                 "cannot be separated from it."
             )
         return prompt, _end_turn(whole[len(prompt) :], self.tokenizer.eos_token)
+
+    def apply_template(self, name: str, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        """Render messages as text.
+
+        Args:
+            name: name of the conversation in messages.
+            messages: the turns; see :func:`to_message`.
+            add_generation_prompt: whether to end with the beginning of the assistant's turn.
+
+        Raises:
+            InputError: the template refuses the messages.
+        """
+        try:
+            text: str = self.processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
+        except Exception as error:  # a template is a program, and may raise anything
+            raise InputError(
+                f"{name}: the base's chat template refuses the conversation: {describe_error(error)}"
+            ) from error
+        return text
 
     def render_supervised(self, example: Example) -> RenderedExample:
         """Render an example and find its supervised tokens. The result is cached, since every epoch needs it.
@@ -136,7 +152,7 @@ class Renderer:
         if len(answers) == 1:
             return []
         messages = _to_messages(example)
-        whole = self.processor.apply_chat_template(messages)
+        whole = self.apply_template(example.id, messages)
         *earlier, last = [self._find_text(example.id, messages, number, whole) for number in answers]
         lead, ending = whole[len(prompt) : last[0]], whole[last[1] :]
         offsets = self._get_offsets(prompt + target)
@@ -153,7 +169,7 @@ class Renderer:
         """Find start and end of a message's text, in characters of ``whole``."""
         substitute = to_message(messages[number]["role"], _SUBSTITUTE)
         changed = [*messages[:number], substitute, *messages[number + 1 :]]
-        before, separator, after = self.processor.apply_chat_template(changed).partition(_SUBSTITUTE)
+        before, separator, after = self.apply_template(id, changed).partition(_SUBSTITUTE)
         begin, end = len(before), len(whole) - len(after)
         if not separator or end < begin or not (whole.startswith(before) and whole.endswith(after)):
             raise InputError(
@@ -186,6 +202,12 @@ class Renderer:
         )
         offsets: list[tuple[int, int]] = encoded["offset_mapping"]
         return offsets
+
+
+def describe_error(error: Exception) -> str:
+    """Describe an error of a base's template or processor in one line."""
+    first = next(iter(str(error).splitlines()), "")
+    return first if isinstance(error, TemplateError) else f"{type(error).__name__}: {shorten(first, 200)}"
 
 
 def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:

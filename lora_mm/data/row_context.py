@@ -9,6 +9,7 @@ from lora_mm.data.cells import PictureFolder
 from lora_mm.data.example import PICTURE, ImageSource, Turn
 
 Response = Literal["none", "short", "letter"]
+AnswerForm = Literal["index", "letter", "text"]
 
 RESPONSES: Mapping[str, str] = {
     "none": "",
@@ -29,11 +30,13 @@ class RowContext:
         pictures: finds the pictures that rows name.
         question: question for rows that have none.
         response: response format, a key of :data:`RESPONSES`.
+        answer: how the rows of multiple choice name the right choice; None if in any form that is not ambiguous.
     """
 
     pictures: PictureFolder
     question: str | None = None
     response: Response = "none"
+    answer: AnswerForm | None = None
 
     def make_user_turn(self, text: str, pictures: Sequence[ImageSource]) -> Turn:
         """Make a user turn, whose text ends with the instruction for the response format.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from lora_mm.data.tables import SPLIT_NAMES, TableRows, load_hub_table, load_saved_table, read_parquet_tables
 from lora_mm.data.text_rows import FILE_READERS
 from lora_mm.errors import InputError, suggest_name
+from lora_mm.paths import resolve_path
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SUFFIXES = (*FILE_READERS, ".parquet")
@@ -62,7 +63,7 @@ def find_rows(source: str, split: str, *, limit: int | None = None) -> LocatedRo
     Raises:
         InputError: the source has no rows (says what was expected), or its file cannot be divided into rows.
     """
-    path = Path(source).expanduser()
+    path = resolve_path(source, "data.path")
     if path.is_file():
         return LocatedRows(_read_files((path,)), None, path.parent)
     if path.is_dir():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_mm.data.cells import format_value
+from lora_mm.data.cells import check_characters, format_value
 from lora_mm.data.example import LETTERS, Example, ImageSource, open_image
 from lora_mm.data.row_context import RESPONSES
 from lora_mm.data.scienceqa_tables import OWN_SPLITS, TEXT_FIELDS, ProblemRow, ProblemTable, locate_table
@@ -161,7 +161,7 @@ def load_problems(
     for row in table:
         if len(problems) == limit:
             break
-        row_faults = [*row.faults, *_find_faults(row.fields)]
+        row_faults = [*row.faults, *_find_text_faults("id", row.id), *_find_faults(row.fields)]
         faults += [f"{table.where}, problem {row.id}: {fault}" for fault in row_faults]
         lacks_picture = pictures and row.has_image and row.image is None
         if lacks_picture and not row_faults:
@@ -249,13 +249,24 @@ def _find_faults(fields: Mapping[str, Any]) -> Iterator[str]:
     for name in (*TEXT_FIELDS, "split"):
         if name not in fields:
             yield f"{name}: the field is missing"
-        elif not isinstance(fields[name], str):
-            yield f"{name}: {format_value(fields[name])} is not text"
+        else:
+            yield from _find_text_faults(name, fields[name])
     if isinstance(question := fields.get("question"), str) and not question.strip():
         yield "question: empty"
     if isinstance(split := fields.get("split"), str) and split not in OWN_SPLITS:
         yield f"split: unknown split '{split}'. Known: {', '.join(OWN_SPLITS)}.{suggest_name(split, OWN_SPLITS)}"
     yield from _find_choice_faults(fields)
+
+
+def _find_text_faults(name: str, value: object) -> list[str]:
+    """Find what is wrong with a text; it may be empty, and its spaces stay, because scoring looks at both."""
+    if not isinstance(value, str):
+        return [f"{name}: {format_value(value)} is not text"]
+    try:
+        check_characters(name, value)
+    except InputError as error:
+        return list(error.faults)
+    return []
 
 
 def _find_choice_faults(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -268,11 +279,10 @@ def _find_choice_faults(fields: Mapping[str, Any]) -> Iterator[str]:
             yield f"choices: {format_value(choices)} is not a list"
         else:
             count = len(choices)
-            yield from (
-                f"choices: number {index} is {format_value(choice)}, not text"
-                for index, choice in enumerate(choices)
-                if not isinstance(choice, str) or not choice.strip()
-            )
+            for index, choice in enumerate(choices):
+                yield from _find_text_faults(f"choices: number {index}", choice)
+                if isinstance(choice, str) and not choice.strip():
+                    yield f"choices: number {index}: empty"
             if not 2 <= count <= len(LETTERS):
                 yield f"choices: {count} given, must be 2 to {len(LETTERS)}"
     if "answer" in fields:
@@ -306,11 +316,8 @@ def _read_captions(path: Path | None) -> Mapping[str, str]:
     captions = value.get("captions") if isinstance(value, dict) else None
     if not isinstance(captions, dict):
         raise InputError(f'{path}: must hold {{"captions": {{id: text}}}}')
-    faults = [
-        f"{path}, problem {key}: {format_value(text)} is not text"
-        for key, text in captions.items()
-        if type(text) is not str
-    ]
+    faults = [f"{path}, problem {key}: {fault}" for key, text in captions.items()
+              for fault in _find_text_faults("caption", text)]  # fmt: skip
     if faults:
         raise InputError(*truncate_faults(faults))
     return captions

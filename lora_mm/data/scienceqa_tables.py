@@ -17,6 +17,7 @@ from lora_mm.data.tables import load_hub_table, read_parquet_columns, read_parqu
 from lora_mm.errors import InputError, suggest_name, truncate_faults
 from lora_mm.hub_access import root_cause
 from lora_mm.json_text import read_json_file
+from lora_mm.paths import resolve_path
 
 if TYPE_CHECKING:
     import datasets
@@ -96,7 +97,7 @@ def is_scienceqa(source: str, split: str) -> bool:
     Raises:
         UnreachableError: a data set on the Hub cannot be loaded.
     """
-    path = Path(source).expanduser()
+    path = resolve_path(source, "data.path")
     if _is_official_folder(path):
         return True
     files = (
@@ -123,7 +124,7 @@ def locate_table(source: str | Path) -> Callable[[str, bool], ProblemTable]:
     Raises:
         InputError: the source is none of these; says which files were expected.
     """
-    path = Path(source).expanduser()
+    path = resolve_path(source, "data.path")
     if path.is_dir():
         if _is_official_folder(path):
             return lambda split, pictures: _read_official_folder(path, split, pictures)

@@ -10,9 +10,9 @@ import numpy as np
 from lora_mm.data.cells import PictureFolder
 from lora_mm.data.example import Example
 from lora_mm.data.layouts import RowReader, detect_layout
-from lora_mm.data.row_context import Response, RowContext
+from lora_mm.data.row_context import AnswerForm, Response, RowContext
 from lora_mm.data.rows import Rows, find_rows
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, name_place, truncate_faults
 
 _ROWS_FOR_COLUMNS = 200
 """Number of rows of a text file whose columns decide its layout."""
@@ -42,12 +42,10 @@ class Source:
     def __getitem__(self, row: int) -> Example:
         """Read the example of a row; InputError names the row."""
         where = self.rows.where(row)
-        try:
+        with name_place(where):
             example = self.reader(self.rows[row], where)
             if row in self.repeated_ids:
                 raise InputError(f"id: '{example.id}' is already the id of {self.rows.where(self.repeated_ids[row])}")
-        except InputError as error:
-            raise InputError(*(f"{where}: {fault}" for fault in error.faults)) from error
         return replace(example, id=self.prefix + example.id) if self.prefix else example
 
     def find_unread_columns(self) -> list[str]:
@@ -64,6 +62,7 @@ def open_source(
     image_root: Path | None = None,
     question: str | None = None,
     response: Response = "none",
+    answer: AnswerForm | None = None,
     stream: int | None = None,
     prefix: str = "",
 ) -> Source:
@@ -77,6 +76,7 @@ def open_source(
         image_root: folder that picture paths are relative to; by default the folder of the file.
         question: question for rows that have none.
         response: response format; see :class:`~lora_mm.data.row_context.RowContext`.
+        answer: how the rows of multiple choice name the right choice; None if in any form that is not ambiguous.
         stream: number of rows to stream from the Hub, from the first; None downloads the split.
         prefix: prefix of every id.
 
@@ -85,26 +85,31 @@ def open_source(
     """
     located = find_rows(path, split, limit=stream)
     named = dict(columns or {})
-    try:
+    with name_place(path):
         known = detect_layout(_list_columns(located.rows), named, layout)
-    except InputError as error:
-        raise InputError(*(f"{path}: {fault}" for fault in error.faults)) from error
-    if known == "caption" and not question:
-        raise InputError(f"{path}: the rows are captions without questions; set data.question.")
-    context = RowContext(PictureFolder(image_root or located.root), question, response)
-    return Source(located.rows, RowReader(known, named, context), located.split, prefix)
+        if known == "caption" and not question:
+            raise InputError("the rows are captions without questions; set data.question.")
+        if answer and known != "multiple_choice":
+            raise InputError(f"data.answer: has no effect on rows of layout {known}; remove it.")
+    context = RowContext(PictureFolder(image_root or located.root), question, response, answer)
+    reader = RowReader(known, named, context, detected=layout == "auto")
+    return Source(located.rows, reader, located.split, prefix)
 
 
 def _list_columns(rows: Rows) -> list[str]:
+    """List the columns of a table, or of the first rows of a text file; InputError if none of these can be read."""
     table = getattr(rows, "table", None)
     if table is not None:
         return list(table.column_names)
     names: dict[str, None] = {}
+    faults: list[str] = []
     for row in range(min(_ROWS_FOR_COLUMNS, len(rows))):
         try:
             names |= dict.fromkeys(rows[row])
-        except InputError:
-            continue  # reported when all rows are read
+        except InputError as error:  # reported when all rows are read
+            faults += [f"{rows.where(row)}: {fault}" for fault in error.faults]
+    if not names and faults:
+        raise InputError(*truncate_faults(faults))
     return list(names)
 
 

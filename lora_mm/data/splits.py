@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_mm.data import scienceqa
 from lora_mm.data.data_split import DataSplit, check_disjoint
-from lora_mm.data.location import get_scienceqa_path, is_own_data, resolve_path
+from lora_mm.data.location import get_scienceqa_path, is_own_data, locate_path
 from lora_mm.data.own_data import load_own_split
 from lora_mm.data.rows import find_rows
 from lora_mm.data.survey import hash_content
@@ -78,4 +78,4 @@ def check_data_source(recipe: Recipe) -> None:
         scienceqa.load_problems(get_scienceqa_path(section), section.train_split, pictures=False, limit=1)
     elif not section.streaming:
         for entry in section.all_sources:
-            find_rows(resolve_path(section, entry.path), section.train_split)
+            find_rows(locate_path(section, entry.path), section.train_split)

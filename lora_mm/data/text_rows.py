@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lora_mm.errors import InputError
-from lora_mm.json_text import find_repeated_keys
+from lora_mm.json_text import parse_json
+from lora_mm.paths import HOW_TO_CONVERT, describe_encoding_error
 
 _CHUNK = 1 << 20
 """Number of bytes of a JSON list that are scanned at once."""
@@ -49,13 +50,15 @@ class FileRows:
         return len(self.lines)
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
-        with self.path.open("rb") as stream:  # for each row: workers would share an open file's position
-            stream.seek(self.starts[row])
-            encoded = stream.read(self.starts[row + 1] - self.starts[row])
         try:
+            with self.path.open("rb") as stream:  # for each row: workers would share an open file's position
+                stream.seek(self.starts[row])
+                encoded = stream.read(self.starts[row + 1] - self.starts[row])
             return self.parse(encoded.decode("utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 text (byte {error.start} of the row)") from error
+            raise InputError(describe_encoding_error(error, "of the row")) from error
 
     def where(self, row: int) -> str:
         """Name a row for messages: ``file:line``."""
@@ -63,33 +66,15 @@ class FileRows:
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
-    """Parse one JSON object.
+    """Parse one JSON object; an item of a list may end with its comma.
 
     Raises:
-        InputError: the text is not a JSON object, or the object has a duplicate key. (A plain parser silently keeps the
-            last value.)
+        InputError: the text is not a JSON object, or see :func:`~lora_mm.json_text.parse_json`.
     """
-    text = text.strip()
-    try:
-        value, end = _DECODER.raw_decode(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg}, at character {error.pos + 1}") from error
-    except RecursionError as error:
-        raise InputError("JSON nested too deeply") from error
+    value = parse_json(text.strip().removesuffix(","))
     if not isinstance(value, dict):
         raise InputError(f"a JSON {type(value).__name__}, not an object")
-    if text[end:].strip() not in ("", ","):  # an item of a list may end with its comma
-        raise InputError(f"not JSON: text after the object: {text[end:].strip()[:20]!r}")
     return value
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if repeated := find_repeated_keys(pairs):
-        raise InputError(f"duplicate key '{repeated[0]}'")
-    return dict(pairs)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_keys)
 
 
 def _index_json_lines(path: Path) -> FileRows:
@@ -117,6 +102,8 @@ def _index_json_file(path: Path) -> FileRows:
             parse_json_object(begin.splitlines()[0].decode("utf-8"))
             return _index_json_lines(path)
         raise InputError(f"{path}: one JSON object, not a list of rows; write [{{…}}, {{…}}], or one object a line.")
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: not UTF-8 text but UTF-16; {HOW_TO_CONVERT.replace('LATIN1', 'UTF-16')}")
     raise InputError(f"{path}: neither a JSON list of rows nor one object a line.")
 
 
@@ -181,16 +168,19 @@ def _index_json_list(path: Path) -> FileRows:
             if not scan.peek():
                 raise InputError(f"{path.name}:{scan.line}: {cut_off}")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path.name}:{scan.line}: not UTF-8 text after this line") from error
+            raise InputError(f"{path.name}:{scan.line}: not UTF-8 text after this line; {HOW_TO_CONVERT}") from error
         starts.append(scan.position)
     return FileRows(path, starts, lines, parse_json_object)
+
+
+_DECODER = json.JSONDecoder(parse_int=str)  # an integer with too many digits is a fault of its row
 
 
 def _find_item_end(scan: _Scanner, path: Path) -> int:
     """Find where the next JSON value ends in the scanner's text."""
     while True:
         try:
-            return json.JSONDecoder().raw_decode(scan.text, scan.at)[1]
+            return _DECODER.raw_decode(scan.text, scan.at)[1]
         except json.JSONDecodeError as error:
             # If the piece ends inside the value, read on until the end of the file; anything else is a fault.
             cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(scan.text) - 12
@@ -198,6 +188,8 @@ def _find_item_end(scan: _Scanner, path: Path) -> int:
                 line = scan.line + scan.text.count("\n", scan.at, error.pos)
                 ending = "; the file is cut off" if cut_off else ""
                 raise InputError(f"{path.name}:{line}: not JSON: {error.msg}{ending}") from error
+        except RecursionError:
+            raise InputError(f"{path.name}:{scan.line}: JSON nested too deeply") from None
 
 
 def _index_csv_file(path: Path) -> FileRows:
@@ -218,7 +210,10 @@ def _index_csv_file(path: Path) -> FileRows:
                 # A faulty row must not stop the index; it is reported when it is read.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
 
-        first = stream.readline().decode("utf-8-sig", errors="replace")
+        try:
+            first = stream.readline().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path.name}:1: {describe_encoding_error(error)}") from error
         stream.seek(0)
         delimiter = max(",;\t", key=first.count)
         reader = csv.reader(decode_lines(), delimiter=delimiter, strict=True)

@@ -1,14 +1,18 @@
 """A model's answers, one for each question, and their file. Knows no metric."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_mm.atomic import write_atomically
 from lora_mm.data.example import Example
-from lora_mm.errors import InputError
+from lora_mm.errors import InputError, name_place
+from lora_mm.json_text import parse_json, to_json
+from lora_mm.paths import read_text_file
+from lora_mm.validation import explain_validation_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +69,41 @@ def save_answers(path: Path, answers: Iterable[Answer]) -> None:
     Raises:
         LoraMMError: the file cannot be written.
     """
-    write_atomically(path, "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers))
+    write_atomically(path, "".join(to_json(answer.as_dict()) + "\n" for answer in answers))
+
+
+class _SavedAnswer(BaseModel):
+    """A line of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str
+    prediction: str
+    references: list[str]
+    right: bool | Annotated[float, Field(ge=0, le=1)] | None
+    choice: Annotated[int, Field(ge=0)] | None
 
 
 def load_answers(path: Path) -> list[Answer]:
     """Read a file of :func:`save_answers`.
 
     Raises:
-        InputError: the file cannot be read, or a line, named by its number, is not a saved answer.
+        InputError: the file cannot be read or is cut off, or a line, named by its number, is not a saved answer.
     """
-    answers: list[Answer] = []
-    try:
-        # Not splitlines(), which also breaks a line at U+2028.
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-            fields = json.loads(line)
-            credit = fields["right"]
-            answers.append(
-                Answer(
-                    id=fields["id"],
-                    prediction=fields["prediction"],
-                    references=tuple(fields["references"]),
-                    credit=None if credit is None else float(credit),
-                    choice=fields["choice"],
-                )
-            )
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        line_number = len(answers) + 1
-        raise InputError(
-            f"{path}, line {line_number}: not a saved answer ({type(error).__name__}: {error})."
-        ) from error
+    *lines, end = read_text_file(path).split("\n")  # not splitlines(), which also breaks a line at U+2028
+    if end:
+        raise InputError(f"{path}, line {len(lines) + 1}: the file is cut off.")
+    answers = []
+    for number, line in enumerate(lines, 1):
+        with name_place(f"{path}, line {number}: not a saved answer"):
+            answers.append(_parse_answer(line))
     return answers
+
+
+def _parse_answer(line: str) -> Answer:
+    try:
+        saved = _SavedAnswer.model_validate(parse_json(line))
+    except ValidationError as error:
+        raise InputError(*explain_validation_error(error, _SavedAnswer)) from error
+    credit = None if saved.right is None else float(saved.right)
+    return Answer(saved.id, saved.prediction, tuple(saved.references), credit, saved.choice)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_mm.atomic import write_atomically
+from lora_mm.data.cells import format_value
 from lora_mm.data.example import LETTERS
 from lora_mm.data.scienceqa import AnswerFormat, Problem
-from lora_mm.errors import InputError, truncate_faults
+from lora_mm.errors import InputError, shorten, truncate_faults
 from lora_mm.evaluation.score import Score, Tally
 from lora_mm.json_text import read_json_file
 
@@ -200,8 +201,8 @@ def read_results(path: Path) -> Results:
         try:
             indices[id] = _parse_index(value)
         except ValueError:
-            shown = json.dumps(value, ensure_ascii=False)[:40]
-            faults.append(f"{path}, problem {id}: {shown} is not the index of a choice, a letter, or -1 for none")
+            fault = f"{format_value(value)} is not the index of a choice, a letter, or -1 for none"
+            faults.append(f"{path}, problem {shorten(id)}: {fault}")
     if faults:
         raise InputError(*truncate_faults(faults))
     return Results(
@@ -264,6 +265,7 @@ def _parse_index(value: object) -> int:
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
     is_fraction = isinstance(value, float) and not value.is_integer()
-    if isinstance(value, bool) or is_fraction or not isinstance(value, int | float | str):
+    is_text = isinstance(value, str) and re.fullmatch("-?[0-9]{1,9}", value)
+    if isinstance(value, bool) or is_fraction or not (is_text or isinstance(value, int | float)):
         raise ValueError
     return int(value)

@@ -3,7 +3,6 @@
 Knows the order of the steps; other modules do them.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from rich.console import Console
 from torch import nn
 
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.artifact.files import SCORES
+from lora_mm.artifact.files import SCORES, read_json_object
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
 from lora_mm.data.collate import Collator
 from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
+from lora_mm.data.questions import fit_questions
 from lora_mm.data.splits import load_split
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import list_references
@@ -37,7 +37,12 @@ from lora_mm.evaluation.scoring import (
     score_model,
 )
 from lora_mm.jobs.run_folder import ADAPTER_ROW, BASE_ROW
-from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.jobs.session import (
+    find_adapter_recipe,
+    load_recipe_base,
+    make_base_collator,
+    make_collator_without_weights,
+)
 from lora_mm.models.memory import format_memory
 from lora_mm.models.precision import check_quantization
 from lora_mm.progress import Display
@@ -166,7 +171,8 @@ def evaluate(
 
 
 def _load_questions(recipe: Recipe, split: str | None, limit: int | None) -> DataSplit:
-    return load_split(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+    questions = load_split(recipe, split or recipe.data.eval_split, limit or recipe.data.eval_limit)
+    return fit_questions(questions, make_collator_without_weights(recipe), recipe.data)
 
 
 def make_page(evaluation: Evaluation) -> Page:
@@ -198,10 +204,11 @@ def make_page(evaluation: Evaluation) -> Page:
 def _load_history(adapter: Path) -> list[dict[str, float]]:
     """Load the training log from an adapter folder; empty if it has none."""
     try:
-        history = json.loads((adapter / SCORES).read_text(encoding="utf-8"))["figures"]["history"]
-    except (OSError, ValueError, KeyError, TypeError):
+        history = read_json_object(adapter / SCORES)["figures"]["history"]
+    except (InputError, KeyError, TypeError):
         return []
-    return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    entries = history if isinstance(history, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
 # --- models to score -------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.atomic import explain_write_errors
 from lora_mm.data.collate import Collator, PreparedExamples
+from lora_mm.data.questions import fit_questions
 from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.evaluation.answers import Answer, load_answers
@@ -200,10 +201,12 @@ def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     console = display.console
     check_sources(recipe)
     train_split, test = load_train_and_test(recipe)
-    console.print(f"{train_split.account()}\n{test.account()}", highlight=False)
+    console.print(train_split.account(), highlight=False)
     metric, _ = choose_scoring(recipe, test.examples, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
+    test = fit_questions(test, collator, recipe.data)
+    console.print(test.account(), highlight=False)
     prepared = collator.prepare(train_split.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError(

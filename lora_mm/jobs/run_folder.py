@@ -332,6 +332,5 @@ def _render_card(result: RunResult, recipe: Recipe, model: peft.PeftModel, base:
 
 
 def load_scores(folder: Path) -> dict[str, Any]:
-    """Load the scores and figures of a finished run from its folder."""
-    facts: dict[str, Any] = read_json_object(folder / SCORES)
-    return facts
+    """Load the scores and figures of a finished run from its folder; InputError if they cannot be read."""
+    return read_json_object(folder / SCORES)

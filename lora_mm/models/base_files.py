@@ -9,6 +9,7 @@ from typing import Any
 from lora_mm import pocket
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.json_text import read_json_file
+from lora_mm.paths import resolve_path
 
 POCKET = "pocket"
 """The name by which recipes and adapters know the base that ships with the package."""
@@ -30,7 +31,7 @@ def compute_fingerprint(folder: Path) -> str:
     weights need not be read.
     """
     digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json_file(folder / "config.json")
     for key in _VOLATILE:
         config.pop(key, None)
     digest.update(json.dumps(config, sort_keys=True).encode())
@@ -79,10 +80,15 @@ def _is_shard(file: str) -> bool:
 
 
 def get_source(name: str) -> str:
-    """Get the folder or Hub id by which transformers loads the base that recipes call ``name``."""
+    """Get the folder or Hub id by which transformers loads the base that recipes call ``name``.
+
+    Raises:
+        InputError: no folder can have this name.
+    """
     if name == POCKET:
         return str(pocket.BASE)
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    path = resolve_path(name, "base.model")
+    return str(path) if name.startswith("~") else name
 
 
 def find_base_folder(name: str, revision: str | None = None, *, local_only: bool = False) -> Path:

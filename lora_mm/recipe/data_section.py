@@ -9,6 +9,11 @@ from lora_mm.models.picture_fit import Fit
 from lora_mm.recipe.columns import COLUMNS
 from lora_mm.recipe.section import Section
 
+MAX_SEED = 2**32 - 1
+"""The largest random seed that NumPy's generators of all kinds take."""
+MAX_COUNT = 10**9
+"""Maximum number of rows or steps."""
+
 
 class PocketSection(Section):
     """Which pocket data to draw.
@@ -18,8 +23,8 @@ class PocketSection(Section):
         size: Number of rows to draw, in all splits together.
     """
 
-    seed: int = Field(0, ge=0)
-    size: int = Field(6000, ge=100)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    size: int = Field(6000, ge=100, le=1_000_000)
 
 
 class PicturesSection(Section):
@@ -45,9 +50,9 @@ class SlicingSection(Section):
         window: Side of a crop in pixels. By default, the size that the base's image processor uses.
     """
 
-    rows: int = Field(2, ge=1)
-    columns: int = Field(2, ge=1)
-    window: int | None = Field(None, ge=16)
+    rows: int = Field(2, ge=1, le=16)
+    columns: int = Field(2, ge=1, le=16)
+    window: int | None = Field(None, ge=16, le=2048)
 
 
 class SelectionSection(Section):
@@ -60,7 +65,7 @@ class SelectionSection(Section):
     """
 
     concepts: list[str] = []
-    keep: int | None = Field(None, ge=1)
+    keep: int | None = Field(None, ge=1, le=MAX_COUNT)
     yes_no: bool = False
 
     @model_validator(mode="after")
@@ -81,6 +86,8 @@ class SourceKeys(Section):
         question: Question for rows that have none, such as captions.
         response: Instruction appended to every question: ``short`` asks for a short answer, ``letter`` for the letter
             of the choice, ``none`` appends nothing.
+        answer: How the rows of multiple choice name the right choice: by its ``index`` from 0, its ``letter`` or its
+            ``text``. By default, by any of them, and a row where two of them name different choices is faulty.
         eval_path: File, folder or Hub id of the evaluation rows, if they are not a split of ``path``.
         cap: Maximum number of training rows, sampled at random.
         select: Core set of the training rows to use; by default, all of them.
@@ -93,8 +100,9 @@ class SourceKeys(Section):
     image_root: str | None = None
     question: str | None = None
     response: Literal["none", "short", "letter"] = "none"
+    answer: Literal["index", "letter", "text"] | None = None
     eval_path: str | None = None
-    cap: int | None = Field(None, ge=1)
+    cap: int | None = Field(None, ge=1, le=MAX_COUNT)
     select: SelectionSection | None = None
 
     @field_validator("columns")
@@ -116,7 +124,7 @@ class SourceSection(SourceKeys):
     """
 
     path: str
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, le=1e6)
 
 
 class DataSection(SourceKeys):
@@ -155,7 +163,7 @@ class DataSection(SourceKeys):
     sources: list[SourceSection] = []
     eval_share: float = Field(0.0, ge=0, lt=1)
     sampling: Literal["proportional", "sqrt", "weights"] = "proportional"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     faulty_rows: Literal["error", "drop"] = "error"
     streaming: bool = False
     pocket: PocketSection = PocketSection()
@@ -166,10 +174,10 @@ class DataSection(SourceKeys):
     pictures: PicturesSection = PicturesSection()
     slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"
-    max_length: int = Field(2048, ge=8)
+    max_length: int = Field(2048, ge=8, le=1_000_000)
     overlong: Literal["error", "drop", "truncate"] = "error"
-    train_limit: int | None = Field(None, ge=1)
-    eval_limit: int | None = Field(None, ge=1)
+    train_limit: int | None = Field(None, ge=1, le=MAX_COUNT)
+    eval_limit: int | None = Field(None, ge=1, le=MAX_COUNT)
 
     @property
     def location(self) -> str:

@@ -1,17 +1,18 @@
 """Reads recipes by name or file, merges what they extend, and applies ``--set``. Needs no torch and runs nothing."""
 
 import importlib.resources
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from lora_mm.errors import InputError, suggest_name
+from lora_mm.errors import InputError, name_place, shorten, suggest_name
+from lora_mm.paths import resolve_path
 from lora_mm.recipe.sections import Recipe
 from lora_mm.validation import explain_validation_error
-from lora_mm.yaml_text import parse_yaml
+from lora_mm.yaml_text import MAX_DEPTH, parse_yaml, read_yaml_mapping
 
 
 def recipes_folder() -> Path:
@@ -32,9 +33,9 @@ def recipe_file(name: str) -> Path:
         name: name of a packaged recipe, or path of a YAML file.
 
     Raises:
-        InputError: there is no such recipe; suggests the closest name.
+        InputError: there is no such recipe (suggests the closest name), or no file can have this name.
     """
-    path = Path(name)
+    path = resolve_path(name, "recipe")
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
@@ -80,29 +81,15 @@ def _read_fields(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """Read the keys of a file, merged with those of the files it extends; ``seen`` are the files that extend it."""
     if file.resolve() in seen:
         raise InputError(f"{file}: extends itself: {' → '.join(path.name for path in (*seen, file))}.")
-    fields = _read_yaml(file)
+    fields = read_yaml_mapping(file)
     parents = fields.pop("extends", None) or []
     inherited: dict[str, Any] = {}
     for parent in parents if isinstance(parents, list) else [parents]:
-        neighbor = file.parent / str(parent)
+        neighbor = resolve_path(file.parent / str(parent), f"{file}: extends")
         is_neighbor = neighbor.suffix in (".yaml", ".yml") and neighbor.is_file()
         parent_file = neighbor if is_neighbor else recipe_file(str(parent))
         inherited = _merge(inherited, _read_fields(parent_file, (*seen, file.resolve())))
     return _merge(inherited, fields)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        fields = parse_yaml(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{file}{where}: invalid YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}.") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{file}: a recipe must be a mapping of keys, not {type(fields).__name__}.")
-    return fields
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -118,24 +105,24 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
     """Set one ``key.sub=value`` in ``fields``. The value is read as YAML; list items are named by index."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set {override}: write it as key=value, such as training.learning_rate=0.001.")
-    try:
+        raise InputError(f"--set {shorten(override)}: write it as key=value, such as training.learning_rate=0.001.")
+    with name_place(f"--set {key}"):
         parsed = parse_yaml(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {key}: '{value}' is not valid YAML.") from None
     *path, last = key.strip().split(".")
+    if len(path) > MAX_DEPTH:
+        raise InputError(f"--set {shorten(key)}: {len(path) + 1} keys inside each other; no recipe has so many.")
     target: Any = fields
     for step in path:
-        target = target[_parse_index(target, step, key)] if isinstance(target, list) else target.setdefault(step, {})
+        place = _parse_index(target, step, key) if isinstance(target, list) else step
+        if isinstance(target, dict) and target.get(step) is None:  # null, or not written: a section of defaults
+            target[step] = {}
+        target = target[place]
         if not isinstance(target, (dict, list)):
             raise InputError(f"--set {key}: '{step}' is a value and has no keys.")
-    if isinstance(target, list):
-        target[_parse_index(target, last, key)] = parsed
-    else:
-        target[last] = parsed
+    target[_parse_index(target, last, key) if isinstance(target, list) else last] = parsed
 
 
 def _parse_index(items: list[Any], step: str, key: str) -> int:
-    if not step.isdigit() or int(step) >= len(items):
+    if not re.fullmatch("[0-9]{1,9}", step) or int(step) >= len(items):
         raise InputError(f"--set {key}: no item '{step}'; the list has {len(items)} items, counted from 0.")
     return int(step)

@@ -1,16 +1,19 @@
 """The recipe, and its sections for training and evaluation. Needs no torch and runs nothing."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lora_mm.adapters.placement import Placement
 from lora_mm.recipe.base_section import BaseSection
-from lora_mm.recipe.data_section import DataSection
+from lora_mm.recipe.data_section import MAX_COUNT, MAX_SEED, DataSection
 from lora_mm.recipe.section import Section
 from lora_mm.yaml_text import to_yaml
 
 Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab", "clearml", "dvclive"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class TrainingSection(Section):
@@ -19,7 +22,7 @@ class TrainingSection(Section):
 
     Attributes:
         num_train_epochs: Number of passes over the training data.
-        max_steps: Number of optimizer steps. A value above 0 overrides ``num_train_epochs``.
+        max_steps: Number of optimizer steps, in place of ``num_train_epochs``; -1 means whole epochs.
         per_device_train_batch_size: Examples in a forward pass, on each GPU.
         gradient_accumulation_steps: Forward passes in an optimizer step.
         learning_rate: Peak learning rate of AdamW.
@@ -45,28 +48,35 @@ class TrainingSection(Section):
         seed: Random seed for initialization, data order and dropout.
     """
 
-    num_train_epochs: float = Field(1.0, gt=0)
-    max_steps: int = Field(-1, ge=-1)
-    per_device_train_batch_size: int = Field(8, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: float = Field(0.1, ge=0)
+    num_train_epochs: float = Field(1.0, gt=0, le=1e6)
+    max_steps: int = Field(-1, ge=-1, le=MAX_COUNT)
+    per_device_train_batch_size: int = Field(8, ge=1, le=65_536)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=65_536)
+    learning_rate: float = Field(1e-3, gt=0, le=100)
+    warmup_steps: float = Field(0.1, ge=0, le=MAX_COUNT)
     lr_scheduler_type: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial", "cosine_with_restarts"
     ] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.95, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, le=1e9)
     gradient_checkpointing: bool = False
     loss_weight: Literal["token", "example"] = "token"
     train_sampling_strategy: Literal["stratified", "random", "sequential", "group_by_length"] = "stratified"
-    dataloader_num_workers: int = Field(0, ge=0)
-    logging_steps: int = Field(10, ge=1)
-    save_steps: int = Field(500, ge=1)
-    save_total_limit: int | None = Field(2, ge=1)
+    dataloader_num_workers: int = Field(0, ge=0, le=256)
+    logging_steps: int = Field(10, ge=1, le=MAX_COUNT)
+    save_steps: int = Field(500, ge=1, le=MAX_COUNT)
+    save_total_limit: int | None = Field(2, ge=1, le=MAX_COUNT)
     report_to: Logger = "none"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+    @field_validator("max_steps")
+    @classmethod
+    def _check_that_it_steps(cls, steps: int) -> int:
+        if steps == 0:
+            raise ValueError("0 steps train nothing; set 1 or more, or -1 for num_train_epochs")
+        return steps
 
 
 class EvaluationSection(Section):
@@ -92,8 +102,8 @@ class EvaluationSection(Section):
     metric: Literal["auto", "scienceqa", "choice", "exact", "vqa", "contains", "yes_no", "mme", "caption"] = "auto"
     answer: Literal["auto", "likelihood", "generate"] = "auto"
     likelihood: Literal["sum", "mean"] = "sum"
-    max_new_tokens: int = Field(32, ge=1)
-    per_device_eval_batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(32, ge=1, le=1_000_000)
+    per_device_eval_batch_size: int = Field(16, ge=1, le=65_536)
     base: bool = True
 
 
@@ -101,7 +111,7 @@ class Recipe(Section):
     """One fine-tuning job.
 
     Attributes:
-        name: Name of the recipe.
+        name: Name of the recipe, and of its folder in ``runs/``: letters, digits, ``-``, ``_`` and ``.``.
         summary: One line that says what the recipe does.
         license: License of the adapter for its model card, as the Hub names it (``apache-2.0``); ``other`` if none.
         base: The frozen base model.
@@ -124,6 +134,16 @@ class Recipe(Section):
     data: DataSection
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:100]!r} cannot be the name of a folder; use at most 100 letters (a to z), digits, '-', '_' "
+                "and '.', and begin with a letter or digit"
+            )
+        return name
 
     @field_validator("adapters", mode="before")
     @classmethod

@@ -6,8 +6,7 @@ Knows the ``training`` section of a recipe; knows no scores and no adapter folde
 import hashlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lora_mm.training.callbacks import StopOnInterrupt
 from lora_mm.training.checkpoints import read_facts
 from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
+from lora_mm.training.workers import explain_worker_errors
 
 _OURS = {"train_sampling_strategy", "loss_weight"}
 """Settings that the Trainer does not read: it gets our sampler and our loss."""
@@ -80,9 +80,10 @@ def train(
         ``trained_parameters`` and ``peak_gpu_bytes`` (None without a GPU).
 
     Raises:
-        InputError: the examples are not those that the run of ``resume_from`` trains on.
+        InputError: the examples are not those that the run of ``resume_from`` trains on, or one that was sound before
+            can no longer be read.
         LoraMMError: the loss is not finite, a trained tensor gets no gradient, a checkpoint cannot be written, a worker
-            process was killed, or the GPU is out of memory.
+            process was killed, or the GPU or the machine is out of memory.
         Interrupted: after a stop signal, with a checkpoint saved.
     """
     facts = {"recipe": recipe, "examples": _hash_examples(prepared)}
@@ -109,7 +110,7 @@ def train(
     started = time.monotonic()
     try:
         if resume_from is None or not trainer.load_finished(resume_from):
-            with interrupt.listening(), explain_out_of_memory(), _explain_killed_worker():
+            with interrupt.listening(), explain_out_of_memory(), explain_worker_errors():
                 trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
@@ -126,19 +127,6 @@ def train(
 def _hash_examples(prepared: PreparedExamples) -> str:
     """Hash the lengths of the examples, which decide their order: an edited data set rarely keeps them all."""
     return hashlib.sha256(repr(list(prepared.lengths)).encode()).hexdigest()
-
-
-@contextmanager
-def _explain_killed_worker() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise LoraMMError(
-            f"A worker process that prepares examples was killed, most likely for want of memory: {error}\n"
-            "Lower training.dataloader_num_workers, then continue from the last checkpoint with --resume."
-        ) from error
 
 
 def _make_sampler(settings: TrainingSection, lengths: Sequence[int]) -> EpochSampler:

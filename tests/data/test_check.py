@@ -89,6 +89,23 @@ def test_overlong_rows_are_faults_or_counted_as_the_recipe_says(rows: Path) -> N
     assert found.faults.lines[0].startswith("rows.jsonl:9: ")
 
 
+def test_no_row_left_is_not_sound(rows: Path) -> None:
+    report = check(rows, "data.max_length=8", "data.overlong=drop")
+    assert (report.sound, report.splits["train"].usable, report.splits["train"].overlong) == (False, 0, 10)
+    assert "train: no row is left; all are faulty or over data.max_length" in printed(report)
+
+
+def test_evaluation_rows_are_measured_as_questions(rows: Path, tmp_path: Path) -> None:
+    """What the model is to learn may be too long to learn, and still be asked."""
+    learnt = write_rows(tmp_path, [{"question": "Which?", "answer": "so " * 100}], "learnt.jsonl")
+    asked = write_rows(tmp_path, [{"question": "Which? " * 100, "answer": "so"}], "asked.jsonl")
+    faults = [check(rows, "data.max_length=100", f"data.eval_path={file}").splits["test"].faults.lines
+              for file in (learnt, asked)]  # fmt: skip
+    assert faults[0] == []
+    assert faults[1][0].startswith("asked.jsonl:1: ")
+    assert "tokens to ask, more than data.max_length=100" in faults[1][0]
+
+
 def test_examples_in_both_splits_are_a_fault(rows: Path, tmp_path: Path) -> None:
     report = check(rows, f"data.eval_path={rows}")
     assert list(report.splits) == ["train", "test"]

@@ -221,6 +221,55 @@ def test_several_peoples_answers_are_all_right_and_the_most_frequent_is_learnt(r
         assert (example.target, example.references) == ("blue", ("red", "blue", "blue"))
 
 
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (2, "answer: 2 is the index of choice 2 and the text of choice 1, counted from 0; say which is meant: "
+            "--set data.answer=index or --set data.answer=text"),
+        ("2", '"2" is the index of choice 2 and the text of choice 1'),
+        ("1", '"1" is the index of choice 1 and the text of choice 0'),
+    ],
+)  # fmt: skip
+def test_an_answer_that_names_two_choices_is_a_fault_until_its_form_is_set(root: Path, answer: Any, fault: str) -> None:
+    row = {"question": "How many?", "choices": ["1", "2", "3"], "answer": answer}
+    assert fault in faults(root, row, "multiple_choice")[0]
+    assert read(root, row, answer="index").answer == int(answer)
+    assert read(root, row, answer="text").answer == int(answer) - 1
+    with pytest.raises(InputError, match="is not the letter of any of the choices"):
+        read(root, row, answer="letter")
+
+
+def test_an_answer_that_names_one_choice_in_two_ways_is_clear(root: Path) -> None:
+    for choices in (["0", "1", "2"], ["red", "B", "1"]):
+        assert read(root, {"question": "Q", "choices": choices, "answer": choices[1]}).answer == 1
+
+
+@pytest.mark.parametrize(("form", "answer"), [("index", "1"), ("index", 1), ("letter", "(B)"), ("text", "1")])
+def test_an_answer_in_the_form_that_is_set(root: Path, form: Any, answer: Any) -> None:
+    row = {"question": "Q", "choices": ["A", "1", "B"], "answer": answer}
+    assert read(root, row, answer=form).answer == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "other"),
+    [
+        ("question_answer", {"question": "Q", "choices": ["a", "b"], "answer": "B"}, "multiple_choice"),
+        ("question_answer", {"question": "Q", "A": "a", "B": "b", "answer": "B"}, "multiple_choice"),
+        ("caption", {"question": "Q", "answer": "x", "image": "a.png"}, "question_answer"),
+        ("messages", {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+                      "question": "Q", "answer": "B"}, "question_answer"),
+    ],
+)  # fmt: skip
+def test_a_row_of_another_layout_than_the_first_rows_is_a_fault(
+    root: Path, layout: str, row: dict[str, Any], other: str
+) -> None:
+    reader = RowReader(layout, {}, RowContext(PictureFolder(root), "What?"), detected=True)
+    with pytest.raises(InputError, match=f"columns of {other}, but the first rows those of {layout}; put rows"):
+        reader(row, "rows:300")
+    chosen = RowReader(layout, {}, RowContext(PictureFolder(root), "What?"))
+    assert chosen(row, "rows:300").target, "the layout was set for all rows"
+
+
 @pytest.mark.parametrize("answer", [1, "B", "(B)", "B.", "two", "1"])
 def test_choices_by_index_letter_or_words(root: Path, answer: Any) -> None:
     row = {"question": "Which?", "choices": ["one", "two", "three"], "answer": answer}
@@ -252,7 +301,11 @@ def test_columns_that_hold_a_choice_each_are_read(root: Path) -> None:
     [
         (["a", "b"], 2, "2 is out of range"),
         (["a", "b"], "c", '"c" is not the index, letter or text of any of the choices'),
-        (["B", "A"], "A", "letter of one choice and the text of another"),
+        (
+            ["B", "A"],
+            "A",
+            "the letter of choice 0 and the text of choice 1, counted from 0; say which is meant",
+        ),
         (["a", "b"], True, "true is not text"),
         (["a", "a"], 0, "duplicate 'a'"),
         (["a"], 0, "1 given, must be 2 to 26"),

@@ -110,7 +110,7 @@ def test_a_list_is_divided_as_a_parser_would_however_it_is_cut_into_pieces(
     [
         ('{"id": 1', "not JSON"),
         ("[1]", "a JSON list, not an object"),
-        ('{"id": 1} {"id": 2}', "text after the object"),
+        ('{"id": 1} {"id": 2}', "not JSON: Extra data at line 1 column 11"),
         ('{"id": 1, "id": 2}', "duplicate key 'id'"),
         ("[" * 100_000, "nested too deeply"),
         ('{"id": "\udcff"}', "not UTF-8 text"),

@@ -165,8 +165,11 @@ def test_the_account_adds_up(
         ({"choices": ["a"], "answer": 0}, "choices: 1 given, must be 2 to 26"),
         ({"choices": [str(n) for n in range(27)]}, "choices: 27 given, must be 2 to 26"),
         ({"choices": "ab"}, 'choices: "ab" is not a list'),
-        ({"choices": ["a", 5]}, "choices: number 1 is 5, not text"),
-        ({"choices": ["a", ""]}, 'choices: number 1 is "", not text'),
+        ({"choices": ["a", 5]}, "choices: number 1: 5 is not text"),
+        ({"choices": ["a", ""]}, "choices: number 1: empty"),
+        ({"choices": ["a", "b\ufffc"]}, "choices: number 1: contains U+FFFC"),
+        ({"lecture": "a\x07b"}, "lecture: contains the control character U+0007 at position 2"),
+        ({"solution": "\ud83d"}, "solution: contains the control character U+D83D"),
         ({"choices": ...}, "choices: the field is missing"),
         ({"answer": 2}, "answer: 2 is out of range, there are 2 choices (0 to 1)"),
         ({"answer": -1}, "answer: -1 is out of range"),
@@ -245,7 +248,7 @@ def test_a_cut_problems_file_is_told_with_its_place(tmp_path_factory: pytest.Tem
 def test_a_cut_file_is_said_to_be_cut(folder: Folder) -> None:
     root = folder.write({"1": fields()})
     (root / "problems.json").write_text('{"1": {"question": "Which is')
-    assert "line 1 column 20; the file is cut off" in faults(root, "train")[0]
+    assert "line 1 column 20; the text is cut off" in faults(root, "train")[0]
 
 
 def test_a_problem_written_twice_is_told(folder: Folder) -> None:

@@ -35,12 +35,30 @@ def test_a_line_holds_right_wrong_partial_credit_or_unparsed(tmp_path: Path) -> 
     assert ['"right": false' in lines[1], '"right": 0.3' in lines[2], '"right": null' in lines[3]] == [True] * 3
 
 
-@pytest.mark.parametrize("line", ["{", "3", '{"id": "2"}', '{"id": "2", "prediction": "", "references": 3}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "3",
+        "[" * 10_000,
+        '{"id": "2"}',
+        '{"id": "2", "prediction": "", "references": 3}',
+        '{"id": 2, "prediction": "", "references": [], "right": true, "choice": null}',
+        '{"id": "2", "prediction": "", "references": [3], "right": true, "choice": null}',
+        '{"id": "2", "prediction": "", "references": [], "right": 7, "choice": null}',
+        '{"id": "2", "prediction": "", "references": [], "right": true, "choice": true}',
+        '{"id": "2", "id": "2", "prediction": "", "references": [], "right": true, "choice": null}',
+        '{"id": "2", "prediction": "", "references": [], "right": ' + "9" * 5000 + ', "choice": null}',
+    ],
+)
 def test_the_error_names_a_line_that_is_not_an_answer(tmp_path: Path, line: str) -> None:
     file = tmp_path / "answers.jsonl"
     save_answers(file, [Answer("1", "x", ("x",), 1.0)])
     file.write_text(file.read_text() + line + "\n")
     with pytest.raises(InputError, match=r"answers.jsonl, line 2: not a saved answer"):
         load_answers(file)
-    with pytest.raises(InputError, match="cannot be read"):
+    file.write_text(file.read_text().removesuffix("\n"))
+    with pytest.raises(InputError, match=r"answers.jsonl, line 2: the file is cut off"):
+        load_answers(file)
+    with pytest.raises(InputError, match="No such file"):
         load_answers(tmp_path / "none.jsonl")

@@ -110,18 +110,18 @@ def test_a_name_cannot_leave_the_recipes_folder() -> None:
 def test_a_yaml_error_names_file_and_line(write: Any, text: str, line: int) -> None:
     file = write(text)
     (message,) = faults(file)
-    assert message.startswith(f"{file}, line {line}, column ")
+    assert message.startswith(f"{file}: line {line}, column ")
     assert "invalid YAML" in message
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("words", "str"), ("", "NoneType"), ("3", "int")])
 def test_a_file_without_a_mapping_is_refused(write: Any, text: str, kind: str) -> None:
-    assert f"a recipe must be a mapping of keys, not {kind}" in faults(write(text))[0]
+    assert f"must be a mapping of keys, not {kind}" in faults(write(text))[0]
 
 
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
-    assert "cannot be read" in faults(str(tmp_path / "mine.yaml"))[0]
+    assert "not UTF-8 text (byte 6)" in faults(str(tmp_path / "mine.yaml"))[0]
 
 
 # --- extends ---------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_the_last_setting_of_a_key_wins() -> None:
         ("name.sub=3", "--set name.sub: 'name' is a value and has no keys."),
         ("adapters.5.rank=3", "--set adapters.5.rank: no item '5'; the list has 3 items, counted from 0."),
         ("adapters.first.rank=3", "--set adapters.first.rank: no item 'first'"),
-        ("train=[connector", "--set train: '[connector' is not valid YAML."),
+        ("train=[connector", "--set train: line 1, column 11: invalid YAML: "),
     ],
 )
 def test_a_setting_without_a_target_is_refused(setting: str, message: str) -> None:

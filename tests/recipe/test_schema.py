@@ -2,12 +2,17 @@
 
 import inspect
 import json
+import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from lora_mm.adapters.methods import METHODS
+from lora_mm.adapters.placement import Placement
 from lora_mm.recipe import base_section, data_section, sections
 from lora_mm.recipe.load import recipe_file, recipe_names
 from lora_mm.recipe.schema import file_schema
@@ -73,14 +78,49 @@ def test_every_key_has_a_description_that_reads_alone() -> None:
                 assert description.endswith("."), f"{name}.{key}"
 
 
-def test_every_described_key_exists() -> None:
-    """Otherwise the description of a renamed key is lost silently."""
-    classes = {
+def list_sections() -> set[type[Section]]:
+    return {
         value for module in (base_section, data_section, sections) for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Section) and value is not Section
     }  # fmt: skip
-    for section in classes:
+
+
+def test_every_described_key_exists() -> None:
+    """Otherwise the description of a renamed key is lost silently."""
+    for section in list_sections():
         _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
         described = re.findall(r"^ {4}(\w+):", attributes, flags=re.MULTILINE)
         if described:
             assert set(described) == set(section.__annotations__), section.__name__
+
+
+def list_numbers(node: object, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and node of every number in a schema."""
+    if isinstance(node, dict):
+        if node.get("type") in ("integer", "number"):
+            yield path, node
+        for key, value in node.items():
+            yield from list_numbers(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from list_numbers(value, path)
+
+
+def test_every_number_has_a_lower_and_an_upper_bound() -> None:
+    numbers = list(list_numbers(file_schema()))
+    assert len(numbers) > 30
+    for path, node in numbers:
+        assert {"minimum", "exclusiveMinimum"} & set(node), path
+        assert {"maximum", "exclusiveMaximum"} & set(node), path
+
+
+def test_no_number_is_a_boolean_or_infinite() -> None:
+    """In every section, whatever its other fields are."""
+    for section in (*list_sections(), Placement):
+        for name, field in dict(getattr(section, "model_fields", None) or section.__pydantic_fields__).items():
+            if not list(list_numbers(TypeAdapter(field.annotation).json_schema())):
+                continue
+            for value in (True, math.nan, math.inf, "nan", "-inf", [False]):
+                with pytest.raises(ValidationError) as caught:
+                    TypeAdapter(section).validate_python({name: value})
+                assert any(error["loc"][:1] == (name,) for error in caught.value.errors()), (section, name, value)
