@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_mm.errors import InputError, truncate_faults
+from lora_mm.printable import escape_for_json
 
 
 def read_json_file(path: Path) -> Any:
@@ -47,5 +48,6 @@ def find_repeated_keys(pairs: list[tuple[str, Any]]) -> list[str]:
 
 
 def to_json(value: Any) -> str:
-    """Write a value as one line of JSON; letters outside ASCII are not escaped."""
-    return json.dumps(value, ensure_ascii=False)
+    """Write a value as one line of JSON; of the characters outside ASCII, only those that no terminal should see are
+    escaped."""
+    return escape_for_json(json.dumps(value, ensure_ascii=False))

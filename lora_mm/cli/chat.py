@@ -3,6 +3,7 @@
 import sys
 
 from lora_mm.cli.options import AcceptOption, AdaptersArgument, MaxNewTokensOption, SetOption
+from lora_mm.printable import echo
 
 
 def chat(
@@ -23,8 +24,8 @@ def chat(
     session = Chat(
         model,
         max_new_tokens,
-        write=lambda text: print(text, end="", flush=True),
-        notify=lambda line: print(line, file=sys.stderr, flush=True),
+        write=lambda text: echo(text, end=""),
+        notify=lambda line: echo(line, stderr=True),
     )
     session.notify(f"Base {model.base.name}: {format_memory(model.model)}.")
     if not sys.stdin.isatty():

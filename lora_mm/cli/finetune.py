@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_logger
+from lora_mm.printable import echo
 
 
 def finetune(
@@ -32,18 +33,17 @@ def finetune(
 
     loaded = load_recipe(recipe, [*overrides, *([f"training.report_to={report_to}"] if report_to else [])])
 
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole
     from lora_mm.evaluation.tables import scores_to_dict
     from lora_mm.jobs.finetune import finetune as run
     from lora_mm.jobs.run_folder import REPORT
     from lora_mm.json_text import to_json
 
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     result = run(loaded, output, console, resume=resume, overwrite=overwrite, dry_run=dry_run)
     if result is None:
         if as_json:
-            print(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
+            echo(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
         return
     figures = result.figures
     console.print(
@@ -52,4 +52,4 @@ def finetune(
         highlight=False,
     )
     if as_json:
-        print(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))
+        echo(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))

@@ -7,6 +7,7 @@ import typer
 
 from lora_mm.cli.options import AdapterArgument, JsonOption
 from lora_mm.json_text import to_json
+from lora_mm.printable import echo
 
 app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=True)
 
@@ -26,9 +27,9 @@ def pack(
     file = output or Path(located.name + packing.SUFFIX)
     size = packing.pack_adapter(located.folder, file)
     if as_json:
-        print(to_json({"file": str(file), "bytes": size}))
+        echo(to_json({"file": str(file), "bytes": size}))
         return
-    print(f"Wrote {file}, {format_size(size)}.")
+    echo(f"Wrote {file}, {format_size(size)}.")
 
 
 @app.command()
@@ -40,12 +41,12 @@ def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     located = locate_adapter(adapter)
     facts = {**summarize_adapter(located.folder), "name": located.name}
     if as_json:
-        print(to_json({**facts, "repo": located.repo, "commit": located.commit}))
+        echo(to_json({**facts, "repo": located.repo, "commit": located.commit}))
         return
     for line in format_summary(facts):
-        print(line)
+        echo(line)
     if located.origin:
-        print(f"from        {located.origin}")
+        echo(f"from        {located.origin}")
 
 
 @app.command()
@@ -57,19 +58,15 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Upload an adapter to the Hugging Face Hub, as one commit, with the token in HF_TOKEN."""
-    import sys
-
     from lora_mm.artifact.hub import find_adapter
     from lora_mm.artifact.hub import push_adapter as run
 
-    pushed = run(
-        find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: print(line, file=sys.stderr)
-    )
+    pushed = run(find_adapter(adapter), repo, public=public, branch=branch, say=lambda line: echo(line, stderr=True))
     if as_json:
-        print(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
+        echo(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
         return
     kind = "private" if pushed.private else "public"
-    print(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
+    echo(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
 
 
 @app.command()
@@ -84,6 +81,6 @@ def pull(
 
     folder, located = run(source, output, revision=revision)
     if as_json:
-        print(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
+        echo(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
         return
-    print(f"Pulled {located.origin or source} into {folder}.")
+    echo(f"Pulled {located.origin or source} into {folder}.")

@@ -11,10 +11,10 @@ from typing import Any
 
 from lora_mm.data.example import PICTURE, ImageSource
 from lora_mm.errors import InputError
+from lora_mm.printable import find_control_character
 
 _QUOTED_LENGTH = 40
 _URL = re.compile(r"(https?|data|s3|gs):")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def read_text(name: str, value: Any, *, allow_empty: bool = False) -> str:
@@ -30,7 +30,7 @@ def read_text(name: str, value: Any, *, allow_empty: bool = False) -> str:
     """
     if not isinstance(value, str):
         raise InputError(f"{name}: {format_value(value)} is not text")
-    _check_characters(name, value)
+    check_characters(name, value)
     if not allow_empty and not value.strip():
         raise InputError(f"{name}: empty")
     return value.strip()
@@ -47,7 +47,7 @@ def read_id(value: Any, default: str) -> str:
         InputError: the value is neither text nor an integer.
     """
     if isinstance(value, str):
-        _check_characters("id", value)
+        check_characters("id", value)
     if value is None or value == "":
         return default
     if isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -61,11 +61,11 @@ def format_value(value: object) -> str:
     return text if len(text) <= _QUOTED_LENGTH else f"{text[: _QUOTED_LENGTH - 1]}…"
 
 
-def _check_characters(name: str, text: str) -> None:
+def check_characters(name: str, text: str) -> None:
     """Raise InputError for control characters, unpaired surrogates, and the character that marks a picture."""
     if PICTURE in text:
         raise InputError(f"{name}: contains U+FFFC, which stands for a lost object; remove it")
-    if match := _CONTROL_CHARACTER.search(text):
+    if match := find_control_character(text):
         raise InputError(
             f"{name}: contains the control character U+{ord(match.group()):04X} at position {match.start() + 1}"
         )

@@ -18,6 +18,7 @@ from lora_mm.artifact.files import SCORES
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
+from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator
 from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
@@ -131,7 +132,7 @@ def evaluate(
         LoraMMError: a file cannot be written, or the GPU is out of memory.
     """
     contenders = _find_contenders(str(adapter), list(overrides), base_only, None if compare is None else str(compare))
-    console = Console() if console is None else console
+    display = Display(PlainConsole() if console is None else console)
     for contender in contenders:
         check_quantization(contender.recipe.base.quantization)
     splits = [_load_questions(contender.recipe, split, limit) for contender in contenders]
@@ -141,7 +142,7 @@ def evaluate(
             f"--predictions {predictions}: .json is ScienceQA's official format, but this data is not ScienceQA; "
             f"name the file {predictions.stem}.jsonl."
         )
-    scored, routing = _score(contenders, splits, accept, console, with_routing=report is not None)
+    scored, routing = _score(contenders, splits, accept, display, with_routing=report is not None)
     if predictions:
         scored[contenders[0].name].write(predictions)
     comparison = None
@@ -281,15 +282,14 @@ def _score(
     contenders: Sequence[Contender],
     splits: Sequence[DataSplit],
     accept: Collection[Mismatch],
-    console: Console,
+    display: Display,
     *,
     with_routing: bool,
 ) -> tuple[dict[str, ScoredAnswers], list[RoutingMap]]:
     """Score each contender; also measure the routing of the first if ``with_routing``."""
     scored: dict[str, ScoredAnswers] = {}
     routing: list[RoutingMap] = []
-    display = Display(console)
-    models = _load_models(contenders, accept, console)
+    models = _load_models(contenders, accept, display)
     for contender, split, (model, collator) in zip(contenders, splits, models, strict=True):
         advance = display.watch(contender.name, len(split.examples))
         scored[contender.name] = score_model(
@@ -302,7 +302,7 @@ def _score(
 
 
 def _load_models(
-    contenders: Sequence[Contender], accept: Collection[Mismatch], console: Console
+    contenders: Sequence[Contender], accept: Collection[Mismatch], display: Display
 ) -> Iterator[tuple[nn.Module, Collator]]:
     """Yield each contender's model and collator in turn; an adapter and its frozen base share one loaded base."""
     base = collator = model = None
@@ -322,7 +322,5 @@ def _load_models(
             fit = recipe.data.pictures.fit
             model = load_adapter(base, contender.adapter, accept=accept, fit=fit, kernels=recipe.base.kernels)
         origin = f"Adapter {contender.origin}.\n" if contender.origin else ""
-        console.print(
-            f"{origin}Base {base.name}: {format_memory(model)}.", highlight=False, markup=False, soft_wrap=True
-        )
+        display.say(f"{origin}Base {base.name}: {format_memory(model)}.")
         yield model, collator

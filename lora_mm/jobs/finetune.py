@@ -18,6 +18,7 @@ from lora_mm.adapters.attach import attach, find_idle_experts
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.atomic import explain_write_errors
+from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
@@ -91,7 +92,7 @@ def finetune(
     started = time.monotonic()
     recipe = _load(recipe, overrides)
     output = Path("runs") / recipe.name if output is None else Path(output)
-    display = Display(Console() if console is None else console)
+    display = Display(PlainConsole() if console is None else console)
     distributed.init_process_group()
     check_run_folder(output, recipe, resume=resume, overwrite=overwrite)
     check_logger(recipe.training.report_to)
@@ -99,7 +100,7 @@ def finetune(
     job = _prepare_job(recipe, display)
     if dry_run:
         distributed.destroy_process_group()
-        display.console.print("Dry run: the recipe can run as it is. Nothing was written.")
+        display.say("Dry run: the recipe can run as it is. Nothing was written.")
         return None
 
     baselines = None
@@ -122,7 +123,7 @@ def finetune(
     if baselines is None:
         return None
     distributed.become_single_process()
-    _warn_about_idle_experts(job.model, display.console)
+    _warn_about_idle_experts(job.model, display)
     _save(job, output)
     result = _score_adapter(job, output, baselines, figures, started)
     routing = sample_routing(job.model, job.collator, job.test.examples)
@@ -184,10 +185,9 @@ def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> Recipe:
 
 def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     """Load data and base, attach the adapters, and print what trains."""
-    console = display.console
     check_sources(recipe)
     train_split, test = load_train_and_test(recipe)
-    console.print(f"{train_split.account()}\n{test.account()}", highlight=False)
+    display.say(f"{train_split.account()}\n{test.account()}")
     metric, _ = choose_scoring(recipe, test.examples, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
@@ -197,13 +197,13 @@ def _prepare_job(recipe: Recipe, display: Display) -> _Job:
             f"No example of '{recipe.data.train_split}' is left to train on: all are faulty or over data.max_length.",
             *truncate_faults(prepared.faults),
         )
-    console.print(_format_lengths(prepared), highlight=False)
+    display.say(_format_lengths(prepared))
 
     set_seed(recipe.training.seed)  # before attach draws the adapter's initial weights
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
     broadcast_weights(model)
-    console.print(make_parts_table(model))
-    console.print(format_estimate(recipe, collator, prepared), highlight=False)
+    display.console.print(make_parts_table(model))
+    display.say(format_estimate(recipe, collator, prepared))
     return _Job(recipe, display, test, metric, base, collator, prepared, model)
 
 
@@ -259,12 +259,11 @@ def _write_predictions(scored: ScoredAnswers, file: Path) -> None:
     scored.write(file)
 
 
-def _warn_about_idle_experts(model: peft.PeftModel, console: Console) -> None:
+def _warn_about_idle_experts(model: peft.PeftModel, display: Display) -> None:
     for method, experts in find_idle_experts(model).items():
-        console.print(
+        display.say(
             f"{method}: no training data reached experts {', '.join(map(str, experts))} (counted from 0), so they do "
-            "nothing. Set fewer experts (adapters.N.experts).",
-            highlight=False,
+            "nothing. Set fewer experts (adapters.N.experts)."
         )
 
 
