@@ -1,5 +1,6 @@
 """``lora-mm chat``: chats with adapters, in a terminal or through a pipe. Holds no logic."""
 
+import io
 import sys
 
 from lora_mm.cli.options import AcceptOption, AdaptersArgument, MaxNewTokensOption, SetOption
@@ -20,6 +21,8 @@ def chat(
     from lora_mm.jobs.inference import load_adapted
     from lora_mm.models.memory import format_memory
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is refused line by line
     model = load_adapted(adapters, overrides, accept=[item.value for item in accept])
     session = Chat(
         model,

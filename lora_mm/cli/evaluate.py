@@ -58,7 +58,7 @@ def evaluate(
         facts |= {"comparison": evaluation.comparison.as_dict()} if evaluation.comparison else {}
         echo(to_json(facts))
         return
-    console.print(evaluation.account)
+    console.print(evaluation.account, soft_wrap=True)
     console.print(scores_to_table(evaluation.scores, title=evaluation.title))
     for line in evaluation.comparison.sentences() if evaluation.comparison else ():
         console.print(line, soft_wrap=True)

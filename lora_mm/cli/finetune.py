@@ -49,7 +49,7 @@ def finetune(
     console.print(
         f"{figures['steps']} steps in {figures['train_seconds']:.0f} s, {figures['samples_per_second']} samples/s; "
         f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {result.folder}, with {REPORT}",
-        highlight=False,
+        soft_wrap=True,
     )
     if as_json:
         echo(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))

@@ -63,8 +63,6 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 becomes lone surrogates, see data.cells
     if sys.argv[1:2] != ["finetune"]:  # the only command that uses several processes
         if distributed.rank():
             return
