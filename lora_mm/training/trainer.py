@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import Trainer, TrainerState
 from lora_mm import distributed
 from lora_mm.adapters.token_router import find_token_routers
 from lora_mm.errors import LoraMMError
+from lora_mm.models.anatomy import get_placeholder_ids
 from lora_mm.training.callbacks import EpochSetter, GradientGuard, Meter
 from lora_mm.training.gradients import average_gradients
 from lora_mm.training.loss import LossWeight, compute_answer_loss, count_items
@@ -31,17 +33,18 @@ class AdapterTrainer(Trainer):
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
 
-    model: nn.Module
+    model: peft.PeftModel
     loss_is_scaled_for_ga = True  # compute_answer_loss divides by the items of all accumulated batches
 
     def __init__(self, *args: Any, sampler: Sampler[int], loss_weight: LossWeight = "token", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sampler, self.loss_weight = sampler, loss_weight
-        self.seen_pictures = False
+        self.pictured_batches = 0
+        self._placeholder_ids = torch.tensor(list(get_placeholder_ids(self.model.get_base_model()).values()))
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # the Trainer then counts items over accumulated batches
         self.meter = Meter()
-        self.add_callback(GradientGuard(lambda: self.seen_pictures))
+        self.add_callback(GradientGuard(lambda: self.pictured_batches))
         self.add_callback(self.meter)
         self.add_callback(EpochSetter())
         if distributed.world_size() > 1:  # do not wrap the model in DDP, see training.gradients
@@ -97,7 +100,7 @@ class AdapterTrainer(Trainer):
         Raises:
             LoraMMError: the loss is not a finite number.
         """
-        self.seen_pictures |= "pixel_values" in inputs
+        self.pictured_batches += self._has_picture(inputs)
         loss = compute_answer_loss(model, inputs, num_items_in_batch, self.loss_weight)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
@@ -110,6 +113,11 @@ class AdapterTrainer(Trainer):
         if not loss.requires_grad:  # only tower or connector train and the batch has no picture
             loss.requires_grad_()
         return (loss, None) if return_outputs else loss
+
+    def _has_picture(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether a batch has a picture; BLIP's has pixels without placeholders if its rows have no picture."""
+        ids = inputs["input_ids"]
+        return "pixel_values" in inputs and bool(torch.isin(ids, self._placeholder_ids.to(ids.device)).any())
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; average gradients over ranks before an optimizer step.
