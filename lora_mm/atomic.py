@@ -1,6 +1,7 @@
 """Writes files and folders that appear complete or not at all. Does not look at their content."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -22,6 +23,37 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise LoraMMError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
+def check_writable(*files: Path) -> None:
+    """Check that files can be written later, before the work that they are to hold; their folders need not exist.
+
+    Raises:
+        LoraMMError: some cannot; names all of them.
+    """
+    faults = []
+    for file in files:
+        try:
+            with explain_write_errors(file):
+                if file.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                trial = _find_existing_parent(file) / _name_part(file)
+                trial.touch()
+                trial.unlink(missing_ok=True)  # all processes of a run try at once
+        except LoraMMError as error:
+            faults.append(str(error))
+    if faults:
+        raise LoraMMError("\n".join(faults))
+
+
+def _find_existing_parent(path: Path) -> Path:
+    """Find the folder that ``path`` or its first missing folder goes into; a file if one is in the way."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
+def _name_part(file: Path) -> str:
+    """Name a file while it is not complete."""
+    return f"{file.name}.part"
+
+
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
     """Make a temporary folder that is renamed to ``output`` at the end of the block. A failure leaves nothing behind.
@@ -38,9 +70,8 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists; name another folder with --output.")
-    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
     with explain_write_errors(output):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=_find_existing_parent(output)))
         try:
             yield temporary
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +91,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         LoraMMError: the file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(_name_part(path))
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -18,6 +18,7 @@ from lora_mm.artifact.files import SCORES
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
+from lora_mm.atomic import check_writable
 from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator
 from lora_mm.data.data_split import DataSplit
@@ -133,6 +134,7 @@ def evaluate(
     """
     contenders = _find_contenders(str(adapter), list(overrides), base_only, None if compare is None else str(compare))
     display = Display(PlainConsole() if console is None else console)
+    _check_outputs(predictions, report)
     for contender in contenders:
         check_quantization(contender.recipe.base.quantization)
     splits = [_load_questions(contender.recipe, split, limit) for contender in contenders]
@@ -164,6 +166,13 @@ def evaluate(
     if report:
         make_page(evaluation).write(report)
     return evaluation
+
+
+def _check_outputs(predictions: Path | None, report: Path | None) -> None:
+    """Check that the files can be written, before a model answers for minutes or hours."""
+    if predictions and report and predictions.absolute() == report.absolute():
+        raise InputError(f"--predictions and --report both name {report}; name two files.")
+    check_writable(*(file for file in (predictions, report) if file))
 
 
 def _load_questions(recipe: Recipe, split: str | None, limit: int | None) -> DataSplit:

@@ -13,7 +13,7 @@ from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
 from lora_mm.artifact.files import CARD, RECIPE, SCORES
-from lora_mm.atomic import explain_write_errors, write_atomically
+from lora_mm.atomic import check_writable, explain_write_errors, write_atomically
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
@@ -73,6 +73,7 @@ def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: b
 
     Raises:
         InputError: the folder is a file or not empty, or ``resume`` or ``overwrite`` do not fit its contents.
+        LoraMMError: the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: is a file, not a folder.")
@@ -88,6 +89,7 @@ def check_run_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: b
             f"--output {folder}: the folder is not empty. Continue its run with --resume, delete it with --overwrite, "
             "or name another folder with --output."
         )
+    check_writable(folder / RECIPE)
 
 
 def _check_resumable(folder: Path, recipe: Recipe) -> None:
