@@ -8,9 +8,10 @@ import pytest
 
 from tests.cli.conftest import Cli
 from tests.helpers.own import write_rows
+from tests.helpers.page_reader import PageReader
 from tests.helpers.tiny import make_recipe
 
-MARKUP = "[/b][red]zz[/]:smile:"
+MARKUP = '[/b][red]zz[/]:smile:<script>alert(1)</script>"onload="x'
 STEERING = "\u202eevil\u2028"
 """Marks that are sound text in a row, but that no terminal should see."""
 
@@ -50,6 +51,10 @@ def test_markup_is_printed_as_it_is_by_every_verb(cli: Cli, hostile_recipe: Path
         assert not set(STEERING[:1] + "\u2028") & set(out + err), arguments
         text.append(out)
     assert f"run{MARKUP}" in text[4]
+    for name in ("page", "report"):
+        page = PageReader((hostile_recipe.parent / f"{name}.html").read_text(encoding="utf-8"))
+        page.check_harmless()
+        assert any("<script>" in shown for shown in page.text)
     assert rf"{MARKUP}\u202eevil\u2028" in text[0]
 
 
