@@ -5,6 +5,7 @@ next one that writes there a day later removes it.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -35,6 +36,32 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise LoraMMError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
+def check_writable(*files: Path) -> None:
+    """Check that files can be written later, before the work that they are to hold; their folders need not exist.
+
+    Raises:
+        LoraMMError: some cannot; names all of them.
+    """
+    faults = []
+    for file in files:
+        try:
+            with explain_write_errors(file):
+                if file.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                trial = _choose_temporary(_find_existing_parent(file))
+                trial.touch()
+                trial.unlink()
+        except LoraMMError as error:
+            faults.append(str(error))
+    if faults:
+        raise LoraMMError("\n".join(faults))
+
+
+def _find_existing_parent(path: Path) -> Path:
+    """Find the folder that ``path`` or its first missing folder goes into; a file if one is in the way."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
     """Make a temporary folder that is renamed to ``output`` at the end of the block. A failure leaves nothing behind.
@@ -51,9 +78,8 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists; name another folder with --output.")
-    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
     with explain_write_errors(output):
-        temporary = _choose_temporary(parent)
+        temporary = _choose_temporary(_find_existing_parent(output))
         temporary.mkdir()
         try:
             yield temporary

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_mm.errors import InputError, name_place, truncate_faults
 from lora_mm.paths import read_text_file
+from lora_mm.printable import escape_for_json
 
 MAX_DEPTH = 100
 """Maximum number of lists and objects inside each other: enough for data, and nothing that walks a value overflows."""
@@ -66,5 +67,6 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """Write a value as one line of JSON; letters outside ASCII are not escaped."""
-    return json.dumps(value, ensure_ascii=False)
+    """Write a value as one line of JSON; of the characters outside ASCII, only those that no terminal should see are
+    escaped."""
+    return escape_for_json(json.dumps(value, ensure_ascii=False))

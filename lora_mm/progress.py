@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora_mm.console import to_text
+from lora_mm.printable import to_printable
+
 PLAIN_EVERY = 10.0
 """Seconds between two lines when the output is not a terminal."""
 
 
 class Display:
-    """Progress bars on one console.
+    """Progress bars and lines of text on one console, which may be one that reads markup.
 
     Args:
         console: where to write. A terminal gets a live bar, anything else a line every :data:`PLAIN_EVERY` seconds.
@@ -23,6 +26,10 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+
+    def say(self, line: str) -> None:
+        """Print a line; texts from outside in it stay text."""
+        self.console.print(to_text(line), soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
@@ -38,22 +45,22 @@ class Display:
         """
         if self.console.is_terminal:
             with Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             ) as progress:
-                task = progress.add_task(label, total=total, note="")
+                task = progress.add_task(to_printable(label), total=total, note="")
 
                 def report(done: int, note: str) -> None:
                     progress.update(task, advance=done, note=note)
 
                 yield report
         else:
-            yield _print_lines(self.console, label, total, unit)
+            yield _print_lines(self.say, label, total, unit)
 
     def watch(self, label: str, total: int) -> Callable[[int], None]:
         """Show a bar that closes itself when ``total`` is reached.
@@ -79,7 +86,7 @@ class Display:
         return advance
 
 
-def _print_lines(console: Console, label: str, total: int, unit: str) -> Callable[[int, str], None]:
+def _print_lines(say: Callable[[str], None], label: str, total: int, unit: str) -> Callable[[int, str], None]:
     """Make the function of :meth:`Display.bar` that prints plain lines."""
     start = last = time.monotonic()
     done = 0
@@ -92,7 +99,7 @@ def _print_lines(console: Console, label: str, total: int, unit: str) -> Callabl
             last = now
             left = (now - start) / max(done, 1) * (total - done)
             ending = f", {left:.0f} s left" if done < total else f", {now - start:.0f} s"
-            console.print(f"{label}: {done}/{total} {unit}{', ' + note if note else ''}{ending}", highlight=False)
+            say(f"{label}: {done}/{total} {unit}{', ' + note if note else ''}{ending}")
 
     return report
 

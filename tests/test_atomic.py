@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_mm.atomic import PREFIX, atomic_file, atomic_folder, remove_leftovers, write_atomically
+from lora_mm.atomic import PREFIX, atomic_file, atomic_folder, check_writable, remove_leftovers, write_atomically
 from lora_mm.errors import InputError, LoraMMError
 
 
@@ -95,3 +95,27 @@ def test_a_folder_appears_complete_and_can_replace_an_empty_one(tmp_path: Path) 
     with pytest.raises(InputError, match="exists; name another folder"), atomic_folder(place):
         pass
     assert (place / "file").read_text() == "whole"
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    """A folder, a name that is too long, and a folder that would be made in a file; all are named at once."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    wrong = [tmp_path / "folder", tmp_path / ("x" * 255), tmp_path / "file" / "deep" / "a", tmp_path / "file" / "a"]
+    if Path("/proc/self").is_dir():
+        wrong.append(Path("/proc/self/a"))
+    before = names(tmp_path)
+    for path in wrong:
+        with pytest.raises(LoraMMError, match="cannot be written"):
+            write_atomically(path, "new")
+    with pytest.raises(LoraMMError) as error:
+        check_writable(tmp_path / "new", *wrong)
+    assert [line.split(": ")[0] for line in str(error.value).splitlines()] == [str(path) for path in wrong]
+    check_writable(tmp_path / "file", tmp_path / "new" / "er" / "file")
+    assert names(tmp_path) == before
+
+
+def test_a_folder_that_would_be_made_in_a_file_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LoraMMError, match="Not a directory"), atomic_folder(tmp_path / "file" / "deep" / "out"):
+        pytest.fail("the work began")

@@ -1,8 +1,10 @@
 """``lora-mm chat``: chats with adapters, in a terminal or through a pipe. Holds no logic."""
 
+import io
 import sys
 
 from lora_mm.cli.options import AcceptOption, AdaptersArgument, MaxNewTokensOption, SetOption
+from lora_mm.printable import echo
 
 
 def chat(
@@ -19,12 +21,14 @@ def chat(
     from lora_mm.jobs.inference import load_adapted
     from lora_mm.models.memory import format_memory
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is refused line by line
     model = load_adapted(adapters, overrides, accept=[item.value for item in accept])
     session = Chat(
         model,
         max_new_tokens,
-        write=lambda text: print(text, end="", flush=True),
-        notify=lambda line: print(line, file=sys.stderr, flush=True),
+        write=lambda text: echo(text, end=""),
+        notify=lambda line: echo(line, stderr=True),
     )
     session.notify(f"Base {model.base.name}: {format_memory(model.model)}.")
     if not sys.stdin.isatty():

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe, parse_path
+from lora_mm.printable import echo
 
 app = typer.Typer(help="Check and preview data before a run; make data sets to experiment with.", no_args_is_help=True)
 
@@ -43,19 +44,19 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Read every row, open every picture, count every token; show supervised tokens. Exit code 2 on any fault."""
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole, to_text
     from lora_mm.data.check import check_data, load_recipe_or_path
     from lora_mm.data.check_text import print_report
     from lora_mm.jobs.session import make_collator_without_weights
     from lora_mm.json_text import to_json
 
     recipe, splits = load_recipe_or_path(data, overrides)
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     with console.status("") as status:
-        report = check_data(recipe, splits, make_collator_without_weights(recipe), status.update)
+        collator = make_collator_without_weights(recipe)
+        report = check_data(recipe, splits, collator, lambda what: status.update(to_text(what)))
     if as_json:
-        print(to_json(report.as_dict()))
+        echo(to_json(report.as_dict()))
     else:
         print_report(report, console)
     if not report.sound:
@@ -79,7 +80,7 @@ def preview(
     rows = write_page(
         output, recipe, split or recipe.data.train_split, make_collator_without_weights(recipe), count=limit
     )
-    print(f"Wrote {output}: {rows} rows, {output.stat().st_size / 1000:.0f} KB.")
+    echo(f"Wrote {output}: {rows} rows, {output.stat().st_size / 1000:.0f} KB.")
 
 
 @app.command()
@@ -94,10 +95,10 @@ def make(
 
     if world.value in OWN_DATA_SETS:
         counts = make_own_data(output, world.value, seed=seed, size=size)
-        print(f"Wrote {output}: {counts['train']:,} training rows, {counts['test']:,} test rows, seed {seed}.")
+        echo(f"Wrote {output}: {counts['train']:,} training rows, {counts['test']:,} test rows, seed {seed}.")
         return
     from lora_mm.pocket.world import make_world
 
     made = make_world(output, name=world.value, seed=seed, size=size)
     splits = ", ".join(f"{count:,} {split}" for split, count in made.problems.items())
-    print(f"Wrote {made.output}: {splits} problems of {made.templates} kinds, {made.pictures:,} pictures, seed {seed}.")
+    echo(f"Wrote {made.output}: {splits} problems of {made.templates} kinds, {made.pictures:,} pictures, seed {seed}.")

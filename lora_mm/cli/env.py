@@ -1,6 +1,7 @@
 """``lora-mm env``: prints versions and devices, for bug reports. Holds no logic."""
 
 from lora_mm.cli.options import JsonOption
+from lora_mm.printable import echo
 
 
 def env(as_json: JsonOption = False) -> None:
@@ -10,11 +11,11 @@ def env(as_json: JsonOption = False) -> None:
 
     facts = describe_environment()
     if as_json:
-        print(to_json(facts))
+        echo(to_json(facts))
         return
     for name, value in facts.items():
         if isinstance(value, dict):
             for package, installed in value.items():
-                print(f"{package}: {installed}")
+                echo(f"{package}: {installed}")
         else:
-            print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+            echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import AcceptOption, AdapterArgument, JsonOption, SetOption, parse_path
+from lora_mm.printable import echo
 
 
 def evaluate(
@@ -35,13 +36,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score an adapter on its recipe's data, by its recipe's metric."""
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole
     from lora_mm.evaluation.tables import scores_to_dict, scores_to_table
     from lora_mm.jobs.evaluate import evaluate as run
     from lora_mm.json_text import to_json
 
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     evaluation = run(
         adapter,
         overrides=overrides,
@@ -62,9 +62,9 @@ def evaluate(
             "scores": scores_to_dict(evaluation.scores),
         }
         facts |= {"comparison": evaluation.comparison.as_dict()} if evaluation.comparison else {}
-        print(to_json(facts))
+        echo(to_json(facts))
         return
-    console.print(evaluation.account, highlight=False)
+    console.print(evaluation.account, soft_wrap=True)
     console.print(scores_to_table(evaluation.scores, title=evaluation.title))
     for line in evaluation.comparison.sentences() if evaluation.comparison else ():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption, RecipeOption, SetOption, complete_logger, parse_path
+from lora_mm.printable import echo
 
 
 def finetune(
@@ -36,24 +37,23 @@ def finetune(
     settings = [*overrides, *([f"training.report_to={report_to}"] if report_to else [])]
     loaded = load_recipe(recipe, settings)  # faults show before torch is imported
 
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole
     from lora_mm.evaluation.tables import scores_to_dict
     from lora_mm.jobs.finetune import finetune as run
     from lora_mm.jobs.run_folder import REPORT
     from lora_mm.json_text import to_json
 
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     result = run(recipe, output, console, overrides=settings, resume=resume, overwrite=overwrite, dry_run=dry_run)
     if result is None:
         if as_json:
-            print(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
+            echo(to_json({"dry_run": True, "recipe": loaded.model_dump(mode="json")}))
         return
     figures = result.figures
     console.print(
         f"{figures['steps']} steps in {figures['train_seconds']:.0f} s, {figures['samples_per_second']} samples/s; "
         f"adapter {figures['adapter_bytes'] / 1000:.0f} KB in {result.folder}, with {REPORT}",
-        highlight=False,
+        soft_wrap=True,
     )
     if as_json:
-        print(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))
+        echo(to_json({"folder": str(result.folder), "scores": scores_to_dict(result.scores), "figures": figures}))

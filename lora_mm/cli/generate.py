@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import AcceptOption, AdaptersArgument, JsonOption, MaxNewTokensOption, SetOption
+from lora_mm.printable import echo
 
 
 def generate(
@@ -27,10 +28,12 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer one prompt, with or without pictures, with each adapter."""
+    from lora_mm.data.cells import check_characters
     from lora_mm.data.example import Turn
     from lora_mm.data.fetch import fetch_picture
     from lora_mm.jobs.inference import load_adapted
 
+    check_characters("--prompt", prompt)
     turn = Turn("user", prompt, tuple(fetch_picture(address) for address in images))
     model = load_adapted(
         adapters, overrides, accept=[item.value for item in accept], only=adapter_names, base_only=base_only
@@ -40,15 +43,15 @@ def generate(
     for name in names:
         model.activate(name)
         if len(names) > 1 and not as_json:
-            print(f"{name}: ", end="")
+            echo(f"{name}: ", end="")
         answers[name or "frozen base"] = model.reply(
             [turn],
             max_new_tokens=max_new_tokens,
-            write=lambda text: None if as_json else print(text, end="", flush=True),
+            write=lambda text: None if as_json else echo(text, end=""),
         )
         if not as_json:
-            print()
+            echo()
     if as_json:
         from lora_mm.json_text import to_json
 
-        print(to_json({"prompt": prompt, "images": images, "answers": answers}))
+        echo(to_json({"prompt": prompt, "images": images, "answers": answers}))

@@ -5,13 +5,15 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 import typer
 
 from lora_mm import __version__, distributed
 from lora_mm.cli import chat, data, env, evaluate, finetune, generate, merge, models, plan, recipes, score, share
-from lora_mm.errors import LoraMMError
+from lora_mm.errors import InputError, LoraMMError
 from lora_mm.interrupt import Stopped, get_exit_code, raise_stop_signals
+from lora_mm.printable import echo, find_control_character, to_printable
 
 app = typer.Typer(
     help="Fine-tune open multimodal models with small adapters, on the GPU you have. "
@@ -24,7 +26,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"lora-mm {__version__}")
+        echo(f"lora-mm {__version__}")
         raise typer.Exit
 
 
@@ -54,7 +56,9 @@ app.command(name="env")(env.env)
 def run() -> None:
     """Run the command line.
 
-    Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP.
+    Exit code 0: success, 1: the run failed, 2: unusable input, 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP, 141: nobody
+    reads what the command was to print (``| head``). Progress and tables that nobody reads are lost, and the run goes
+    on.
     """
     _quiet_libraries()
     raise_stop_signals()
@@ -68,15 +72,15 @@ def run() -> None:
         distributed.become_single_process()
     try:
         with distributed.silence_other_ranks():
+            _check_arguments(sys.argv[1:])
             app()
     except LoraMMError as error:
         if distributed.is_first_to_fail():
-            for line in str(error).splitlines():
-                print(line, file=sys.stderr)
+            echo(str(error), stderr=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, Stopped) as stop:
         if distributed.is_first_to_fail():
-            print("Stopped.", file=sys.stderr)
+            echo("Stopped.", stderr=True)
         sys.exit(get_exit_code(stop))
     except SystemExit:  # wrong usage, or --help: rank 0 exits, and the launcher stops the other ranks
         if not distributed.rank():
@@ -87,10 +91,24 @@ def run() -> None:
         sys.exit(1)
 
 
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raise InputError for control characters, which messages about wrong usage would print. Bytes are fine: a file's
+    name may be any."""
+    found = [find_control_character(os.fsencode(argument).decode(errors="replace")) for argument in arguments]
+    faults = [
+        f"Argument {number}: contains the control character U+{ord(match.group()):04X} "
+        f"at position {match.start() + 1}; leave it out."
+        for number, match in enumerate(found, 1)
+        if match
+    ]
+    if faults:
+        raise InputError(*faults)
+
+
 def _quiet_libraries() -> None:
     """Hide progress bars and warnings of libraries, but not their errors."""
     warnings.simplefilter("ignore", FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the line of code
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {to_printable(str(message))}\n"  # no line of code
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; data.example checks
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

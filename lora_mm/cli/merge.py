@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import AdaptersArgument, JsonOption, SetOption, parse_path
+from lora_mm.printable import echo
 
 
 class Format(StrEnum):
@@ -41,15 +42,14 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Merge adapters, in this order, into their base or into a stock LoRA, and verify the result by its logits."""
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole
     from lora_mm.jobs.merge import merge as run
     from lora_mm.json_text import to_json
 
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     result = run(
         adapters,
@@ -61,6 +61,6 @@ def merge(
         say=say,
     )
     if as_json:
-        print(to_json(result.as_dict()))
+        echo(to_json(result.as_dict()))
         return
     say(f"Wrote {result.output}.")

@@ -6,6 +6,7 @@ import typer
 
 from lora_mm.cli.options import JsonOption
 from lora_mm.json_text import to_json
+from lora_mm.printable import echo
 
 app = typer.Typer(help="List and show the supported model families.", no_args_is_help=True)
 
@@ -28,11 +29,11 @@ def list_models(as_json: JsonOption = False) -> None:
         for name, row in FAMILIES.items()
     }
     if as_json:
-        print(to_json(table))
+        echo(to_json(table))
         return
     width = max(map(len, table))
     for name, methods in table.items():
-        print(f"{name:{width}}  {' '.join(methods)}")
+        echo(f"{name:{width}}  {' '.join(methods)}")
 
 
 @app.command()
@@ -50,10 +51,10 @@ def show(
 
     facts = describe_model_type(model_type)
     if as_json:
-        print(to_json(facts))
+        echo(to_json(facts))
         return
     import yaml
 
     for parts in facts["methods"].values():
         parts.update({part: f"does not apply, {reason}" if reason else "applies" for part, reason in parts.items()})
-    print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120), end="")
+    echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120), end="")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import JsonOption, RecipeOption, SetOption
+from lora_mm.printable import echo
 
 
 def plan(
@@ -25,22 +26,21 @@ def plan(
 
     loaded = load_recipe(recipe, overrides)
 
-    from rich.console import Console
-
+    from lora_mm.console import PlainConsole
     from lora_mm.jobs.plan import GIB, format_verdict, get_device_memory, make_memory_table, make_options_table
     from lora_mm.jobs.plan import plan_run as run
     from lora_mm.json_text import to_json
 
     memory = get_device_memory() if vram is None else vram * GIB
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     with console.status("Measuring steps without weights…"):
         estimate = run(loaded)
     fits = estimate.estimate_memory(estimate.options[0]) <= memory
-    console.print(f"{estimate.steps:,} steps on {estimate.examples:,} examples.", highlight=False)
+    console.print(f"{estimate.steps:,} steps on {estimate.examples:,} examples.")
     console.print(make_memory_table(estimate), make_options_table(estimate, memory, tflops * 1e12), sep="\n")
-    console.print(f"Hours at {tflops:g} TFLOP/s, without scoring.", highlight=False)
-    console.print(format_verdict(estimate, memory), highlight=False, soft_wrap=True)
+    console.print(f"Hours at {tflops:g} TFLOP/s, without scoring.")
+    console.print(format_verdict(estimate, memory), soft_wrap=True)
     if as_json:
-        print(to_json(estimate.as_dict() | {"memory": memory, "fits": fits}))
+        echo(to_json(estimate.as_dict() | {"memory": memory, "fits": fits}))
     if not fits:
         raise typer.Exit(1)

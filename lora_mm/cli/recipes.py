@@ -8,6 +8,7 @@ import typer
 from lora_mm.cli.options import JsonOption, SetOption, complete_recipe, parse_path
 from lora_mm.errors import InputError
 from lora_mm.json_text import to_json
+from lora_mm.printable import echo
 
 app = typer.Typer(help="List, show, copy and check recipes, and print their JSON schema.", no_args_is_help=True)
 
@@ -21,11 +22,11 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
     summaries = {name: load_recipe(name).summary for name in recipe_names()}
     if as_json:
-        print(to_json(summaries))
+        echo(to_json(summaries))
         return
     width = max(map(len, summaries))
     for name, summary in summaries.items():
-        print(f"{name:{width}}  {summary}")
+        echo(f"{name:{width}}  {summary}")
 
 
 @app.command()
@@ -33,7 +34,7 @@ def show(name: Name, overrides: SetOption = []) -> None:
     """Print a complete recipe, merged with what it extends, as YAML."""
     from lora_mm.recipe.load import load_recipe
 
-    print(load_recipe(name, overrides).to_yaml(), end="")
+    echo(load_recipe(name, overrides).to_yaml(), end="")
 
 
 @app.command()
@@ -43,7 +44,7 @@ def schema() -> None:
 
     from lora_mm.recipe.schema import file_schema
 
-    print(json.dumps(file_schema(), indent=1, ensure_ascii=False))
+    echo(json.dumps(file_schema(), indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -61,7 +62,7 @@ def copy(
     text = recipe_file(name).read_text(encoding="utf-8")
     with explain_write_errors(file):
         file.write_text(text, encoding="utf-8")
-    print(f"Wrote {file}. Change it, then: lora-mm recipes check {file}")
+    echo(f"Wrote {file}. Change it, then: lora-mm recipes check {file}")
 
 
 @app.command()
@@ -70,4 +71,4 @@ def check(name: Name, overrides: SetOption = []) -> None:
     from lora_mm.recipe.load import load_recipe
 
     recipe = load_recipe(name, overrides)
-    print(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.location}.")
+    echo(f"{name}: valid. Base {recipe.base.model}, data {recipe.data.location}.")

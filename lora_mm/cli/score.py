@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lora_mm.cli.options import parse_path
+from lora_mm.printable import echo
 
 app = typer.Typer(help="Score a predictions file with the official protocol of a benchmark.", no_args_is_help=True)
 
@@ -49,12 +50,12 @@ def scienceqa(
     }
     if as_json:
         account = {"data": data, "split": split, "predictions": str(predictions), "scores": scores_to_dict(scores)}
-        print(to_json({**account, "floats": results.floats, "negatives": results.negatives}))
+        echo(to_json({**account, "floats": results.floats, "negatives": results.negatives}))
         return
 
-    from rich.console import Console
+    from lora_mm.console import PlainConsole
 
-    console = Console()
+    console = PlainConsole()
     console.print(scores_to_table(scores, title=f"ScienceQA {split}, accuracy in %"))
     if results.account():
         console.print(results.account(), style="dim")

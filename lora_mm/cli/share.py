@@ -1,6 +1,5 @@
 """``lora-mm share``: packs, shows, pushes and pulls adapters. Holds no logic and never imports torch."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from lora_mm.cli.options import AdapterArgument, JsonOption, parse_path
 from lora_mm.json_text import to_json
+from lora_mm.printable import echo
 
 app = typer.Typer(help="Pack, show, push and pull adapters.", no_args_is_help=True)
 
@@ -29,9 +29,9 @@ def pack(
     file = output or Path(located.name + packing.SUFFIX)
     size = packing.pack_adapter(located.folder, file, _say)
     if as_json:
-        print(to_json({"file": str(file), "bytes": size}))
+        echo(to_json({"file": str(file), "bytes": size}))
         return
-    print(f"Wrote {file}, {format_size(size)}.")
+    echo(f"Wrote {file}, {format_size(size)}.")
 
 
 @app.command()
@@ -43,12 +43,12 @@ def show(adapter: AdapterArgument, as_json: JsonOption = False) -> None:
     located = locate_adapter(adapter)
     facts = {**summarize_adapter(located.folder), "name": located.name}
     if as_json:
-        print(to_json({**facts, "repo": located.repo, "commit": located.commit}))
+        echo(to_json({**facts, "repo": located.repo, "commit": located.commit}))
         return
     for line in format_summary(facts):
-        print(line)
+        echo(line)
     if located.origin:
-        print(f"from        {located.origin}")
+        echo(f"from        {located.origin}")
 
 
 @app.command()
@@ -65,10 +65,10 @@ def push(
 
     pushed = run(find_adapter(adapter), repo, public=public, branch=branch, say=_say)
     if as_json:
-        print(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
+        echo(to_json({"repo": repo, "commit": pushed.commit, "url": pushed.url, "private": pushed.private}))
         return
     kind = "private" if pushed.private else "public"
-    print(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
+    echo(f"Pushed to {pushed.url} ({kind}), commit {pushed.commit}.")
 
 
 @app.command()
@@ -85,10 +85,10 @@ def pull(
 
     folder, located = run(source, output, revision=revision)
     if as_json:
-        print(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
+        echo(to_json({"folder": str(folder), "repo": located.repo, "commit": located.commit}))
         return
-    print(f"Pulled {located.origin or source} into {folder}.")
+    echo(f"Pulled {located.origin or source} into {folder}.")
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    echo(line, stderr=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from lora_mm.data.example import PICTURE, ImageSource
 from lora_mm.errors import InputError
+from lora_mm.printable import find_control_character
 
 _QUOTED_LENGTH = 40
 _URL = re.compile(r"(https?|data|s3|gs):")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def read_text(name: str, value: Any, *, allow_empty: bool = False) -> str:
@@ -70,7 +70,7 @@ def check_characters(name: str, text: str) -> None:
     """
     if PICTURE in text:
         raise InputError(f"{name}: contains U+FFFC, which stands for a lost object; remove it")
-    if match := _CONTROL_CHARACTER.search(text):
+    if match := find_control_character(text):
         raise InputError(
             f"{name}: contains the control character U+{ord(match.group()):04X} at position {match.start() + 1}"
         )

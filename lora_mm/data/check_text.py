@@ -1,72 +1,64 @@
 """Prints the report of a data check, in colour on a terminal. Knows the report, not how it was made."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.text import Text
+
+from lora_mm.console import to_text
 from lora_mm.data.check import DataReport, SplitCheck
+from lora_mm.data.mask import MaskPiece
 from lora_mm.errors import truncate_faults
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
-    from lora_mm.data.mask import MaskPiece
 
 _PRINTED_FAULTS = 20
 """Maximum number of faults to print; ``--json`` has up to a thousand."""
 _PRINTED_EXAMPLES = 3
 
 
-def print_report(report: DataReport, console: "Console") -> None:
+def print_report(report: DataReport, console: Console) -> None:
     """Print the whole report.
 
     Args:
         report: report of the check.
         console: console to print to.
     """
-    from rich.text import Text
-
     for name, check in report.splits.items():
-        console.print(Text(name, style="bold"))
+        console.print(to_text(name, "bold"))
         for label, fact in _list_facts(check):
-            console.print(Text(f"  {label:<11}{fact}"), soft_wrap=True)
+            console.print(to_text(f"  {label:<11}{fact}"), soft_wrap=True)
     if report.masks:
         _print_masks(report, console)
     _print_faults(report, console)
     if report.sound:
-        console.print(Text("\nSound: a run can use this data.", style="bold green"))
+        console.print(to_text("\nSound: a run can use this data.", "bold green"))
 
 
-def _print_masks(report: DataReport, console: "Console") -> None:
-    from rich.text import Text
-
+def _print_masks(report: DataReport, console: Console) -> None:
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    console.print(Text(f"\nSupervised tokens, with the chat template of base '{report.base}'", style="bold"))
+    console.print(to_text(f"\nSupervised tokens, with the chat template of base '{report.base}'", "bold"))
     for id, pieces in report.masks.items():
-        console.print(Text(f"\n{id}", style="cyan"))
+        console.print(to_text(f"\n{id}", "cyan"))
         console.print(_format_mask(pieces, coloured), soft_wrap=True)
     legend = [("\nsupervised", "black on green"), (" not supervised", "dim")]
     console.print(Text.assemble(*legend) if coloured else "\n⟦supervised⟧ not supervised")
 
 
-def _print_faults(report: DataReport, console: "Console") -> None:
-    from rich.text import Text
-
+def _print_faults(report: DataReport, console: Console) -> None:
     faults = [fault for check in report.splits.values() for fault in check.faults.lines]
     rows = sum(check.faults.rows for check in report.splits.values())
     if rows:
         dropped = ", dropped (data.faulty_rows=drop)" if report.drops_faulty_rows else ""
-        console.print(Text(f"\n{_count(rows, 'faulty row')}{dropped}", style="bold red"))
+        console.print(to_text(f"\n{_count(rows, 'faulty row')}{dropped}", "bold red"))
         for fault in truncate_faults(faults, _PRINTED_FAULTS):
-            console.print(Text(f"  {fault}"), soft_wrap=True)
+            console.print(to_text(f"  {fault}"), soft_wrap=True)
     for name, check in report.splits.items():
         if not check.usable:
             line = f"\n{name}: no row is left; all are faulty or over data.max_length"
-            console.print(Text(line, style="bold red"), soft_wrap=True)
+            console.print(to_text(line, "bold red"), soft_wrap=True)
     if report.overlap:
         ids = ", ".join(report.overlap[:_PRINTED_EXAMPLES])
         line = f"\n{_count(report.overlap_count, 'example')} in both the training and the evaluation split: {ids}"
-        console.print(Text(line, style="bold red"), soft_wrap=True)
+        console.print(to_text(line, "bold red"), soft_wrap=True)
 
 
 def _list_facts(check: SplitCheck) -> Iterator[tuple[str, str]]:
@@ -101,12 +93,11 @@ def _format_shares(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in counts.items()) or "none"
 
 
-def _format_mask(pieces: "Sequence[MaskPiece]", coloured: bool) -> "Text":
-    from rich.text import Text
-
+def _format_mask(pieces: Sequence[MaskPiece], coloured: bool) -> Text:
     if coloured:
-        return Text.assemble(*((piece.text, "black on green" if piece.supervised else "dim") for piece in pieces))
-    return Text("".join(f"⟦{piece.text}⟧" if piece.supervised else piece.text for piece in pieces))
+        styles = ("dim", "black on green")
+        return Text.assemble(*(to_text(piece.text, styles[piece.supervised]) for piece in pieces))
+    return to_text("".join(f"⟦{piece.text}⟧" if piece.supervised else piece.text for piece in pieces))
 
 
 def _count(number: int, noun: str) -> str:

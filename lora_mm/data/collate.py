@@ -138,10 +138,11 @@ class Collator(Renderer):
         Pictures go before their turn's text.
 
         Raises:
-            InputError: a turn contains a special token of the base, or its template or processor refuses the turns.
+            InputError: a turn contains a special token of the base or marks for other pictures than its own, or the
+                base's template or processor refuses the turns.
         """
         for turn in turns:
-            self._check_plain_text(f"{turn.role}'s turn", turn.text)
+            self._check_turn(f"{turn.role}'s turn", turn)
         messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in turns]
         prompt = self.apply_template("conversation", messages, add_generation_prompt=True)
         shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))

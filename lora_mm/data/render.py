@@ -10,18 +10,21 @@ that may trim, number or drop texts, so these tokens are found by rendering:
 Each picture is one mark here, and so one token.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 
-from lora_mm.data.encode import starts_with_bos
-from lora_mm.data.example import PICTURE, Example
+from lora_mm.data.encode import get_image_mark, starts_with_bos
+from lora_mm.data.example import PICTURE, Example, Turn
 from lora_mm.errors import InputError, shorten
 
 _CACHED = 20_000
 """Number of rendered examples to cache: some tens of megabytes of text."""
+
+_PICTURE_IN_TEXT = re.compile(rf"\s*{PICTURE}\s*")
 
 _SUBSTITUTE = "\ue000"
 """A private-use character that replaces the text of a turn to find its position."""
@@ -61,6 +64,7 @@ class Renderer:
         self.tokenizer = processor.tokenizer
         if not getattr(processor, "chat_template", None):
             raise InputError("The base's processor has no chat template; set base.model to a base that has one.")
+        self._special_token = _compile_special_tokens(processor)
         self._cache: dict[tuple[tuple[str, str, int], ...], RenderedExample] = {}
 
     def render(self, example: Example) -> tuple[str, str]:
@@ -70,10 +74,8 @@ class Renderer:
             InputError: a text contains a special token, the template refuses the conversation, or the answer changes
                 how the template renders the prompt.
         """
-        self._check_plain_text(example.id, "\n".join(turn.text for turn in example.turns))
         for turn in example.turns:
-            if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
-                raise InputError(f"{example.id}: {marks} picture marks but {len(turn.images)} pictures in one turn.")
+            self._check_turn(example.id, turn)
         messages = _to_messages(example)
         prompt = self.apply_template(example.id, messages[:-1], add_generation_prompt=True)
         whole = self.apply_template(example.id, messages)
@@ -140,11 +142,13 @@ class Renderer:
         prompt_ids, all_ids = self.tokenize(prompt), self.tokenize(prompt + target)
         return len(all_ids), len(all_ids) - _count_shared(prompt_ids, all_ids)
 
-    def _check_plain_text(self, name: str, text: str) -> None:
-        """Raise InputError for a text that contains one of the tokenizer's special tokens."""
-        for token in self.tokenizer.all_special_tokens:
-            if token in text:
-                raise InputError(f"{name}: the text contains {token!r}, a special token of the base; reword it.")
+    def _check_turn(self, name: str, turn: Turn) -> None:
+        """Raise InputError for a text that spells a special token, or has more or fewer marks than pictures."""
+        # Some templates write all pictures first, and then the texts around them without a space between.
+        if match := self._special_token.search(_PICTURE_IN_TEXT.sub("", turn.text)):
+            raise InputError(f"{name}: the text contains {match.group()!r}, a special token of the base; reword it.")
+        if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
+            raise InputError(f"{name}: {marks} picture marks but {len(turn.images)} pictures in one turn.")
 
     def _find_earlier_spans(self, example: Example, prompt: str, target: str) -> list[tuple[int, int]]:
         """Find the tokens of the assistant's earlier turns, each with the template's end of the turn."""
@@ -208,6 +212,21 @@ def describe_error(error: Exception) -> str:
     """Describe an error of a base's template or processor in one line."""
     first = next(iter(str(error).splitlines()), "")
     return first if isinstance(error, TemplateError) else f"{type(error).__name__}: {shorten(first, 200)}"
+
+
+def _compile_special_tokens(processor: Any) -> re.Pattern[str]:
+    """Compile a pattern of every token that commands the base, where a text would spell it.
+
+    Beside the few that the tokenizer names, these are the added tokens that it calls special, those of a second
+    tokenizer (the Q-Former's reads the prompt too), and the picture's mark, which a processor replaces in the text. An
+    added token that is not called special is vocabulary: lines of HTML, or PaliGemma's places in a picture.
+    """
+    spellings = {get_image_mark(processor)}
+    for tokenizer in (processor.tokenizer, getattr(processor, "qformer_tokenizer", None)):
+        if tokenizer is not None:
+            spellings.update(tokenizer.all_special_tokens)
+            spellings.update(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return re.compile("|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True)))
 
 
 def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:

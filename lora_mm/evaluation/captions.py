@@ -1,6 +1,5 @@
 """Scores captions by sacrebleu: chrF and BLEU-4. Knows no other answers."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,10 @@ from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer, list_references
 from lora_mm.evaluation.matching import find_empty_reference
-from lora_mm.evaluation.score import Figure, Measure
+from lora_mm.evaluation.score import Figure, Interval, Measure, compute_percentile_interval
+
+_RESAMPLES = 1000
+"""Number of resamples of the captions for an interval."""
 
 
 def score_caption(example: Example, prediction: str) -> float:
@@ -38,16 +40,26 @@ def compute_corpus_scores(examples: Sequence[Example], answers: Sequence[Answer]
     references = [
         [answer.references[n] if n < len(answer.references) else None for answer in answers] for n in range(width)
     ]
-    resamples = max(100, min(1000, 2_000_000 // len(answers)))  # sacrebleu holds all of them in memory: some 150 MB
     figures: dict[str, Figure] = {}
     for name, metric in (("chrF", sacrebleu.CHRF()), ("BLEU", sacrebleu.BLEU(lowercase=True))):
-        result = metric.corpus_score(predictions, references, n_bootstrap=resamples if len(answers) > 1 else 1)
-        # sacrebleu gives the interval only inside its formatted text.
-        fields = json.loads(result.format(width=4, is_json=True, signature=str(metric.get_signature())))
-        middle, half = fields.get("confidence_mean"), fields.get("confidence_var")
-        interval = None if middle is None else (middle - half, middle + half)
-        figures[name] = Measure(result.score, len(answers), interval)
+        value = float(metric.corpus_score(predictions, references).score)
+        interval = _bootstrap(metric, predictions, references) if len(answers) > 1 else None
+        figures[name] = Measure(value, len(answers), interval)
     return figures
+
+
+def _bootstrap(metric: Any, predictions: list[str], references: list[list[str | None]]) -> Interval:
+    """Compute the 95 % percentile interval of a corpus score, from the counts that sacrebleu makes of each caption.
+
+    sacrebleu's own interval raises TypeError if only some resamples score 0, and may lead out of 0 to 100.
+    """
+    import numpy as np
+
+    counts = np.asarray(metric._extract_corpus_statistics(predictions, references))  # [captions, counts]
+    rng, shares = np.random.default_rng(0), np.full(len(counts), 1 / len(counts))
+    resamples = (rng.multinomial(len(counts), shares) @ counts for _ in range(_RESAMPLES))
+    scores = [float(metric._compute_score_from_stats(total.tolist()).score) for total in resamples]
+    return compute_percentile_interval(np.asarray(scores))
 
 
 def find_caption_fault(example: Example) -> str | None:

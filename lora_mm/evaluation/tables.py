@@ -23,16 +23,17 @@ def scores_to_table(scores: Mapping[str, Score], title: str = "ScienceQA, accura
     """
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
+
+    from lora_mm.console import to_text
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for name in list_columns(scores):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(to_text(name), justify="right", no_wrap=True)
     for label, cells, are_counts in list_rows(scores):
-        table.add_row(Text(label), *cells, style="dim" if are_counts else None)
-    notes = [Text(note, style="dim") for note in list_notes(scores)]
-    return Group(Text(title, style="italic"), table, *notes)  # a table wraps its own title and caption to its width
+        table.add_row(to_text(label), *cells, style="dim" if are_counts else None)
+    notes = [to_text(note, "dim") for note in list_notes(scores)]
+    return Group(to_text(title, "italic"), table, *notes)  # a table wraps its own title and caption to its width
 
 
 def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, Any]:

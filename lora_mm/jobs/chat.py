@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lora_mm.data.cells import check_characters
 from lora_mm.data.example import ImageSource, Turn
 from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.interrupt import Interrupt
 from lora_mm.jobs.inference import AdaptedModel
+from lora_mm.printable import echo
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Chat:
         Raises:
             InputError: the line cannot be used; the conversation does not change.
         """
+        check_characters("The line", line)
         if line.startswith("/"):
             self._run_command(line)
             return None
@@ -154,6 +157,6 @@ def chat_through_pipe(chat: Chat) -> None:
     for line in sys.stdin:
         answer = chat.handle(line.strip()) if line.strip() else None
         if answer is not None:
-            print(answer.replace("\\", "\\\\").replace("\n", "\\n"), flush=True)
+            echo(answer.replace("\\", "\\\\").replace("\n", "\\n"))
         if chat.ended:
             break

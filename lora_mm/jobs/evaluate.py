@@ -17,6 +17,8 @@ from lora_mm.artifact.files import SCORES, read_json_object
 from lora_mm.artifact.folder import load_adapter
 from lora_mm.artifact.hub import locate_adapter
 from lora_mm.artifact.preprocessing import Mismatch
+from lora_mm.atomic import check_writable
+from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator
 from lora_mm.data.data_split import DataSplit
 from lora_mm.data.example import Example
@@ -136,7 +138,8 @@ def evaluate(
         LoraMMError: a file cannot be written, or the GPU is out of memory.
     """
     contenders = _find_contenders(str(adapter), list(overrides), base_only, None if compare is None else str(compare))
-    console = Console() if console is None else console
+    display = Display(PlainConsole() if console is None else console)
+    _check_outputs(predictions, report)
     for contender in contenders:
         check_quantization(contender.recipe.base.quantization)
     splits = [_load_questions(contender.recipe, split, limit) for contender in contenders]
@@ -146,7 +149,7 @@ def evaluate(
             f"--predictions {predictions}: .json is ScienceQA's official format, but this data is not ScienceQA; "
             f"name the file {predictions.stem}.jsonl."
         )
-    scored, routing = _score(contenders, splits, accept, console, with_routing=report is not None)
+    scored, routing = _score(contenders, splits, accept, display, with_routing=report is not None)
     if predictions:
         scored[contenders[0].name].write(predictions)
     comparison = None
@@ -168,6 +171,13 @@ def evaluate(
     if report:
         make_page(evaluation).write(report)
     return evaluation
+
+
+def _check_outputs(predictions: Path | None, report: Path | None) -> None:
+    """Check that the files can be written, before a model answers for minutes or hours."""
+    if predictions and report and predictions.absolute() == report.absolute():
+        raise InputError(f"--predictions and --report both name {report}; name two files.")
+    check_writable(*(file for file in (predictions, report) if file))
 
 
 def _load_questions(recipe: Recipe, split: str | None, limit: int | None) -> DataSplit:
@@ -288,15 +298,14 @@ def _score(
     contenders: Sequence[Contender],
     splits: Sequence[DataSplit],
     accept: Collection[Mismatch],
-    console: Console,
+    display: Display,
     *,
     with_routing: bool,
 ) -> tuple[dict[str, ScoredAnswers], list[RoutingMap]]:
     """Score each contender; also measure the routing of the first if ``with_routing``."""
     scored: dict[str, ScoredAnswers] = {}
     routing: list[RoutingMap] = []
-    display = Display(console)
-    models = _load_models(contenders, accept, console)
+    models = _load_models(contenders, accept, display)
     for contender, split, (model, collator) in zip(contenders, splits, models, strict=True):
         advance = display.watch(contender.name, len(split.examples))
         scored[contender.name] = score_model(
@@ -309,7 +318,7 @@ def _score(
 
 
 def _load_models(
-    contenders: Sequence[Contender], accept: Collection[Mismatch], console: Console
+    contenders: Sequence[Contender], accept: Collection[Mismatch], display: Display
 ) -> Iterator[tuple[nn.Module, Collator]]:
     """Yield each contender's model and collator in turn; an adapter and its frozen base share one loaded base."""
     base = collator = model = None
@@ -329,7 +338,5 @@ def _load_models(
             fit = recipe.data.pictures.fit
             model = load_adapter(base, contender.adapter, accept=accept, fit=fit, kernels=recipe.base.kernels)
         origin = f"Adapter {contender.origin}.\n" if contender.origin else ""
-        console.print(
-            f"{origin}Base {base.name}: {format_memory(model)}.", highlight=False, markup=False, soft_wrap=True
-        )
+        display.say(f"{origin}Base {base.name}: {format_memory(model)}.")
         yield model, collator

@@ -19,6 +19,7 @@ from lora_mm.adapters.attach import attach, find_idle_experts
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.atomic import explain_write_errors
+from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator, PreparedExamples
 from lora_mm.data.questions import fit_questions
 from lora_mm.data.splits import DataSplit, load_train_and_test
@@ -95,7 +96,7 @@ def finetune(
     started = time.monotonic()
     recipe, recipe_path = _load(recipe, overrides)
     output = Path("runs") / recipe.name if output is None else Path(output)
-    display = Display(Console() if console is None else console)
+    display = Display(PlainConsole() if console is None else console)
     distributed.init_process_group()
     with ExitStack() as stack:
         if not dry_run and not distributed.rank():
@@ -105,11 +106,11 @@ def finetune(
         checkpoint, damaged = choose_checkpoint(output, recipe) if resume else (None, [])
         distributed.barrier()  # all ranks check the folder before rank 0 writes to it
         for fault in damaged:
-            display.console.print(f"Not used: {fault}.", highlight=False)
+            display.say(f"Not used: {fault}.")
         job = _prepare_job(recipe, display)
         if dry_run:
             distributed.destroy_process_group()
-            display.console.print("Dry run: the recipe can run as it is. Nothing was written.")
+            display.say("Dry run: the recipe can run as it is. Nothing was written.")
             return None
         if not distributed.rank():
             prepare_run_folder(output, recipe, overwrite=overwrite)
@@ -135,7 +136,7 @@ def _run(job: "_Job", output: Path, checkpoint: Path | None, started: float) -> 
     if baselines is None:
         return None
     distributed.become_single_process()
-    _warn_about_idle_experts(job.model, job.display.console)
+    _warn_about_idle_experts(job.model, job.display)
     _save(job, output)
     result = _score_adapter(job, output, baselines, figures, started)
     routing = sample_routing(job.model, job.collator, job.test.examples)
@@ -198,28 +199,27 @@ def _load(recipe: Recipe | str | Path, overrides: Iterable[str]) -> tuple[Recipe
 
 def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     """Load data and base, attach the adapters, and print what trains."""
-    console = display.console
     check_sources(recipe)
     train_split, test = load_train_and_test(recipe)
-    console.print(train_split.account(), highlight=False)
+    display.say(train_split.account())
     metric, _ = choose_scoring(recipe, test.examples, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
     test = fit_questions(test, collator, recipe.data)
-    console.print(test.account(), highlight=False)
+    display.say(test.account())
     prepared = collator.prepare(train_split.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError(
             f"No example of '{recipe.data.train_split}' is left to train on: all are faulty or over data.max_length.",
             *truncate_faults(prepared.faults),
         )
-    console.print(_format_lengths(prepared), highlight=False)
+    display.say(_format_lengths(prepared))
 
     set_seed(recipe.training.seed)  # before attach draws the adapter's initial weights
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
     broadcast_weights(model)
-    console.print(make_parts_table(model))
-    console.print(format_estimate(recipe, collator, prepared), highlight=False)
+    display.console.print(make_parts_table(model))
+    display.say(format_estimate(recipe, collator, prepared))
     return _Job(recipe, display, test, metric, base, collator, prepared, model)
 
 
@@ -275,12 +275,11 @@ def _write_predictions(scored: ScoredAnswers, file: Path) -> None:
     scored.write(file)
 
 
-def _warn_about_idle_experts(model: peft.PeftModel, console: Console) -> None:
+def _warn_about_idle_experts(model: peft.PeftModel, display: Display) -> None:
     for method, experts in find_idle_experts(model).items():
-        console.print(
+        display.say(
             f"{method}: no training data reached experts {', '.join(map(str, experts))} (counted from 0), so they do "
-            "nothing. Set fewer experts (adapters.N.experts).",
-            highlight=False,
+            "nothing. Set fewer experts (adapters.N.experts)."
         )
 
 

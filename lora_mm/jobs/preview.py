@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_mm.atomic import write_atomically
+from lora_mm.atomic import check_writable, write_atomically
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import PICTURE, Example, ImageSource, Turn
 from lora_mm.data.location import is_own_data
@@ -61,6 +61,7 @@ def write_page(file: Path, recipe: Recipe, split: str, collator: Collator, *, co
     Raises:
         LoraMMError: the data cannot be read, or the file cannot be written.
     """
+    check_writable(file)
     cards = [_make_card(where, example, faults, collator) for where, example, faults in _sample(recipe, split, count)]
     cards.sort(key=lambda card: not card.faults)
     write_atomically(file, _render(recipe, split, cards))

@@ -16,7 +16,7 @@ from lora_mm import distributed
 from lora_mm.adapters.routing_map import RoutingMap
 from lora_mm.artifact.card import render_model_card
 from lora_mm.artifact.files import CARD, CONFIG, PREPROCESSING, RECIPE, SCORES, WEIGHTS, read_json_object
-from lora_mm.atomic import explain_write_errors, remove_leftovers, write_atomically
+from lora_mm.atomic import check_writable, explain_write_errors, remove_leftovers, write_atomically
 from lora_mm.data.example import Example
 from lora_mm.errors import InputError
 from lora_mm.evaluation.answers import Answer
@@ -128,11 +128,13 @@ def check_run_folder(
 
     Raises:
         InputError: the folder is a file or not empty, or ``resume`` or ``overwrite`` do not fit its contents.
+        LoraMMError: the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: is a file, not a folder.")
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite deletes it; give only one of them.")
+    check_writable(folder / RECIPE)
     if not folder.is_dir() or all(file.name == LOCK for file in folder.iterdir()):
         return
     is_run = (folder / RUN).is_file()

@@ -3,7 +3,6 @@
 The user's choice is stored in the model: adapted layers hold it and pass it on with every update.
 """
 
-import sys
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.ops.triton.available import explain_unavailable, is_interpreted
+from lora_mm.printable import echo
 
 FASTER: Mapping[tuple[str, int], frozenset[str]] = {}
 """(operation, compute capability × 10) → dtypes for which ``auto`` takes Triton: where it beats the compiled PyTorch
@@ -76,4 +76,4 @@ def _explain_too_wide(columns: int) -> str | None:
 def _report_once(line: str) -> None:
     if line not in _reported:
         _reported.add(line)
-        print(line, file=sys.stderr)
+        echo(line, stderr=True)

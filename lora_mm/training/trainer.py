@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from lora_mm import distributed
 from lora_mm.adapters.token_router import find_token_routers
 from lora_mm.errors import LoraMMError
 from lora_mm.interrupt import make_worker_context
+from lora_mm.models.anatomy import get_placeholder_ids
 from lora_mm.training.callbacks import EpochSetter, GradientGuard, Meter
 from lora_mm.training.checkpoints import UNFINISHED, seal_checkpoint
 from lora_mm.training.gradients import average_gradients
@@ -35,7 +37,7 @@ class AdapterTrainer(Trainer):
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
 
-    model: nn.Module
+    model: peft.PeftModel
     loss_is_scaled_for_ga = True  # compute_answer_loss divides by the items of all accumulated batches
 
     def __init__(
@@ -48,11 +50,12 @@ class AdapterTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.sampler, self.loss_weight, self.facts = sampler, loss_weight, facts or {}
-        self.seen_pictures = False
+        self.pictured_batches = 0
+        self._placeholder_ids = torch.tensor(list(get_placeholder_ids(self.model.get_base_model()).values()))
         self.last_loss = float("nan")
         self.model_accepts_loss_kwargs = True  # the Trainer then counts items over accumulated batches
         self.meter = Meter()
-        self.add_callback(GradientGuard(lambda: self.seen_pictures))
+        self.add_callback(GradientGuard(lambda: self.pictured_batches))
         self.add_callback(self.meter)
         self.add_callback(EpochSetter())
         if distributed.world_size() > 1:  # do not wrap the model in DDP, see training.gradients
@@ -108,7 +111,7 @@ class AdapterTrainer(Trainer):
         Raises:
             LoraMMError: the loss is not a finite number.
         """
-        self.seen_pictures |= "pixel_values" in inputs
+        self.pictured_batches += self._has_picture(inputs)
         loss = compute_answer_loss(model, inputs, num_items_in_batch, self.loss_weight)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
@@ -121,6 +124,11 @@ class AdapterTrainer(Trainer):
         if not loss.requires_grad:  # only tower or connector train and the batch has no picture
             loss.requires_grad_()
         return (loss, None) if return_outputs else loss
+
+    def _has_picture(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether a batch has a picture; BLIP's has pixels without placeholders if its rows have no picture."""
+        ids = inputs["input_ids"]
+        return "pixel_values" in inputs and bool(torch.isin(ids, self._placeholder_ids.to(ids.device)).any())
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; average gradients over ranks before an optimizer step.

@@ -172,8 +172,8 @@ def test_an_output_in_use_is_left_alone(cli: Cli, recipe_file: Path, adapter: Pa
 
 def test_an_output_that_cannot_be_written_ends_with_1(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    code, _, err = cli("finetune", "--recipe", recipe_file, "--output", tmp_path / "file" / "run")
-    assert code == 1
+    code, out, err = cli("finetune", "--recipe", recipe_file, "--output", tmp_path / "file" / "run")
+    assert (code, out) == (1, ""), "before anything is loaded"
     assert "cannot be written" in err
 
 
@@ -306,9 +306,13 @@ def test_evaluate_asks_as_many_as_told_of_the_split_told(cli: Cli, adapter: Path
 def test_answers_that_cannot_be_written_end_with_1(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     answers = tmp_path / "file" / "answers.json"
-    code, _, err = cli("evaluate", adapter, "--limit", "2", "--predictions", answers)
-    assert code == 1
-    assert str(answers) in err
+    report = tmp_path / "file" / "report.html"
+    code, out, err = cli("evaluate", adapter, "--limit", "2", "--predictions", answers, "--report", report)
+    assert (code, out) == (1, ""), "before anything is scored"
+    assert [line.split(": ")[0] for line in err.splitlines()] == [str(answers), str(report)]
+    code, out, err = cli("evaluate", adapter, "--predictions", tmp_path / "a", "--report", tmp_path / "a")
+    assert (code, out) == (2, "")
+    assert "name two files" in err
 
 
 # --- two models, and a page -----------------------------------------------------------------------------------------
@@ -381,10 +385,6 @@ def test_report_writes_one_page(cli: Cli, adapter: Path, tmp_path: Path) -> None
     text = page.read_text(encoding="utf-8")
     for part in ("Routing", "Training", "adapter minus frozen base", "ScienceQA test, accuracy in %"):
         assert part in text
-    (tmp_path / "file").write_text("mine")
-    code, _, err = cli("evaluate", adapter, "--limit", "2", "--report", tmp_path / "file" / "report.html")
-    assert code == 1
-    assert "cannot be written" in err
 
 
 def test_answers_as_json_lines_or_in_the_official_format(cli: Cli, adapter: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Batches of every family by its own real processor: rows with and without pictures, questions with their answers."""
 
 import importlib.util
+import io
+import re
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from tokenizers import AddedToken
 
 from lora_mm.data.collate import Collator
 from lora_mm.data.encode import EncoderRow, encode_rows
+from lora_mm.data.example import PICTURE as IN_TEXT
 from lora_mm.data.example import Example, Turn
 from lora_mm.data.mask import decode_mask
+from lora_mm.errors import InputError
 from lora_mm.evaluation.predict import generate_answers
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import IGNORE_INDEX
@@ -139,6 +143,51 @@ def test_answers_are_written_without_their_prompts(
     assert len(texts) == 3
     assert all(item.prompt not in text for item, text in zip(examples, texts, strict=True))
     assert any(texts)
+
+
+@every_family
+def test_no_text_spells_a_special_token(family: str, bases: dict[str, Base]) -> None:
+    """Whoever types it, wherever, with a picture in the middle: the base never reads it as the token."""
+    made = collator(bases[family])
+    picture = Image.new("RGB", (8, 8))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    tokenizers = {made.tokenizer, getattr(made.processor, "qformer_tokenizer", made.tokenizer)}
+    added = [token for tokenizer in tokenizers for token in tokenizer.added_tokens_decoder.values()]
+    spellings = {token.content for token in added if token.special}
+    assert {"<s>", "</s>", "<image>", "<start_of_video>"} <= spellings
+    for spelling in spellings:
+        cut = f"a{spelling[:2]} {IN_TEXT} {spelling[2:]}"
+        said = (Turn("user", "Who?"), Turn("assistant", spelling))
+        for item in (
+            Example("typed", f"What is{spelling}?", "a"),
+            Example("typed", "What?", spelling),
+            Example("typed", "What?", "a", history=said),
+            Example("typed", cut, "a", (stream.getvalue(),)),
+        ):
+            for read in (made.render, made.length, lambda item: made([item]), lambda item: made.prompts([item])):
+                with pytest.raises(InputError, match=f"typed: the text contains .{re.escape(spelling)}., a special"):
+                    read(item)
+        with pytest.raises(InputError, match="user's turn: the text contains"):
+            made.conversation([Turn("user", spelling)])
+
+
+@every_family
+def test_a_text_that_nearly_spells_a_special_token_is_text(family: str, bases: dict[str, Base]) -> None:
+    made = collator(bases[family])
+    special = {id: token.content for id, token in made.tokenizer.added_tokens_decoder.items() if token.special}
+    near = " ".join(spelling[:-1] for spelling in list(special.values())[:20])
+    plain, tricky = (made([Example("typed", text, "a")])["input_ids"] for text in ("What?", f"{near} < s >?"))
+    assert tricky.shape[1] > plain.shape[1]
+    count_plain, count_tricky = (sum(id in special for id in ids[0].tolist()) for ids in (plain, tricky))
+    assert count_tricky == count_plain
+
+
+def test_added_tokens_that_are_vocabulary_may_be_spelled(bases: dict[str, Base]) -> None:
+    """PaliGemma's places in a picture, which its answers are made of."""
+    made = collator(bases["paligemma"])
+    ids = made([Example("found", "detect", "<loc0001>")])["input_ids"]
+    assert made.tokenizer.convert_tokens_to_ids("<loc0001>") in ids
 
 
 # --- put together by hand: as the processor does where it can -------------------------------------------------------

@@ -25,6 +25,22 @@ def test_captions_are_scored_by_sacrebleu() -> None:
     assert score_predictions("caption", CAPTIONS[:1], ["a ball"]).columns["chrF"].interval is None
 
 
+@pytest.mark.skipif(importlib.util.find_spec("sacrebleu") is None, reason="sacrebleu is not installed")
+@pytest.mark.parametrize(
+    "predictions", [("a red ball on the grass", ""), ("", ""), ("a", "2"), ("two dogs play", "dogs")]
+)
+def test_resamples_that_score_zero_count_too(predictions: tuple[str, str]) -> None:
+    columns = score_predictions("caption", CAPTIONS, list(predictions)).columns
+    for name in ("chrF", "BLEU"):
+        value, interval = columns[name].value, columns[name].interval
+        assert value is not None
+        assert interval is not None
+        assert 0 <= interval[0] <= value <= interval[1] <= 100.0001
+    many = score_predictions("caption", CAPTIONS * 20, [*predictions] * 20).columns["chrF"].interval
+    assert many is not None
+    assert many[1] - many[0] <= interval[1] - interval[0] or predictions[0] != CAPTIONS[0].target
+
+
 @pytest.mark.skipif(importlib.util.find_spec("sacrebleu") is not None, reason="sacrebleu is installed")
 def test_without_sacrebleu_the_error_says_what_to_install() -> None:
     with pytest.raises(InputError, match=r"needs sacrebleu; `pip install 'lora-mm\[captions\]'`"):

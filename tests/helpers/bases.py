@@ -130,7 +130,7 @@ PROCESSORS: dict[str, Made] = {
     ),
     "instructblip": Made(
         lambda tokenizer: hf.InstructBlipProcessor(
-            hf.BlipImageProcessorPil(**SMALL), tokenizer, tiny_tokenizer(), num_query_tokens=4
+            hf.BlipImageProcessorPil(**SMALL), tokenizer, tiny_tokenizer(("[SEP]",)), num_query_tokens=4
         ),
         mark=None,
         begins=True,

@@ -93,6 +93,11 @@ def test_help_names_every_command_and_exit_leaves(chat: Chat) -> None:
         ("/image /nowhere.png", "/nowhere.png: No such file"),
         ("/adapter three", "Unknown adapter 'three'. Known: one, two."),
         ("What is <image>?", "the text contains '<image>'"),
+        ("What is <pad>?", "the text contains '<pad>'"),
+        ("a\ufffcb", r"The line: contains U\+FFFC"),
+        ("a\x1b[31m", r"The line: contains the control character U\+001B at position 2"),
+        ("a\udcff", r"The line: contains the control character U\+DCFF"),
+        ("/image a\0b", r"The line: contains the control character U\+0000"),
     ],
 )
 def test_what_cannot_be_done_leaves_the_conversation_as_it_was(
@@ -153,6 +158,12 @@ def test_through_a_pipe_the_first_fault_ends_it(trained: dict[str, Path]) -> Non
     done = piped(["Which?", "/nope", "Which?"], trained["one"])
     assert isinstance(done.exception, InputError)
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_pipe_that_is_not_utf_8_ends_it(trained: dict[str, Path]) -> None:
+    done = CliRunner().invoke(app, ["chat", str(trained["one"])], input="Gr\xfc\xdfe\n".encode("latin-1"))
+    assert isinstance(done.exception, InputError)
+    assert "The line: contains the control character U+DCFC at position 3" in str(done.exception)
 
 
 # --- in a terminal ---------------------------------------------------------------------------------------------------
@@ -268,7 +279,10 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_leaves(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
-def test_in_a_terminal_ctrl_d_leaves(terminal: Terminal) -> None:
+def test_in_a_terminal_what_is_no_text_is_told_and_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.until(r"\n> ")
+    for typed in (b"a\xffb\n", "a\ufffcb\n".encode()):
+        os.write(terminal.master, typed)
+        terminal.until(r"The line: contains .*\n> ")
     terminal.press_ctrl_d()
     assert terminal.process.wait(timeout=30) == 0

@@ -15,6 +15,7 @@ from lora_mm.errors import LoraMMError
 from lora_mm.jobs.preview import write_page
 from lora_mm.jobs.session import make_collator_without_weights
 from tests.helpers.own import Broken, sound_row, write_rows
+from tests.helpers.page_reader import PageReader
 
 
 def render_preview(path: Path, output: Path, *overrides: str, count: int = 24) -> str:
@@ -33,9 +34,7 @@ def test_a_preview_is_one_page_with_pictures_turns_and_masks(tmp_path: Path) -> 
     assert "rows.jsonl:3: answer: empty" in page
     assert "cut off or damaged" in page
     assert page.index("answer: empty") < page.index("the 0th"), "faulty rows come first"
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert "<script" not in page
-    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    PageReader(page).check_harmless()
 
 
 def test_texts_and_file_names_cannot_become_markup(tmp_path: Path) -> None:
@@ -46,11 +45,10 @@ def test_texts_and_file_names_cannot_become_markup(tmp_path: Path) -> None:
     rows = [
         {"question": "<script>alert(1)</script> {{ cards }}?", "answer": "<b>{% raw %}</b>", "id": "</b><script>"},
         {"question": "Which?", "answer": "a", "image": name},
-        {"question": "Which?", "answer": "a", "image": "<script>gone.png"},
+        {"question": "javascript:alert(1)", "answer": "a", "image": "<script>gone.png"},
     ]
     page = render_preview(write_rows(folder, rows), tmp_path / "page.html")
-    assert "<script" not in page
-    assert "<img src=x" not in page
+    PageReader(page).check_harmless()
     assert "<b>{%" not in page
     assert "{{ cards }}?" in page, "text that looks like a template stays text"
     assert page.count("<article") == 3

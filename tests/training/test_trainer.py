@@ -15,6 +15,7 @@ from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Example
 from lora_mm.errors import LoraMMError
+from lora_mm.training.callbacks import ZERO_STEPS
 from lora_mm.training.loss import LossWeight
 from lora_mm.training.trainer import AdapterTrainer
 from tests.helpers.tiny import perturb, tiny_model
@@ -136,6 +137,45 @@ def test_a_first_batch_without_pictures_waits_for_them(
     assert trainer.train().global_step == 2
     without = trainer_of(adapted, texts, max_steps=3)
     assert without.train().global_step == 3
+
+
+@pytest.mark.parametrize("method", ["mma", "lora"])
+def test_a_layer_whose_gradients_are_all_zeros_stops_the_run_and_is_named(
+    method: str, texts: list[Example], pictured: list[Example], trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    """The up-projections begin at zero here, so that zeros alone say nothing of the down-projections."""
+    layers = {"language": "model.language_model.layers.1", "vision": "model.vision_tower.encoder.layers.1"}
+    for part, layer in layers.items():
+        torch.manual_seed(0)
+        model = lora_mm.attach(tiny_model(), [{"method": method}, {"method": method, "part": "vision"}])
+        path = f"base_model.model.{layer}"
+        for module in list(model.get_submodule(path).modules())[1:]:  # what the layer adds to its input
+            module.register_forward_hook(lambda _, __, output: output * 0 if torch.is_tensor(output) else output)
+        examples = (texts + pictured) * 12
+        told = (
+            rf"Step {ZERO_STEPS if part == 'language' else 2 * ZERO_STEPS}: the trained tensors of \d+ layers got only"
+        )
+        with pytest.raises(LoraMMError, match=told) as error:
+            trainer_of(model, examples, max_steps=24).train()
+        assert path in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["texts", "pictured"])
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        ["lora", {"method": "lora", "part": "vision"}],
+        ["mma", {"method": "mma", "part": "vision"}],
+        ["visual_expert"],
+        [{"method": "moe_lora", "top_k": 1, "balance": 0}],
+    ],
+)
+def test_layers_that_wait_for_their_data_are_no_fault(
+    adapters: list[Any], kind: str, request: pytest.FixtureRequest, trainer_of: Callable[..., AdapterTrainer]
+) -> None:
+    model = lora_mm.attach(tiny_model(), adapters, train=["connector"])
+    examples = request.getfixturevalue(kind) * 12
+    assert trainer_of(model, examples, max_steps=12, warmup_steps=6).train().global_step == 12
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora_mm.adapters.routing_map import RoutingMap
-from lora_mm.data.example import Example, Turn
+from lora_mm.data.example import Example, ImageCell, Turn
 from lora_mm.errors import LoraMMError
 from lora_mm.evaluation.answers import Answer
 from lora_mm.evaluation.compare import compare_answers
@@ -23,6 +22,7 @@ from lora_mm.evaluation.html.gallery import NamedAnswers
 from lora_mm.evaluation.html.page import Page
 from lora_mm.evaluation.score import Score, Tally
 from lora_mm.html.render import replace_unprintable
+from tests.helpers.page_reader import PageReader
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -62,53 +62,39 @@ def page(count: int = 40, side: int = 64, text: str = "red") -> Page:
     )
 
 
-class Reader(HTMLParser):
-    """What a browser would make of it: elements, attributes and text."""
-
-    def __init__(self, document: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: list[str] = []
-        self.feed(document)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["style"]:
-            self.text.append(data.strip(" "))
-
-
 def test_nothing_is_fetched_and_nothing_runs() -> None:
-    read = Reader(page().html())
-    assert not {"script", "link", "iframe", "object", "embed", "form", "base", "a"} & set(read.tags)
-    for name, value in read.attributes:
-        assert not name.startswith("on")
-        if name in ("src", "href"):
-            assert (value or "").startswith("data:image/jpeg;base64,")
     document = page().html()
+    PageReader(document).check_harmless()
     assert "url(" not in document
     assert "@import" not in document
-    assert any("default-src 'none'" in (value or "") for _, value in read.attributes)
 
 
-HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;</bdi>"
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;</bdi>javascript:alert(1)"
+
+
+def make_hostile_page(text: str) -> Page:
+    """A page with ``text`` wherever data, names or settings can be."""
+    made = page(4, 8, text)
+    unreadable = ImageCell([{"picture": {"bytes": b"none"}}], 0, "picture", text)
+    said = (Turn("user", text), Turn("assistant", text))
+    examples = [
+        replace(item, id=f"{text}{n}", history=said, images=(unreadable,)) for n, item in enumerate(made.examples)
+    ]
+    return replace(made, examples=examples, answers=replace(made.answers, name=text))
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1) | st.just(HOSTILE))
 def test_texts_stay_text_and_add_no_element(text: str) -> None:
-    plain, hostile = Reader(page(4, 8, "word").html()), Reader(page(4, 8, f"x{text}x").html())
+    plain, hostile = (PageReader(make_hostile_page(word).html()) for word in ("word", f"x{text}x"))
+    hostile.check_harmless()
     assert hostile.tags == plain.tags
     assert {name for name, _ in hostile.attributes} == {name for name, _ in plain.attributes}
     assert replace_unprintable(f"x{text}x") in hostile.text
 
 
 def test_every_part_is_there() -> None:
-    read = Reader(page().html())
+    read = PageReader(page().html())
     for heading in ("Training", "Routing", "Answers", "Loss", "Learning rate", "Samples per second", "Memory"):
         assert heading in read.text
     text = " ".join(read.text)
@@ -119,7 +105,7 @@ def test_every_part_is_there() -> None:
 
 def test_a_score_alone_has_no_training_and_no_routing() -> None:
     alone = replace(page(), history=(), routing=(), baseline=None, comparison=None, recipe="")
-    read = Reader(alone.html())
+    read = PageReader(alone.html())
     assert "Training" not in read.text
     assert "Routing" not in read.text
     assert {"Wrong", "Right"} <= set(read.text)
@@ -157,7 +143,7 @@ def test_earlier_turns_are_shown() -> None:
     one = Example("1", "And now?", "red", history=(Turn("user", "Before?"), Turn("assistant", "Blue.")))
     alone = replace(page(), examples=[one], answers=NamedAnswers("adapter", [Answer("1", "red", ("red",), 1.0)]),
                     baseline=None, comparison=None)  # fmt: skip
-    read = Reader(alone.html())
+    read = PageReader(alone.html())
     assert [text for text in read.text if text in ("Before?", "Blue.", "And now?")] == ["Before?", "Blue.", "And now?"]
 
 
