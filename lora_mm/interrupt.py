@@ -63,8 +63,8 @@ class WorkerProcess(multiprocessing.Process):
 
 def make_worker_context() -> BaseContext:
     """Make the default multiprocessing context, with :class:`WorkerProcess` as its process."""
-    context = copy.copy(multiprocessing.get_context())
-    context.Process = WorkerProcess  # type: ignore[assignment]
+    context: Any = copy.copy(multiprocessing.get_context())
+    context.Process = WorkerProcess
     return context
 
 

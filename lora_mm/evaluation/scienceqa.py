@@ -264,8 +264,10 @@ def _parse_index(value: object) -> int:
         return _UNPARSED
     if isinstance(value, str) and len(value) == 1 and value in LETTERS:
         return LETTERS.index(value)
-    is_fraction = isinstance(value, float) and not value.is_integer()
-    is_text = isinstance(value, str) and re.fullmatch("-?[0-9]{1,9}", value)
-    if isinstance(value, bool) or is_fraction or not (is_text or isinstance(value, int | float)):
-        raise ValueError
-    return int(value)
+    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,9}", value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise ValueError

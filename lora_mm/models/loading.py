@@ -122,7 +122,7 @@ def _load_model(
             # transformers would put the adapter on the base, or load another base in its place
             raise InputError(f"base.model: '{name}' holds an adapter (adapter_config.json); name the base without it.")
         check_weight_files(name, revision, offline=offline)
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             revision=revision,
             output_loading_info=True,
@@ -131,6 +131,7 @@ def _load_model(
             **TRUSTED_ONLY,
             **options,
         )
+    model, info = loaded
     _check_loaded_tensors(name, info)
     return model
 

@@ -43,7 +43,7 @@ def find_last_checkpoint(folder: Path, recipe: str) -> tuple[Path | None, list[s
         The checkpoint, None if there is none, and a line for each later one that cannot be used.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    faults = []
+    faults: list[str] = []
     for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         fault = _find_fault(checkpoint, recipe)
         if fault is None:
