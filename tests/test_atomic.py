@@ -101,7 +101,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     """A folder, a name that is too long, and a folder that would be made in a file; all are named at once."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    wrong = [tmp_path / "folder", tmp_path / ("x" * 255), tmp_path / "file" / "deep" / "a", tmp_path / "file" / "a"]
+    wrong = [tmp_path / "folder", tmp_path / ("x" * 256), tmp_path / "file" / "deep" / "a", tmp_path / "file" / "a"]
     if Path("/proc/self").is_dir():
         wrong.append(Path("/proc/self/a"))
     before = names(tmp_path)
