@@ -1,10 +1,10 @@
 """Kills, stops and starves fine-tuning runs, resumes each, and compares its adapter with that of an undisturbed run.
 
-    python benchmarks/faults.py [--runs 60] [--seed 0]
+    python benchmarks/faults.py [--runs 60] [--seed 0] [--append]
 
 Every run is a process that is forked from this one, with the libraries imported, and goes through the command line:
 loading, scoring the base, six steps with a checkpoint after each, saving, scoring, and the report. Full and read-only
-disks need the right to mount a tmpfs. Appends to ``benchmarks/results/faults.md``.
+disks need the right to mount a tmpfs. ``--append`` writes to ``benchmarks/results/faults.md``.
 """
 
 import argparse
@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=60, help="runs of the two kinds of kill; others have fewer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=[], help="method names; by default, all")
+    parser.add_argument("--append", action="store_true", help="append the table to the results")
     arguments = parser.parse_args()
     few = max(1, arguments.runs // 10)
     kinds = {
@@ -335,8 +336,11 @@ def main() -> None:
             if not arguments.kinds or kind in arguments.kinds:
                 getattr(trial, kind)(runs)
         text = trial.tabulate()
-    words = f" --runs {arguments.runs} --seed {arguments.seed}"
-    measure.append("faults", "Runs that were disturbed, then resumed", f"python benchmarks/faults.py{words}", text)
+    if arguments.append:
+        command = f"python benchmarks/faults.py --append --runs {arguments.runs} --seed {arguments.seed}"
+        measure.append("faults", "Runs that were disturbed, then resumed", command, text)
+    else:
+        print(text)
     sys.exit(any(tally.faults for tally in trial.tallies.values()))
 
 
