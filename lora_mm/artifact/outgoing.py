@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lora_mm.artifact.files import RECIPE, WEIGHTS, list_shared_files, read_json_object, read_recipe
+from lora_mm.artifact.files import RECIPE, WEIGHTS, list_shared_files, read_json_object, read_recipe, read_text
 from lora_mm.errors import InputError
 from lora_mm.yaml_text import to_yaml
 
@@ -81,7 +81,7 @@ def _is_of_this_machine(path: str) -> bool:
 
 def _replace_paths(file: Path, names: dict[str, str]) -> str:
     """The text of ``file`` with names in place of paths, and ``~`` in place of the home folder."""
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     if file.name == RECIPE and any(_find_paths(content := read_recipe(file))):
         text = to_yaml(_rename(content, names))
     home = Path.home()
