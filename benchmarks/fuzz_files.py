@@ -384,7 +384,8 @@ def main() -> None:
             numbers = range(options.first, options.first + options.inputs)
             count = fuzz(kind, numbers, materials, Path(temporary) / "inputs")
             rows.append((kind, len(numbers), count.refused, count.accepted, len(count.faults)))
-            print(*count.faults, sep="\n", file=sys.stderr, flush=True)
+            for fault in count.faults:
+                print(fault, file=sys.stderr, flush=True)
     text = table(("kind", "inputs", "refused", "accepted", "faults"), rows)
     if options.append:
         title = (

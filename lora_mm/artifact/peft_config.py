@@ -97,7 +97,9 @@ def list_sizes(config: peft.PeftConfig) -> list[int]:
     if isinstance(config, RoutedConfig):
         return [size for item in config.placements for size in (item.rank, item.experts)]
     assert isinstance(config, peft.LoraConfig)
-    return [config.r, *config.rank_pattern.values()] if config.target_modules != {"dummy-target-modules"} else []
+    return (
+        [config.r, *(config.rank_pattern or {}).values()] if config.target_modules != {"dummy-target-modules"} else []
+    )
 
 
 def _find_other_settings(config_class: type[peft.PeftConfig], others: dict[str, Any]) -> list[str]:

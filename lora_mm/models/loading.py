@@ -132,7 +132,7 @@ def _load_model(
             # transformers would put the adapter on the base, or load another base in its place
             raise InputError(f"base.model: '{name}' holds an adapter (adapter_config.json); name the base without it.")
         check_weight_files(name, revision, offline=offline)
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             revision=revision,
             output_loading_info=True,
@@ -141,6 +141,7 @@ def _load_model(
             **TRUSTED_ONLY,
             **options,
         )
+    model, info = loaded
     _check_loaded_tensors(name, info)
     return model
 
