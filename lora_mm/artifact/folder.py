@@ -149,7 +149,6 @@ def put_adapter(model: Any, folder: Path, name: str = "default") -> peft.PeftMod
     _check_sizes(folder, config, tensors)
     # Tensors are checked below, because PEFT loads those that fit and ignores the rest.
     model = _add_adapter(model, config, name, folder)
-    train_whole_in_fp32(model, name)  # as in training; rounded to the base's dtype they would score differently
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     faults = _compare_tensors(tensors, expected)
     if faults:
@@ -196,12 +195,14 @@ def _add_adapter(model: Any, config: peft.PeftConfig, name: str, folder: Path) -
             "time (plain LoRA is LORA, all other methods are ROUTED). Load it on its own."
         )
     try:
-        if not isinstance(model, peft.PeftModel):
-            return peft.PeftModel(model, config, adapter_name=name)
-        model.add_adapter(name, config)
-        return model
+        if isinstance(model, peft.PeftModel):
+            model.add_adapter(name, config)
+        else:
+            model = peft.PeftModel(model, config, adapter_name=name)
+        train_whole_in_fp32(model, name)  # as in training; rounded to the base's dtype they would score differently
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # PEFT's, such as for a target that is not there
         raise InputError(f"{folder / CONFIG}: does not fit this base: {root_cause(error)}") from error
+    return model
 
 
 def _check_sizes(folder: Path, config: peft.PeftConfig, tensors: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_mm.artifact.files import RECIPE, WEIGHTS, list_shared_files, read_json_object
 from lora_mm.errors import InputError
+from lora_mm.paths import read_text_file
 from lora_mm.yaml_text import read_yaml_mapping, to_yaml
 
 _PATH_KEYS = ("base_model_name_or_path", "eval_path", "image_root", "model", "name", "path")
@@ -81,7 +82,7 @@ def _is_of_this_machine(path: str) -> bool:
 
 def _replace_paths(file: Path, names: dict[str, str]) -> str:
     """The text of ``file`` with names in place of paths, and ``~`` in place of the home folder."""
-    text = file.read_text(encoding="utf-8")
+    text = read_text_file(file)
     if file.name == RECIPE and any(_find_paths(content := read_yaml_mapping(file))):
         text = to_yaml(_rename(content, names))
     home = Path.home()

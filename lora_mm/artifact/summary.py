@@ -49,7 +49,7 @@ def summarize_adapter(folder: Path) -> dict[str, Any]:
         "base": _as_mapping(facts.get("base")),
         "peft_type": config.get("peft_type"),
         "placements": _describe_placements(config),
-        "parameters": _count_by_part(shapes, facts.get("parts")),
+        "parameters": _count_by_part(shapes, _as_mapping(facts.get("parts"))),
         "dtypes": sorted({dtype for _, dtype in shapes.values()}),
         "bytes": (folder / WEIGHTS).stat().st_size,
         "data": _describe_data(recipe),
@@ -89,10 +89,11 @@ def format_size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
 
-def _count_by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: Any) -> dict[str, int]:
+def _count_by_part(shapes: dict[str, tuple[tuple[int, ...], str]], parts: dict[str, Any]) -> dict[str, int]:
+    prefixes = {part: [name for name in _as_list(names) if isinstance(name, str)] for part, names in parts.items()}
     counts: dict[str, int] = {}
     for name, (shape, _) in shapes.items():
-        part = match_part(parts, name.removeprefix(_PEFT_PREFIX)) if isinstance(parts, dict) else "all"
+        part = match_part(prefixes, name.removeprefix(_PEFT_PREFIX)) if prefixes else "all"
         counts[part] = counts.get(part, 0) + prod(shape)
     return counts
 

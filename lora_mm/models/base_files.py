@@ -56,10 +56,13 @@ def check_weight_files(name: str, revision: str | None = None, *, offline: bool 
     """
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-    options: Any = {"revision": revision, "local_files_only": offline, "_raise_exceptions_for_missing_entries": False}
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
+    options: Any = {"revision": revision, "local_files_only": offline, **quiet}
     if cached_file(get_source(name), SAFE_WEIGHTS_NAME, **options) is not None:
         return
     index = cached_file(get_source(name), SAFE_WEIGHTS_INDEX_NAME, **options)
+    if index is None and offline and not Path(get_source(name)).is_dir():
+        return  # not in the cache: loading says so
     if index is None:
         raise InputError(
             f"base.model: '{name}' cannot be loaded: it has no weights in safetensors ({SAFE_WEIGHTS_NAME}). A pickle "

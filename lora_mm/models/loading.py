@@ -88,6 +88,7 @@ def load_base(
     except InputError as error:
         first, *rest = error.faults
         raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
+    _check_attention(name, attention or config._attn_implementation)
     dtype = resolve_dtype(dtype)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
@@ -108,6 +109,15 @@ def load_base(
     keep_weights_in_place(model)
     fingerprint = compute_fingerprint(find_base_folder(name, revision))
     return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint)
+
+
+def _check_attention(name: str, attention: Any) -> None:
+    """Refuse an attention implementation that is downloaded: a base's config and an adapter's recipe can name one."""
+    if "/" in str(attention):
+        raise InputError(
+            f"base.attention: '{attention}' for '{name}' names code on the Hub, which lora-mm never runs. "
+            "Choose another: --set base.attention=sdpa (or eager, flash_attention_2)."
+        )
 
 
 def _load_model(

@@ -114,7 +114,8 @@ def test_all_faults_are_listed_at_once(lora: Path) -> None:
     assert len(refusal(lora)) == 3
 
 
-def test_a_target_that_the_base_lacks_is_refused(lora: Path) -> None:
-    change(lora, target_modules=["model.nowhere"], rank_pattern={})
+@pytest.mark.parametrize("key", ["target_modules", "modules_to_save"])
+def test_a_module_that_the_base_lacks_is_refused(lora: Path, key: str) -> None:
+    change(lora, **{key: ["model.nowhere"]})
     with pytest.raises(InputError, match="does not fit this base"):
         put_adapter(tiny.tiny_model(), lora)

@@ -71,6 +71,17 @@ def test_code_beside_a_type_that_transformers_knows_is_ignored(base: Path) -> No
     assert not (base.parent / RAN).exists()
 
 
+@pytest.mark.parametrize("weights", [True, False])
+def test_an_attention_that_is_code_on_the_hub_is_refused(base: Path, weights: bool) -> None:
+    """Transformers downloads and runs it, where the package `kernels` is installed."""
+    with pytest.raises(InputError, match=r"'some/kernel@main:fn' for .* names code on the Hub"):
+        load_base(str(base), attention="some/kernel@main:fn", weights=weights)
+    edit(base / "config.json", lambda c: c.update(attn_implementation="some/kernel"))
+    with pytest.raises(InputError, match=r"'some/kernel' for .* names code on the Hub"):
+        load_base(str(base), weights=weights)
+    load_base(str(base), attention="sdpa", weights=weights)
+
+
 def test_a_pickle_is_not_read(base: Path) -> None:
     torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
     (base / "model.safetensors").unlink()
