@@ -375,10 +375,11 @@ def main() -> None:
     rows = []
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     seeds = range(arguments.seed, arguments.seed + arguments.inputs)
-    for kind in [arguments.kind] if arguments.kind else KINDS:
-        with tempfile.TemporaryDirectory() as os.environ["HF_DATASETS_CACHE"]:
+    with tempfile.TemporaryDirectory() as os.environ["HF_DATASETS_CACHE"]:
+        for kind in [arguments.kind] if arguments.kind else KINDS:
             counts = count_outcomes(kind, seeds)
-        rows.append([kind, f"{counts.total():,}", *(f"{counts[name]:,}" for name in ("refused", "accepted", "fault"))])
+            numbers = (counts.total(), *(counts[name] for name in ("refused", "accepted", "fault")))
+            rows.append([kind, *(f"{number:,}" for number in numbers)])
     text = measure.table(["kind", "inputs", "refused", "accepted", "faults"], rows)
     print(text, f"\n{time.monotonic() - started:.0f} s")
     if arguments.output:
