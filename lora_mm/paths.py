@@ -1,10 +1,9 @@
 """Resolves the paths that users write, and reads the text files there. Knows no format."""
 
+import codecs
 from pathlib import Path
 
 from lora_mm.errors import InputError, shorten
-
-HOW_TO_CONVERT = "save it as UTF-8, for example: iconv -f LATIN1 -t UTF-8 OLD > NEW"
 
 
 def resolve_path(text: str | Path, what: str) -> Path:
@@ -55,4 +54,14 @@ def describe_encoding_error(error: UnicodeDecodeError, where: str = "") -> str:
         error: what the decoder raised.
         where: what its position counts from, such as ``of the row``; the beginning of the file by default.
     """
-    return f"not UTF-8 text ({f'byte {error.start} {where}'.strip()}); {HOW_TO_CONVERT}"
+    return f"not UTF-8 text ({f'byte {error.start} {where}'.strip()}); {describe_conversion(error.object)}"
+
+
+def describe_conversion(content: bytes) -> str:
+    """Say how to convert a text that is not UTF-8.
+
+    Args:
+        content: its first bytes.
+    """
+    encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
+    return f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 OLD > NEW"

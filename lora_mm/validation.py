@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lora_mm.errors import suggest_name
+from lora_mm.errors import shorten, suggest_name
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
@@ -45,19 +45,20 @@ def explain_validation_error(error: ValidationError, model: Any) -> list[str]:
     """
     lines = []
     for item in error.errors():
-        key = ".".join(str(step) for step in item["loc"])
+        key = shorten(".".join(str(step) for step in item["loc"]))
+        place = f"{key or repr(key)}: " if item["loc"] else ""
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *path, name = item["loc"]
-            lines.append(f"{key}: unknown key.{suggest_name(str(name), _list_keys(model, path))}")
+            lines.append(f"{place}unknown key.{suggest_name(str(name), _list_keys(model, path))}")
         elif item["type"] == "missing":
-            lines.append(f"{key}: is missing.")
+            lines.append(f"{place}is missing.")
         elif item["type"] == "value_error":
-            lines += [f"{key}: {line}" if key else line for line in message.splitlines()]
+            lines += [f"{place}{line}" for line in message.splitlines()]
         else:
             known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
             suggestion = suggest_name(str(item["input"]), known)
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {_SHOWN.repr(item['input'])}.{suggestion}")
+            lines.append(f"{place}{message[0].lower()}{message[1:]}, not {_SHOWN.repr(item['input'])}.{suggestion}")
     return lines
 
 

@@ -130,7 +130,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_yaml_float(node)
 
 
-def _refuse(place: Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+def _refuse(place: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 

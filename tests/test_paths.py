@@ -43,7 +43,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_says_how_to_convert_it(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("ä".encode("utf-16"))
-    with pytest.raises(InputError, match=r"a\.txt: not UTF-8 text \(byte 0\); save it as UTF-8, .*iconv"):
+    with pytest.raises(InputError, match=r"a\.txt: not UTF-8 text \(byte 0\); save it as UTF-8, .*iconv -f UTF-16"):
         read_text_file(file)
     file.write_bytes(b"\xef\xbb\xbfhello\r\n")
     assert read_text_file(file).startswith("hello")

@@ -32,9 +32,10 @@ def fit_questions(split: DataSplit, collator: Collator, section: DataSection) ->
         )
     lines = []
     if asked.dropped:
-        lines.append(f"{split.name}: {len(asked.dropped):,} questions over data.max_length left out of the score")
+        lines.append(f"{split.name}: questions left out of the score as too long: {len(asked.dropped):,}")
     if asked.faults:
-        lines.append(f"{split.name}: {len(asked.faults):,} faulty questions left out, for example {asked.faults[0]}")
+        faults = f"{len(asked.faults):,}, for example {asked.faults[0]}"
+        lines.append(f"{split.name}: questions left out of the score as faulty: {faults}")
     if not lines:
         return split
     return replace(

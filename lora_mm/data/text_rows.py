@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from lora_mm.errors import InputError
 from lora_mm.json_text import parse_json
-from lora_mm.paths import HOW_TO_CONVERT, describe_encoding_error
+from lora_mm.paths import describe_conversion, describe_encoding_error
 
 _CHUNK = 1 << 20
 """Number of bytes of a JSON list that are scanned at once."""
@@ -102,8 +102,10 @@ def _index_json_file(path: Path) -> FileRows:
             parse_json_object(begin.splitlines()[0].decode("utf-8"))
             return _index_json_lines(path)
         raise InputError(f"{path}: one JSON object, not a list of rows; write [{{…}}, {{…}}], or one object a line.")
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{path}: not UTF-8 text but UTF-16; {HOW_TO_CONVERT.replace('LATIN1', 'UTF-16')}")
+    try:
+        begin[:1].decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; {describe_conversion(begin)}") from None
     raise InputError(f"{path}: neither a JSON list of rows nor one object a line.")
 
 
@@ -168,7 +170,9 @@ def _index_json_list(path: Path) -> FileRows:
             if not scan.peek():
                 raise InputError(f"{path.name}:{scan.line}: {cut_off}")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path.name}:{scan.line}: not UTF-8 text after this line; {HOW_TO_CONVERT}") from error
+            raise InputError(
+                f"{path.name}:{scan.line}: not UTF-8 text after this line; {describe_conversion(b'')}"
+            ) from error
         starts.append(scan.position)
     return FileRows(path, starts, lines, parse_json_object)
 

@@ -205,15 +205,14 @@ def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     metric, _ = choose_scoring(recipe, test.examples, scienceqa=test.problems is not None)
     base = load_recipe_base(recipe)
     collator = make_base_collator(recipe, base)
-    test = fit_questions(test, collator, recipe.data)
-    display.say(test.account())
     prepared = collator.prepare(train_split.examples, recipe.data.overlong, recipe.data.faulty_rows)
     if not len(prepared.examples):
         raise InputError(
             f"No example of '{recipe.data.train_split}' is left to train on: all are faulty or over data.max_length.",
             *truncate_faults(prepared.faults),
         )
-    display.say(_format_lengths(prepared))
+    test = fit_questions(test, collator, recipe.data)
+    display.say(f"{test.account()}\n{_format_lengths(prepared)}")
 
     set_seed(recipe.training.seed)  # before attach draws the adapter's initial weights
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)

@@ -65,7 +65,8 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     faults: list[str] = []
     for override in overrides:
         try:
-            _apply_override(fields, override)
+            with name_place(f"--set {shorten(override.partition('=')[0] or override)}"):
+                _apply_override(fields, override)
         except InputError as error:
             faults += error.faults
     try:
@@ -105,24 +106,23 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
     """Set one ``key.sub=value`` in ``fields``. The value is read as YAML; list items are named by index."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set {shorten(override)}: write it as key=value, such as training.learning_rate=0.001.")
-    with name_place(f"--set {key}"):
-        parsed = parse_yaml(value)
+        raise InputError("write it as key=value, such as training.learning_rate=0.001.")
+    parsed = parse_yaml(value)
     *path, last = key.strip().split(".")
     if len(path) > MAX_DEPTH:
-        raise InputError(f"--set {shorten(key)}: {len(path) + 1} keys inside each other; no recipe has so many.")
+        raise InputError(f"{len(path) + 1} keys inside each other; no recipe has so many.")
     target: Any = fields
     for step in path:
-        place = _parse_index(target, step, key) if isinstance(target, list) else step
+        place = _parse_index(target, step) if isinstance(target, list) else step
         if isinstance(target, dict) and target.get(step) is None:  # null, or not written: a section of defaults
             target[step] = {}
         target = target[place]
         if not isinstance(target, (dict, list)):
-            raise InputError(f"--set {key}: '{step}' is a value and has no keys.")
-    target[_parse_index(target, last, key) if isinstance(target, list) else last] = parsed
+            raise InputError(f"'{step}' is a value and has no keys.")
+    target[_parse_index(target, last) if isinstance(target, list) else last] = parsed
 
 
-def _parse_index(items: list[Any], step: str, key: str) -> int:
+def _parse_index(items: list[Any], step: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", step) or int(step) >= len(items):
-        raise InputError(f"--set {key}: no item '{step}'; the list has {len(items)} items, counted from 0.")
+        raise InputError(f"no item '{step}'; the list has {len(items)} items, counted from 0.")
     return int(step)

@@ -53,8 +53,8 @@ def test_questions_that_are_left_out_are_counted(processor: Any) -> None:
     assert list(split.hashes) == [0, 3]
     assert split.account_lines == (
         "test: rows",
-        "test: 2 questions over data.max_length left out of the score",
-        f"test: 1 faulty questions left out, for example {split.faults[0]}",
+        "test: questions left out of the score as too long: 2",
+        f"test: questions left out of the score as faulty: 1, for example {split.faults[0]}",
     )
     assert "spoilt: the text contains '</s>'" in split.faults[0]
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from lora_mm.errors import InputError
+from lora_mm.jobs.evaluate import evaluate
 from lora_mm.jobs.finetune import RunResult, finetune
 from lora_mm.recipe.load import load_recipe
 from tests.helpers.own import Broken, sound_row, write_rows
@@ -34,6 +35,24 @@ def test_a_run_on_own_rows(base_folder: Path, tmp_path: Path) -> None:
     assert outcome.figures["train_rows"] == 16
     assert outcome.figures["test_rows"] == 4
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+
+def test_questions_that_are_too_long_are_refused_before_training_or_left_out(base_folder: Path, tmp_path: Path) -> None:
+    train = write_rows(tmp_path, [sound_row(tmp_path, number) for number in range(8)])
+    asked = [
+        {"id": "long", "question": "Which? " * 300, "answer": "this"},
+        {"id": "short", "question": "?", "answer": "a"},
+    ]
+    data = {"path": str(train), "eval_path": str(write_rows(tmp_path, asked, "asked.jsonl"))}
+    with pytest.raises(InputError, match=r"long: [\d,]+ tokens to ask, more than data.max_length=256"):
+        run(tmp_path, base_folder, data)
+    outcome, told = run(tmp_path, base_folder, {**data, "overlong": "drop"})
+    assert "test: questions left out of the score as too long: 1" in told
+    assert outcome.figures["test_rows"] == 1
+    found = evaluate(tmp_path / "run", console=Console(quiet=True))
+    assert [example.id for example in found.examples] == ["short"]
+    assert found.scores["adapter"] == outcome.scores["adapter"]
+    assert "too long: 1" in found.account
 
 
 def test_a_mixture_of_conversations_choices_and_questions(base_folder: Path, tmp_path: Path) -> None:

@@ -188,9 +188,9 @@ def test_problems_in_both_splits_are_refused(recipe_file: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_left_to_ask_is_refused(recipe_file: Path, tmp_path: Path) -> None:
+def test_nothing_left_to_train_on_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(recipe_file), ["data.max_length=8", "data.overlong=drop"])
-    assert "No question of 'test' is left" in refused(recipe, tmp_path / "run")
+    assert "No example of 'train' is left to train on" in refused(recipe, tmp_path / "run")
 
 
 def test_an_output_that_is_a_file_is_refused(recipe_file: Path, tmp_path: Path) -> None:
