@@ -218,9 +218,9 @@ def test_tensors_of_other_types_are_refused_by_name(folder: Path, base_folder: P
 
 def test_a_rank_that_no_tensor_has_is_refused_before_memory_is_taken(folder: Path, base_folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
-    config["placements"][0]["rank"] = 2**40
+    config["placements"][0]["rank"] = 60_000
     (folder / CONFIG).write_text(json.dumps(config))
-    assert "asks for rank 1,099,511,627,776, but no tensor" in refusal(base_folder, folder)
+    assert "asks for rank 60,000, but no tensor" in refusal(base_folder, folder)
 
 
 # --- accepted, several, and in fewer bits ---------------------------------------------------------------------------
