@@ -107,8 +107,9 @@ def load_base(
     if not weights:
         return Base(name, model, processor, None, "")
     keep_weights_in_place(model)
-    fingerprint = compute_fingerprint(find_base_folder(name, revision))
-    return Base(name, model, processor, getattr(model.config, "_commit_hash", None), fingerprint)
+    folder = find_base_folder(name, revision)
+    commit = None if folder == Path(get_source(name)) else folder.name  # the Hub's cache has a folder for each commit
+    return Base(name, model, processor, commit, compute_fingerprint(folder))
 
 
 def _check_attention(name: str, attention: Any) -> None:

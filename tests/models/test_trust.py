@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_mm.errors import InputError
+from lora_mm.models.base_files import compute_fingerprint
 from lora_mm.models.loading import load_base
 
 RAN = "ran"
@@ -96,6 +97,18 @@ def test_an_index_names_safetensors_of_its_folder_only(base: Path, shard: object
     assert f"{str(shard)!r} is not a safetensors file of the same folder" in refusal(base)
     index.write_text("[]")
     assert "names no files of weights" in refusal(base)
+
+
+def test_a_base_in_the_hubs_cache_is_named_by_its_commit(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, repo = "a" * 40, tmp_path / "models--some--model"
+    shutil.copytree(base_folder, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    base = load_base("some/model")
+    assert (base.revision, base.fingerprint) == (commit, compute_fingerprint(base_folder))
 
 
 def test_a_base_with_an_adapter_in_it_is_refused(base: Path) -> None:
