@@ -1,8 +1,11 @@
 """The two errors that end a run with a message instead of a traceback. Knows nothing about what failed."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+_LONG_WORD = re.compile(r"\S{400,}")
 
 
 class LoraMMError(Exception):
@@ -15,14 +18,15 @@ class InputError(LoraMMError):
     """Unusable input: command line, recipe, data or adapter folder. Exit code 2.
 
     Args:
-        faults: one line for each fault, so that all are reported at once.
+        faults: one line for each fault, so that all are reported at once. A longer word than any path or name, which a
+            line may quote from broken data, is cut.
     """
 
     exit_code = 2
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = tuple(_LONG_WORD.sub(lambda word: shorten(word[0]), fault) for fault in faults)
+        super().__init__("\n".join(self.faults))
 
 
 @contextmanager

@@ -214,6 +214,20 @@ def test_all_faults_are_reported_at_once(write: Any) -> None:
         ("training.max_steps=1.5", "training.max_steps: input should be a valid integer"),
         ("training.gradient_checkpointing=3", "training.gradient_checkpointing: input should be a valid boolean"),
         ("base.quantization=nf5", "base.quantization: input should be 'none', 'nf4' or 'int8', not 'nf5'."),
+        ("training.max_steps=0", "training.max_steps: 0 steps train nothing; set 1 or more, or -1"),
+        ("training.learning_rate=yes", "training.learning_rate: input should be a number, not True"),
+        ("training.num_train_epochs=.inf", "training.num_train_epochs: input should be a finite number"),
+        ("training.learning_rate=nan", "training.learning_rate: input should be a finite number"),
+        (
+            "training.per_device_train_batch_size=1000000000000",
+            "training.per_device_train_batch_size: input should be less",
+        ),
+        ("data.sources=[{path: a, weight: 1e308}]", "data.sources.0.weight: input should be less than or equal to"),
+        ("adapters.0.rank=100000000", "adapters.0.rank: input should be less than or equal to 65536"),
+        ("adapters.0.layers=[true]", "adapters.0.layers: input should be a number, not [True]"),
+        ("name=../../x", "name: '../../x' cannot be the name of a folder"),
+        ("name=/tmp/x", "name: '/tmp/x' cannot be"),
+        ("name=.hidden", "name: '.hidden' cannot be"),
         ("train=[tower]", "train.0: input should be 'connector' or 'head', not 'tower'."),
         ("base.model=null", "base.model: input should be a valid string, not None."),
         ("adapters=3", "adapters: "),
@@ -285,6 +299,27 @@ def test_a_setting_may_replace_a_whole_section_or_list() -> None:
     assert recipe.data.pocket.seed == 3
 
 
+def test_a_setting_reaches_a_section_that_a_saved_recipe_leaves_out(write: Any) -> None:
+    saved = write(load_recipe("scienceqa-pocket").to_yaml())
+    assert "slicing: null" in Path(saved).read_text()
+    slicing = load_recipe(saved, ["data.slicing.rows=3"]).data.slicing
+    assert slicing is not None
+    assert (slicing.rows, slicing.columns) == (3, 2)
+
+
+def test_a_recipe_with_a_byte_order_mark_and_windows_lines_is_read(tmp_path: Path) -> None:
+    text = load_recipe("scienceqa-pocket").to_yaml().replace("\n", "\r\n")
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("scienceqa-pocket")
+
+
+@pytest.mark.parametrize("name", ["a\0.yaml", "~nobody-of-this-name/a.yaml", "a" * 5000 + ".yaml", "\udcff.yaml"])
+def test_a_name_that_no_file_can_have_is_refused(write: Any, name: str) -> None:
+    assert faults(name)[0].startswith("recipe: ")
+    if name.isprintable():
+        assert faults(write({"extends": name}))
+
+
 def test_the_last_setting_of_a_key_wins() -> None:
     assert load_recipe("scienceqa-pocket", ["training.seed=1", "training.seed=2"]).training.seed == 2
 
@@ -297,6 +332,9 @@ def test_the_last_setting_of_a_key_wins() -> None:
         ("name.sub=3", "--set name.sub: 'name' is a value and has no keys."),
         ("adapters.5.rank=3", "--set adapters.5.rank: no item '5'; the list has 3 items, counted from 0."),
         ("adapters.first.rank=3", "--set adapters.first.rank: no item 'first'"),
+        ("adapters.².rank=3", "--set adapters.².rank: no item '²'"),
+        ("training={seed: 1, seed: 2}", "--set training: line 1, column 11: invalid YAML: duplicate key 'seed'"),
+        ("a." * 1000 + "b=3", "--set a.a.a"),
         ("train=[connector", "--set train: line 1, column 11: invalid YAML: "),
     ],
 )
