@@ -13,8 +13,8 @@ from lora_mm.printable import discard_output, to_printable
 class PlainConsole(Console):
     """A console for texts from outside: without markup, emoji codes and highlighting, and with spelled-out characters.
 
-    If the reader of the output is gone, the output is lost and the program goes on, since its work is elsewhere: in
-    files, or in JSON on the other stream.
+    If the reader of the output is gone, or the disk under it is full, the output is lost and the program goes on, since
+    its work is elsewhere: in files, or in JSON on the other stream.
 
     Args:
         stderr: whether to print to standard error.
@@ -32,6 +32,12 @@ class PlainConsole(Console):
         """Render to segments; whatever the renderable, no text in it commands the terminal."""
         for segment in super().render(*arguments, **options):
             yield segment if segment.control else Segment(to_printable(segment.text), segment.style)
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Go on without output."""

@@ -5,6 +5,8 @@ import re
 import sys
 from typing import TextIO
 
+from lora_mm.errors import LoraMMError
+
 OUTPUT_CLOSED = 141
 """Exit code of a program whose output nobody reads any more: 128 + 13, the number of SIGPIPE."""
 
@@ -43,18 +45,24 @@ def echo(text: str = "", *, end: str = "\n", stderr: bool = False) -> None:
         text: the text.
         end: printed after it.
         stderr: whether to print to standard error.
+
+    Raises:
+        LoraMMError: standard output cannot be written, because a disk is full.
     """
     stream = sys.stderr if stderr else sys.stdout
     try:
         print(to_printable(text), end=end, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         discard_output(stream)
-        if not stderr:
+        if stderr:
+            return
+        if isinstance(error, BrokenPipeError):
             raise SystemExit(OUTPUT_CLOSED) from None
+        raise LoraMMError(f"Standard output: cannot be written: {error.strerror or error}.") from error
 
 
 def discard_output(stream: TextIO) -> None:
-    """Send the rest of a stream nowhere, after its reader has gone; Python would fail when it flushes at its end."""
+    """Send the rest of a stream that cannot be written nowhere; Python would fail when it flushes at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import lora_mm
 from lora_mm.console import PlainConsole, to_text
+from lora_mm.errors import LoraMMError
 from lora_mm.json_text import to_json
 from lora_mm.printable import echo, find_control_character, to_printable
 
@@ -93,6 +94,20 @@ def test_echo_prints_to_either_stream(capsys: pytest.CaptureFixture[str]) -> Non
     echo()
     echo("b\x1b", stderr=True)
     assert capsys.readouterr() == ("a\\x1b\n", "b\\x1b\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_ends_no_console_and_is_one_line_of_what_prints() -> None:
+    with open("/dev/full", "w") as full:
+        console = PlainConsole(file=full)
+        console.print("lost")
+        console.print("lost too")
+    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with pytest.raises(LoraMMError, match=r"Standard output: cannot be written: No space left on device\."):
+            echo("lost")
+        patch.setattr("sys.stderr", full)
+        echo("lost", stderr=True)
 
 
 def test_nothing_else_prints() -> None:
