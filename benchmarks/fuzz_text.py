@@ -369,7 +369,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1500, help="inputs of each kind")
     parser.add_argument("--kind", choices=list(KINDS), help="only this kind")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--output", action="store_true", help="append the table to benchmarks/results/fuzz.md")
+    parser.add_argument("--append", action="store_true", help="write the table to benchmarks/results/fuzz.md")
     arguments = parser.parse_args()
     started = time.monotonic()
     rows = []
@@ -382,7 +382,7 @@ def main() -> None:
             rows.append([kind, *(f"{number:,}" for number in numbers)])
     text = measure.table(["kind", "inputs", "refused", "accepted", "faults"], rows)
     print(text, f"\n{time.monotonic() - started:.0f} s")
-    if arguments.output:
+    if arguments.append:
         command = f"python -m benchmarks.fuzz_text --inputs {arguments.inputs} --seed {arguments.seed}"
         measure.append("fuzz", "Broken recipes, settings, rows, problems and predictions", command, text)
 
