@@ -1,6 +1,6 @@
 """Reads thousands of broken recipes, settings, rows, problems and predictions, and counts what is not refused in words.
 
-    python -m benchmarks.fuzz_text [--inputs 1500] [--kind rows] [--seed 0] [--output]
+    python -m benchmarks.fuzz_text [--inputs 1500] [--kind rows] [--seed 0] [--append]
 
 An input is sound data with a few faults: another type, a huge number, nesting, a repeated or unknown key, another
 encoding, missing bytes. Reading it must succeed, or fail with our own error in short lines, within 20 seconds. Anything
