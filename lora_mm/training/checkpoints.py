@@ -17,15 +17,16 @@ UNFINISHED = ".unfinished"
 """Folder in which a checkpoint is written before it gets its name."""
 
 
-def seal_checkpoint(folder: Path, target: Path, facts: Mapping[str, str]) -> None:
+def seal_checkpoint(folder: Path, target: Path, facts: Mapping[str, str], seconds: float) -> None:
     """Give a complete checkpoint its manifest and its name.
 
     Args:
         folder: the checkpoint, in the same file system as ``target``.
         target: its new path; a checkpoint that is there is replaced.
         facts: what the run trains, for :func:`find_last_checkpoint` and :func:`read_facts`.
+        seconds: how long the run has trained.
     """
-    manifest = {"facts": dict(facts), "files": _hash_files(folder)}
+    manifest = {"facts": dict(facts), "seconds": seconds, "files": _hash_files(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     if target.exists():
         shutil.rmtree(target)
@@ -58,15 +59,20 @@ def read_facts(checkpoint: Path) -> dict[str, str]:
     return facts
 
 
+def read_seconds(checkpoint: Path) -> float:
+    """Read how long the run of a whole checkpoint had trained."""
+    return float(_read_manifest(checkpoint)["seconds"])
+
+
 def _find_fault(checkpoint: Path, recipe: str) -> str | None:
     """Why a checkpoint cannot be continued from; None if it can."""
     try:
         manifest = _read_manifest(checkpoint)
-        files, facts = manifest["files"], manifest["facts"]
+        files, facts, _ = manifest["files"], manifest["facts"], float(manifest["seconds"])
         if facts["recipe"] != recipe:
             return "belongs to a run of another recipe"
         present = _hash_files(checkpoint)
-    except (InputError, OSError, KeyError, TypeError) as error:
+    except (InputError, OSError, KeyError, TypeError, ValueError) as error:
         return f"cannot be read: {error}"
     missing = sorted(files.keys() - present)
     if missing:

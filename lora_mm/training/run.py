@@ -22,7 +22,7 @@ from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import TrainingSection
 from lora_mm.training.callbacks import StopOnInterrupt
-from lora_mm.training.checkpoints import read_facts
+from lora_mm.training.checkpoints import read_facts, read_seconds
 from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
 from lora_mm.training.workers import explain_worker_errors
@@ -76,8 +76,8 @@ def train(
         resume_from: the checkpoint to continue from; None starts at step 0.
 
     Returns:
-        JSON values: ``steps``, ``train_seconds``, ``samples_per_second``, ``history`` (one entry per log),
-        ``trained_parameters`` and ``peak_gpu_bytes`` (None without a GPU).
+        JSON values: ``steps``, ``train_seconds`` and ``samples_per_second`` of the whole run, also before it was
+        resumed; ``history`` (one entry per log), ``trained_parameters`` and ``peak_gpu_bytes`` (None without a GPU).
 
     Raises:
         InputError: the examples are not those that the run of ``resume_from`` trains on, or one that was sound before
@@ -92,6 +92,11 @@ def train(
             f"--resume: the training examples are not those of {resume_from}: the data has changed since. Restore it, "
             "or start a new run with another --output."
         )
+    started, before = time.monotonic(), read_seconds(resume_from) if resume_from else 0.0
+
+    def count_seconds() -> float:
+        return before + time.monotonic() - started
+
     progress, interrupt = TrainingProgress(display), StopOnInterrupt()
     trainer = AdapterTrainer(
         model=model,
@@ -101,13 +106,13 @@ def train(
         sampler=_make_sampler(settings, prepared.lengths),
         loss_weight=settings.loss_weight,
         facts=facts,
+        count_seconds=count_seconds,
         callbacks=[progress, interrupt],
     )
     trainer.remove_callback(PrinterCallback)
     if distributed.rank():  # rank 0 has the dropout of a single-process run; each other rank has its own
         set_seed(settings.seed + distributed.rank())
     progress.loss_of = lambda: trainer.last_loss
-    started = time.monotonic()
     try:
         if resume_from is None or not trainer.load_finished(resume_from):
             with interrupt.listening(), explain_out_of_memory(), explain_worker_errors():
@@ -121,7 +126,7 @@ def train(
             f"{checkpoints}. Run the same command with --resume to continue.",
             128 + (interrupt.signal or signal.SIGINT),  # another rank received it
         )
-    return _collect_figures(trainer, time.monotonic() - started)
+    return _collect_figures(trainer, count_seconds())
 
 
 def _hash_examples(prepared: PreparedExamples) -> str:
@@ -162,14 +167,13 @@ def _make_arguments(settings: TrainingSection, checkpoints: Path, run_name: str)
 
 
 def _collect_figures(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:
-    history = trainer.state.log_history  # empty after fewer steps than logging_steps
-    last_log = history[-1] if history else {}  # the Trainer's summary, if training reached the end
-    rate = last_log.get("train_samples_per_second", last_log.get("samples_per_second", 0.0))
+    args = trainer.args
+    samples = trainer.state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
-        "samples_per_second": round(rate, 2),
-        "history": [entry for entry in history if "loss" in entry],
+        "samples_per_second": round(samples / seconds, 2),
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

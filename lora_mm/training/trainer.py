@@ -3,7 +3,8 @@
 import functools
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class AdapterTrainer(Trainer):
         sampler: gives the order of the training examples.
         loss_weight: what counts equally in the loss.
         facts: what the run trains, for the manifest of its checkpoints.
+        count_seconds: returns how long the run has trained, for the same.
         kwargs: keyword arguments of :class:`transformers.Trainer`; ``model`` is required.
     """
 
@@ -46,10 +48,12 @@ class AdapterTrainer(Trainer):
         sampler: Sampler[int],
         loss_weight: LossWeight = "token",
         facts: Mapping[str, str] | None = None,
+        count_seconds: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.sampler, self.loss_weight, self.facts = sampler, loss_weight, facts or {}
+        self.sampler, self.loss_weight = sampler, loss_weight
+        self.facts, self.count_seconds = facts or {}, count_seconds
         self.pictured_batches = 0
         self._placeholder_ids = torch.tensor(list(get_placeholder_ids(self.model.get_base_model()).values()))
         self.last_loss = float("nan")
@@ -177,7 +181,7 @@ class AdapterTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             distributed.barrier()
             if self.args.should_save:
-                seal_checkpoint(unfinished / name, checkpoints / name, self.facts)
+                seal_checkpoint(unfinished / name, checkpoints / name, self.facts, self.count_seconds())
                 unfinished.rmdir()
                 rotate_checkpoints(str(checkpoints), self.args.save_total_limit)
         except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk raises depends on the writer

@@ -57,6 +57,7 @@ def test_a_finished_run_resumed_only_scores_again(
     again = finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
     assert again is not None
     assert again.scores == outcome.scores
+    assert 0.5 * outcome.figures["train_seconds"] < again.figures["train_seconds"]
     assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
@@ -70,6 +71,7 @@ def test_a_run_that_ended_within_an_epoch_takes_no_step_more(recipe_file: Path, 
     assert first is not None
     assert again is not None
     assert again.figures["steps"] == 4
+    assert again.figures["samples_per_second"] > 0
     assert again.scores == first.scores
     assert (folder / WEIGHTS).read_bytes() == weights
 
