@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_mm.atomic import make_readable
 from lora_mm.errors import InputError
 from lora_mm.json_text import read_json_file
 
@@ -28,6 +29,7 @@ def seal_checkpoint(folder: Path, target: Path, facts: Mapping[str, str], second
     """
     manifest = {"facts": dict(facts), "seconds": seconds, "files": _hash_files(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    make_readable(folder)
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)

@@ -50,6 +50,8 @@ def test_leaves_an_adapter_folder_that_is_whole(finished: tuple[Path, RunResult,
     }
     assert outcome.folder == folder
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    modes = {file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "as the umask says, for all files"
 
 
 def test_card_names_base_recipe_and_scores(finished: tuple[Path, RunResult, str], base_folder: Path) -> None:
