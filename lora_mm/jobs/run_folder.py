@@ -32,7 +32,7 @@ from lora_mm.models.memory import measure_memory
 from lora_mm.models.picture_fit import describe_fit
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
-from lora_mm.training.checkpoints import find_last_checkpoint
+from lora_mm.training.checkpoints import UNFINISHED, find_last_checkpoint
 
 RUN = "run.json"
 """Marks the folder of a run, and names the recipe that it runs by its hash. Written first, and whole."""
@@ -104,6 +104,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
                 f"--output {folder}: another run is writing to this folder. Wait for its end, or name another folder."
             ) from None
         remove_leftovers(folder, idle_seconds=0)
+        shutil.rmtree(folder / CHECKPOINTS / UNFINISHED, ignore_errors=True)
     try:
         yield
     finally:

@@ -54,9 +54,13 @@ def test_a_finished_run_resumed_only_scores_again(
 ) -> None:
     whole, outcome, _ = finished
     folder = shutil.copytree(whole, tmp_path / "whole")
+    leftovers = [folder / "checkpoints" / ".unfinished", folder / f".lora-mm-{'0' * 16}"]
+    for leftover in leftovers:
+        leftover.mkdir()
     again = finetune(load_recipe(str(recipe_file)), folder, console(), resume=True)
     assert again is not None
     assert again.scores == outcome.scores
+    assert not any(leftover.exists() for leftover in leftovers)
     assert 0.5 * outcome.figures["train_seconds"] < again.figures["train_seconds"]
     assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
