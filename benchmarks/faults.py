@@ -68,7 +68,7 @@ def start(output: Path, *flags: str, before: Callable[[], None] = lambda: None) 
         flags: more of the command line.
         before: what the process does first.
     """
-    log = output.with_suffix(".log")
+    log = _name_log(output)
     pid = os.fork()
     if pid:
         return Child(pid, log)
@@ -142,7 +142,7 @@ class Trial:
         self.tallies: dict[str, Tally] = {}
         started = time.monotonic()
         whole = folder / "whole"
-        assert start(whole).wait() == 0, (folder / "whole.log").read_text()
+        assert start(whole).wait() == 0, _name_log(whole).read_text()
         self.seconds = time.monotonic() - started
         self.adapter = (whole / WEIGHTS).read_bytes()
         counted = folder / "operations"
@@ -167,7 +167,7 @@ class Trial:
         tally = self.tallies.setdefault(kind, Tally())
         tally.runs += 1
         tally.codes[code] = tally.codes.get(code, 0) + 1
-        log = output.with_suffix(".log")
+        log = _name_log(output)
         faults = [f"exit code {code}"] if code not in codes else []
         if (output / WEIGHTS).is_file() and (output / WEIGHTS).read_bytes() != self.adapter:
             faults.append("left a half adapter")
@@ -181,11 +181,11 @@ class Trial:
         if "Traceback" in log.read_text(errors="replace"):
             faults.append("a traceback")
         if faults:
-            shutil.copy(log, Path(tempfile.gettempdir()) / f"faults-{output.name}.log")
-            print(f"{kind}, {output.name}: {'; '.join(faults)}", file=sys.stderr, flush=True)
+            print(f"{kind}, {output.name}: {'; '.join(faults)}, see {log}", file=sys.stderr, flush=True)
             tally.faults += faults
         else:
             tally.equal += 1
+            log.unlink()
         shutil.rmtree(output, ignore_errors=True)
 
     def kill_at_random_times(self, runs: int) -> None:
@@ -305,6 +305,11 @@ class _Tmpfs:
                 return
             time.sleep(0.001)
         raise OSError(done.stderr.decode())
+
+
+def _name_log(output: Path) -> Path:
+    """Name the file for what a run prints: not beside the run, where the disk may be full."""
+    return Path(tempfile.gettempdir()) / f"faults-{output.name}.log"
 
 
 def _write_number(file: Path, number: int) -> None:
