@@ -76,6 +76,8 @@ def start(output: Path, *flags: str, before: Callable[[], None] = lambda: None) 
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # this process may run in the background, under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ |= ENVIRONMENT
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     sys.argv = ["lora-mm", "finetune", "--recipe", "scienceqa-pocket", "--output", str(output), *settings, *flags]
