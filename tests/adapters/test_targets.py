@@ -48,7 +48,7 @@ def test_beside_a_whole_mlp_the_update_reads_the_norm_before_it() -> None:
     [
         ([{"method": "mma", "layers": [1, 2]}], r"layers \[2\] do not exist.* layers 0 to 1"),
         ([{"method": "mma", "part": "vision", "layers": [2]}], r"layers \[2\] do not exist or are never read"),
-        ([{"method": "mma", "layers": [-1]}], r"layers \[-1\] do not exist"),
+        ([{"method": "mma", "layers": [-1]}], r"layers.*input should be greater than or equal to 0, not -1"),
         ([{"method": "mma", "layers": []}], "matches no module"),
         (["mma", {"method": "mma", "at": "block"}], "Two adapters on one module, .*input_layernorm"),
         (["lora", {"method": "lora", "at": "qkv"}], "Two adapters on one module, .*q_proj"),

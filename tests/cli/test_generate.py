@@ -46,7 +46,7 @@ def test_one_adapter_writes_its_answer(trained: dict[str, Path], picture: str) -
 
 
 def test_several_answer_each_and_one_by_name(
-    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Path], base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     pack_adapter(trained["two"], tmp_path / "packed.tar")
@@ -54,7 +54,8 @@ def test_several_answer_each_and_one_by_name(
     answers = asked(*both)
     assert list(answers) == ["one", "packed"]
     assert answers["packed"] == asked(trained["two"])["two"]
-    assert asked(*both, "--adapter-name", "packed") == {"packed": answers["packed"]}
+    base = f"base.model={base_folder}"  # a packed adapter names no path of the machine that packed it
+    assert asked(*both, "--adapter-name", "packed", "--set", base) == {"packed": answers["packed"]}
     done = run("generate", *both, "--prompt", "Which?", "--max-new-tokens", 5)
     assert done.stdout.startswith("one: ")
     assert "\npacked: " in done.stdout

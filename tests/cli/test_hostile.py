@@ -84,7 +84,7 @@ def test_no_wrong_call_is_echoed_to_the_terminal(cli: Cli, arguments: list[str])
 
 def test_a_name_that_is_not_utf_8_is_spelled_out(cli: Cli) -> None:
     code, _, err = cli("share", "show", "nowhere-\udcff\u202e")
-    assert (code, err) == (2, "No adapter folder 'nowhere-\\udcff\\u202e'.\n")
+    assert (code, err) == (2, "adapter: 'nowhere-\\udcff\\u202e' is not a valid path in UTF-8\n")
 
 
 # --- nobody reads ----------------------------------------------------------------------------------------------------

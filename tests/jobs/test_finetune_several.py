@@ -17,8 +17,8 @@ from lora_mm.jobs.finetune import finetune
 from lora_mm.jobs.run_folder import load_scores
 from lora_mm.recipe.load import load_recipe
 from tests.helpers.launch import LAUNCH_TWO, launch_two
+from tests.helpers.runs import stopped_at
 from tests.helpers.tiny import make_recipe
-from tests.jobs.test_finetune import stopped_at
 
 pytestmark = pytest.mark.distributed
 
