@@ -71,6 +71,14 @@ def run() -> None:
             return
         distributed.become_single_process()
     try:
+        _run_app()
+    except Stopped as stop:  # while a failure is reported: the launcher stops all ranks after the first one ends
+        sys.exit(get_exit_code(stop))
+
+
+def _run_app() -> None:
+    """Run the command, and report how it ends."""
+    try:
         with distributed.silence_other_ranks():
             _check_arguments(sys.argv[1:])
             app()
