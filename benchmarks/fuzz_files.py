@@ -10,6 +10,7 @@ import argparse
 import copy
 import io
 import json
+import shlex
 import shutil
 import struct
 import sys
@@ -391,7 +392,7 @@ def main() -> None:
         title = (
             f"Damaged files of strangers, inputs {options.first} to {options.first + options.inputs - 1} of each kind"
         )
-        append("fuzz", title, "python -m benchmarks.fuzz_files " + " ".join(sys.argv[1:]), text)
+        append("fuzz", title, "python -m benchmarks.fuzz_files " + shlex.join(sys.argv[1:]), text)
     else:
         print(text)
 
