@@ -22,7 +22,7 @@ from lora_mm.out_of_memory import explain_out_of_memory
 from lora_mm.progress import Display, TrainingProgress
 from lora_mm.recipe.sections import TrainingSection
 from lora_mm.training.callbacks import StopOnInterrupt
-from lora_mm.training.checkpoints import read_facts, read_seconds
+from lora_mm.training.checkpoints import read_manifest
 from lora_mm.training.order import ORDERS, EpochSampler
 from lora_mm.training.trainer import AdapterTrainer
 from lora_mm.training.workers import explain_worker_errors
@@ -87,12 +87,13 @@ def train(
         Interrupted: after a stop signal, with a checkpoint saved.
     """
     facts = {"recipe": recipe, "examples": _hash_examples(prepared)}
-    if resume_from is not None and read_facts(resume_from) != facts:
+    manifest = None if resume_from is None else read_manifest(resume_from)
+    if manifest is not None and manifest.facts != facts:
         raise InputError(
             f"--resume: the training examples are not those of {resume_from}: the data has changed since. Restore it, "
             "or start a new run with another --output."
         )
-    started, before = time.monotonic(), read_seconds(resume_from) if resume_from else 0.0
+    started, before = time.monotonic(), manifest.seconds if manifest else 0.0
 
     def count_seconds() -> float:
         return before + time.monotonic() - started

@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
@@ -183,8 +184,11 @@ class AdapterTrainer(Trainer):
                 seal_checkpoint(unfinished / name, checkpoints / name, self.facts, self.count_seconds())
                 unfinished.rmdir()
                 rotate_checkpoints(str(checkpoints), self.args.save_total_limit)
-        except Exception as error:  # on a full disk each writer raises its own, tokenizers a plain Exception
+        except Exception as error:
             shutil.rmtree(unfinished, ignore_errors=True)
+            # What a full disk raises depends on the writer: tokenizers raise a plain Exception.
+            if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+                raise
             raise LoraMMError(
                 f"{checkpoints / name}: the checkpoint cannot be written: {str(error).splitlines()[0]}\n"
                 "Free some disk space, then continue from the previous checkpoint with --resume."

@@ -118,6 +118,17 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(
     assert name in faults[0] or name == "manifest.json"
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"facts": {}, "seconds": 0, "files": []}', '{"facts": 1}', "nonsense"])
+def test_a_manifest_of_another_form_is_told(
+    finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path, text: str
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "whole")
+    (folder / "checkpoints" / "checkpoint-6" / "manifest.json").write_text(text)
+    checkpoint, [fault] = choose_checkpoint(folder, load_recipe(str(recipe_file)))
+    assert checkpoint == folder / "checkpoints" / "checkpoint-3"
+    assert "checkpoint-6: cannot be read" in fault
+
+
 def test_from_the_checkpoint_before_a_damaged_one_it_ends_bit_equal(
     finished: tuple[Path, RunResult, str], recipe_file: Path, tmp_path: Path
 ) -> None:
