@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as for what a shell run
 if hasattr(signal, "SIGHUP"):  # which nohup ignores
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from lora_mm.models.families import FAMILIES
 from tests.helpers import tiny
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other longer than they compute
@@ -58,12 +56,3 @@ def trained(base_folder: Path, scienceqa_folder: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def scienceqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_scienceqa(tmp_path_factory.mktemp("scienceqa"))
-
-
-@pytest.fixture
-def families() -> Iterator[None]:
-    """The rows as they were, afterwards."""
-    before = dict(FAMILIES)
-    yield
-    FAMILIES.clear()
-    FAMILIES.update(before)

@@ -17,6 +17,7 @@ from lora_mm.adapters.targets import resolve_targets
 from lora_mm.adapters.trained_parts import find_trained_paths, train_whole_in_fp32
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import get_anatomy
+from lora_mm.models.description import ModelDescription, parse_description
 from lora_mm.ops.kernel_choice import Kernels
 
 
@@ -27,19 +28,21 @@ def attach(
     train: Iterable[str] = (),
     adapter_name: str = "default",
     kernels: Kernels = "auto",
+    anatomy: Mapping[str, Any] | ModelDescription | None = None,
 ) -> peft.PeftModel:
     """Freeze ``model`` and put adapters on it.
 
     Everything that trains is in fp32, whatever the dtype of the model.
 
     Args:
-        model: a transformers model of a family that ``models.families`` describes.
+        model: a transformers model.
         adapters: a method's name, or a list of names, of dictionaries of ``Placement`` fields, or of placements.
             Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
         train: parts to train whole beside the adapters, such as ``connector``.
         adapter_name: PEFT's name for the adapter.
         kernels: how the adapters' operations run: ``torch``, ``triton`` where it can run, or ``auto``: Triton where it
             was measured to be faster. Applies to this model, also to adapters that are added to it later.
+        anatomy: what lora-mm does not find in the model by itself, as in a recipe's ``base.anatomy``.
 
     Returns:
         A ``PeftModel``. Save and load it as any other. Until it is trained it computes exactly what ``model`` did; up
@@ -53,7 +56,7 @@ def attach(
     """
     items = [adapters] if isinstance(adapters, str) else list(adapters)
     placements = [parse_placement(item) for item in items]
-    get_anatomy(model)  # raises for an unknown family, before the model is changed
+    described = get_anatomy(model, parse_description(anatomy)).description
     modules_to_save = find_trained_paths(model, train) or None
     if not placements and not modules_to_save:
         raise InputError("Nothing to train: name at least one adapter, or one part to train whole.")
@@ -64,7 +67,7 @@ def attach(
         adapted = _add_peft(model, lora, adapter_name)
         group_shared_inputs(model, group_by_input(targets))
     else:
-        routed = RoutedConfig(placements=placements, modules_to_save=modules_to_save)
+        routed = RoutedConfig(placements=placements, modules_to_save=modules_to_save, anatomy=described)
         adapted = _add_peft(model, routed, adapter_name)
     train_whole_in_fp32(adapted, adapter_name)
     set_kernels(adapted, kernels)

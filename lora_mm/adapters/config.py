@@ -12,6 +12,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from lora_mm.adapters.placement import parse_placement
+from lora_mm.models.description import parse_description
 
 if TYPE_CHECKING:
     from lora_mm.adapters.targets import Target
@@ -41,6 +42,7 @@ class RoutedConfig(PeftConfig):
 
     Attributes:
         placements: the adapter's :class:`~.placement.Placement` objects; names and dictionaries are parsed.
+        anatomy: the user's description of the base, where lora-mm does not find its parts by itself.
         modules_to_save: paths of the modules that are trained whole and saved with the adapter (such as the connector).
         exclude_modules, target_modules: fields that PEFT requires; the placements say what is targeted.
         targets: module path → target, set when the adapter is put on a model. Not saved: it follows from the model and
@@ -48,6 +50,7 @@ class RoutedConfig(PeftConfig):
     """
 
     placements: list[Any] = field(default_factory=list)
+    anatomy: Any = None
     modules_to_save: list[str] | None = None
     target_modules: Any = None
     exclude_modules: Any = None
@@ -55,9 +58,11 @@ class RoutedConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = ROUTED
+        self.anatomy = parse_description(self.anatomy)
         self.placements = [parse_placement(item) for item in self.placements]
         self.targets: dict[str, Target] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to the fields that are saved, with placements as plain dictionaries."""
-        return super().to_dict() | {"placements": [asdict(item) for item in self.placements]}
+        """Convert to the fields that are saved, with placements and anatomy as plain dictionaries."""
+        anatomy = self.anatomy.model_dump(exclude_none=True) if self.anatomy else None
+        return super().to_dict() | {"placements": [asdict(item) for item in self.placements], "anatomy": anatomy}

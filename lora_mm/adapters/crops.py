@@ -22,12 +22,12 @@ def compute_crop_index(
     """Compute which crop each row of a tower holds.
 
     Args:
-        crops: how the family lays crops out (``Anatomy.crops``).
+        crops: how the family lays crops out (``Family.crops``).
         ids: ``[batch, tokens]``, the prompt.
         token_ids: ids of the visual placeholders.
         rows: number of rows of the tower.
         views: number of rows of a sliced picture, for families that do not slice pictures themselves.
-        framed: whether each view of a picture is a separate run of placeholders (``Anatomy.framed``).
+        framed: whether each view of a picture is a separate run of placeholders (``Family.framed``).
         sizes: number of rows of each picture, if the pixels show it.
 
     Returns:

@@ -26,7 +26,7 @@ class LayerContext:
     """The place of an adapted layer in the model.
 
     Attributes:
-        role: role of the layer in its block (see ``Stack.roles``).
+        role: role of the layer in its block (see :mod:`lora_mm.models.layer_roles`).
         modalities: M, the number of modalities that a sample of this part can have.
         first: the layer that owns the shared weights: of a router by modality the embeddings of the part's modalities,
             of a router by token the router of the feed-forward, of tied q, k and v the down-projection and the learned

@@ -10,10 +10,16 @@ from typing import Literal
 Router = Literal["modality", "visual", "crop", "token"]
 
 _QKV = ("q", "k", "v", "qkv")
-_ATTENTION = (*_QKV, "o")
+_ATTENTION = (*_QKV, "attn_gate", "o")
 _FEED_FORWARD = ("gate", "up", "gate_up", "down")
-_LINEAR = {"attn": _ATTENTION, "qkv": _QKV, "ffn": _FEED_FORWARD, "all": _ATTENTION + _FEED_FORWARD}
-"""Sites among the linear layers. A layer has either separate linear layers or fused ones (``qkv``, ``gate_up``)."""
+_SHARED_EXPERT = ("shared_gate", "shared_up", "shared_down")
+_LINEAR = {
+    "attn": _ATTENTION,
+    "qkv": _QKV,
+    "ffn": _FEED_FORWARD + _SHARED_EXPERT,
+    "all": _ATTENTION + _FEED_FORWARD + _SHARED_EXPERT,
+}
+"""Sites among the linear layers. A layer has some of their roles (see :mod:`lora_mm.models.layer_roles`)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Method:
         reads: what the update is computed from: the module's ``output`` (for a norm, that is the block's input) or its
             ``input`` (for an update beside a linear layer).
         router: what the weights of the experts depend on; None for no routing.
-        sites: site → roles (see ``Stack.roles``) that it adapts; roles that a layer lacks are skipped. The first site
+        sites: site → roles (see ``layer_roles``) that it adapts; roles that a layer lacks are skipped. The first site
             is the default.
         parts: where the method can be placed; the first is the default.
         residual: role → the norm whose input the update reads in place of the module's own. Beside the last linear

@@ -54,9 +54,9 @@ class Signal:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        anatomy = get_anatomy(model)
+        family = get_anatomy(model).family
         self.token_ids = list(get_placeholder_ids(model).values())
-        self.crops, self.framed = anatomy.crops, anatomy.framed
+        self.crops, self.framed = family.crops, family.framed
         self.crop_experts = 0
         self.modality: Tensor | None = None
         self.visual: Tensor | None = None
@@ -65,8 +65,8 @@ class Signal:
         self._embedded_ids: Tensor | None = None
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True)
-        if anatomy.generates_inside:  # BLIP-2 embeds the prompt and has its language model generate
-            inner = model.get_submodule(anatomy.generates_inside)
+        if family.generates_inside:  # BLIP-2 embeds the prompt and has its language model generate
+            inner = model.get_submodule(family.generates_inside)
             embedding = cast(PreTrainedModel, model).get_input_embeddings()
             embedding.register_forward_pre_hook(self._before_embedding)
             inner.register_forward_pre_hook(self._before_inside, with_kwargs=True)

@@ -1,6 +1,6 @@
 """Decides which module of a model gets which placement. Knows modules and placements; changes neither."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,8 +9,7 @@ from lora_mm.adapters.layers import RoutedLayer, get_feature_sizes
 from lora_mm.adapters.placement import Placement, ResolvedPlacement
 from lora_mm.adapters.support import find_obstacle, list_methods
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy, get_model_type
-from lora_mm.models.families import Stack
+from lora_mm.models.anatomy import Stack, get_anatomy, get_model_type
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Target:
 
     Attributes:
         placement: the placement that adapts it.
-        role: its role in its layer (see ``Stack.roles``).
+        role: its role in its layer (see :mod:`lora_mm.models.layer_roles`).
         layer: path of its layer.
         residual: path of the norm whose input the update reads in place of the module's own; None for the module's own.
     """
@@ -68,43 +67,81 @@ def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[s
 
 def _find_targets(model: nn.Module, item: ResolvedPlacement) -> dict[str, Target]:
     """The targets of one placement."""
-    stack = get_anatomy(model).stack(item.part)
     _check_support(model, item)
-    layers = find_layers(model, item.part)
-    every = range(0, len(layers), 2 if item.layers == "even" else 1)
-    indices = item.layers if isinstance(item.layers, tuple) else every
+    stack = get_anatomy(model).stack(item.part)
+    layers = stack.layers
+    indices = _list_indices(item, len(layers))
     beyond = [index for index in indices if not 0 <= index < len(layers)]
     if beyond:
         raise InputError(
             f"{item}: layers {beyond} do not exist or are never read; the model reads layers 0 to {len(layers) - 1}."
         )
     targets: dict[str, Target] = {}
-    for role in [role for role in item.roles if role in stack.roles]:
-        paths, norm_role = find_role_modules(model, item.part, role), item.row.residual.get(role)
-        norms = find_role_modules(model, item.part, norm_role) if norm_role else [None] * len(paths)
-        targets |= {paths[index]: Target(item, role, layers[index], norms[index]) for index in indices}
+    for role in item.roles:
+        norm_role = item.row.residual.get(role)
+        for index in indices:
+            path, norm = stack.roles[index].get(role), stack.roles[index].get(norm_role or "")
+            if path is not None and (norm is not None or norm_role is None):
+                targets[path] = Target(item, role, layers[index], norm)
     if not targets:
         raise InputError(f"{item} matches no module of this model: {_explain_no_match(item, stack)}.")
     _check_widths(model, item, targets)
     return targets
 
 
+def describe_coverage(model: nn.Module, placements: Iterable[Placement]) -> list[str]:
+    """Describe placements that some layers lack a part of, for example an attention's q among linear attentions.
+
+    Args:
+        model: the transformers model.
+        placements: the placements of one adapter.
+
+    Returns:
+        A line for each placement whose roles are not in all of its layers.
+    """
+    lines = []
+    for placement in placements:
+        item = placement.resolve()
+        stack = get_anatomy(model).stack(item.part)
+        layers = [stack.roles[index] for index in _list_indices(item, len(stack.layers))]
+        counts = {role: sum(role in roles for roles in layers) for role in item.roles}
+        by_count: dict[int, list[str]] = {}
+        for role, count in counts.items():
+            by_count.setdefault(count, []).append(role)
+        if set(by_count) - {0, len(layers)}:
+            told = "; ".join(f"{count} have {', '.join(roles)}" for count, roles in by_count.items() if count)
+            lines.append(f"{item}: of {len(layers)} layers {told}.")
+    return lines
+
+
+def _list_indices(item: ResolvedPlacement, count: int) -> Sequence[int]:
+    """The indices of the layers that a placement adapts."""
+    return item.layers if isinstance(item.layers, tuple) else range(0, count, 2 if item.layers == "even" else 1)
+
+
 def _check_support(model: nn.Module, item: ResolvedPlacement) -> None:
-    row = get_anatomy(model)
+    row = get_anatomy(model).family
     obstacle = find_obstacle(item.method, row, item.part)
-    if obstacle is not None:
-        family = get_model_type(model)
-        supported = [name for name, reason in list_methods(row).items() if reason is None]
+    if obstacle is None:
+        return
+    family = get_model_type(model)
+    parts = [part for part in item.row.parts if find_obstacle(item.method, row, part) is None]
+    if parts:
         raise InputError(
-            f"{item.method} cannot be used on '{family}' models: {obstacle}. "
-            f"Methods that can: {', '.join(supported)} (`lora-mm models show {family}`)."
+            f"{item.method} on {item.part} cannot be used on '{family}' models: {obstacle}. Place it on "
+            f"{' or '.join(parts)}."
         )
+    supported = [name for name, reason in list_methods(row).items() if reason is None]
+    raise InputError(
+        f"{item.method} cannot be used on '{family}' models: {obstacle}. "
+        f"Methods that can: {', '.join(supported)} (`lora-mm models show {family}`)."
+    )
 
 
 def _explain_no_match(item: ResolvedPlacement, stack: Stack) -> str:
     if item.layers == ():
         return "leave `layers` out to adapt all layers"
-    return f"its {item.part} layers have none of {', '.join(item.roles)}; they have {', '.join(stack.roles)}"
+    return f"its {item.part} layers have none of {', '.join(item.roles)}; they have {', '.join(stack.known_roles)}"
 
 
 def _check_widths(model: nn.Module, item: ResolvedPlacement, paths: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from lora_mm.adapters.layers import LayerContext, RoutedLayer
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.targets import Target, resolve_targets
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import list_modalities
+from lora_mm.models.anatomy import get_anatomy, list_modalities
 
 
 class RoutedModel(BaseTuner, HasKernelChoice):
@@ -47,6 +47,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
     def _prepare_model(self, peft_config: peft.PeftConfig, model: nn.Module) -> None:
         """Find the targets and check the new adapter, before PEFT changes the model."""
         config = _check_routed(peft_config)
+        get_anatomy(model, config.anatomy)
         config.targets = resolve_targets(model, config.placements)
         placements = [item.resolve() for item in config.placements]
         crop_experts = {item.experts for item in placements if item.row.router == "crop"}

@@ -1,14 +1,15 @@
-"""``lora-mm models``: lists and shows the supported model families. Holds no logic and never imports torch."""
+"""``lora-mm models``: lists and shows model families. Holds no logic."""
 
 from typing import Annotated
 
 import typer
 
 from lora_mm.cli.options import JsonOption
+from lora_mm.errors import InputError
 from lora_mm.json_text import to_json
 from lora_mm.printable import echo
 
-app = typer.Typer(help="List and show the supported model families.", no_args_is_help=True)
+app = typer.Typer(help="List tested model families, and show what is in a model.", no_args_is_help=True)
 
 
 def complete_family(incomplete: str) -> list[str]:
@@ -20,7 +21,7 @@ def complete_family(incomplete: str) -> list[str]:
 
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List model types, as ``config.json`` names them, with the methods that each supports."""
+    """List the model types that are tested, as ``config.json`` names them, with the methods that each supports."""
     from lora_mm.adapters.support import list_methods
     from lora_mm.models.families import FAMILIES
 
@@ -39,22 +40,29 @@ def list_models(as_json: JsonOption = False) -> None:
 @app.command()
 def show(
     model_type: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="Model type, as config.json names it.", metavar="MODEL_TYPE", autocompletion=complete_family
+            help="Model type, as config.json names it.", metavar="[MODEL_TYPE]", autocompletion=complete_family
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base to look into, in place of a type: Hub id, folder, or pocket.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a model family: its parts, the roles in its layers, how it sees pictures, and the methods it supports."""
-    from lora_mm.adapters.support import describe_model_type
+    """Show what lora-mm finds in a model: its parts, the roles in its layers, and the methods that apply.
 
-    facts = describe_model_type(model_type)
+    No weights are loaded. What it finds wrongly, or not at all, can be said in a recipe's base.anatomy.
+    """
+    if (model_type is None) is (model is None):
+        raise InputError("Name a model type, or a base with --model.")
+    from lora_mm.jobs.show_model import describe_base, describe_model_type, explain_methods
+
+    facts = describe_base(model) if model is not None else describe_model_type(str(model_type))
     if as_json:
         echo(to_json(facts))
         return
     import yaml
 
-    for parts in facts["methods"].values():
-        parts.update({part: f"does not apply, {reason}" if reason else "applies" for part, reason in parts.items()})
-    echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120), end="")
+    shown = facts | {"methods": explain_methods(facts["methods"])}
+    echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120), end="")

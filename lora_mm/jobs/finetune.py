@@ -16,11 +16,13 @@ from transformers import set_seed
 
 from lora_mm import distributed
 from lora_mm.adapters.attach import attach, find_idle_experts
+from lora_mm.adapters.targets import describe_coverage
 from lora_mm.artifact.files import WEIGHTS
 from lora_mm.artifact.folder import round_adapter_weights, save_adapter
 from lora_mm.atomic import explain_write_errors
 from lora_mm.console import PlainConsole
 from lora_mm.data.collate import Collator, PreparedExamples
+from lora_mm.data.example import Example
 from lora_mm.data.questions import fit_questions
 from lora_mm.data.splits import DataSplit, load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
@@ -53,6 +55,8 @@ from lora_mm.jobs.run_folder import (
     write_run_folder,
 )
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
+from lora_mm.merging.outlook import find_merge_obstacles
+from lora_mm.models.data_flow import check_norms
 from lora_mm.models.loading import Base
 from lora_mm.models.memory import measure_memory
 from lora_mm.progress import Display
@@ -214,12 +218,27 @@ def _prepare_job(recipe: Recipe, display: Display) -> _Job:
     test = fit_questions(test, collator, recipe.data)
     display.say(f"{test.account()}\n{_format_lengths(prepared)}")
 
+    for note in check_norms(base.model, collator([_find_pictured(prepared)])):
+        display.say(note)
     set_seed(recipe.training.seed)  # before attach draws the adapter's initial weights
     model = attach(base.model, recipe.adapters, train=recipe.train, kernels=recipe.base.kernels)
     broadcast_weights(model)
     display.console.print(make_parts_table(model))
+    for line in (*describe_coverage(model.get_base_model(), recipe.adapters), *_describe_merging(model)):
+        display.say(line)
     display.say(format_estimate(recipe, collator, prepared))
     return _Job(recipe, display, test, metric, base, collator, prepared, model)
+
+
+def _find_pictured(prepared: PreparedExamples) -> Example:
+    """The first example with a picture; the first one if there is none."""
+    example: Example = prepared.examples[next((n for n, pictured in enumerate(prepared.pictured) if pictured), 0)]
+    return example
+
+
+def _describe_merging(model: peft.PeftModel) -> list[str]:
+    obstacles = find_merge_obstacles(model)
+    return [f"This adapter will not merge into base weights: {obstacles[0]}"] if obstacles else []
 
 
 def _format_lengths(prepared: PreparedExamples) -> str:

@@ -10,8 +10,8 @@ from lora_mm.data.slicing import Slicer
 from lora_mm.data.splits import check_data_source
 from lora_mm.errors import InputError
 from lora_mm.hub_access import UnreachableError
-from lora_mm.models.anatomy import find_anatomy, get_anatomy
-from lora_mm.models.families import Anatomy, register_family
+from lora_mm.models.anatomy import get_anatomy
+from lora_mm.models.families import Family, find_family
 from lora_mm.models.fitting import make_fitter
 from lora_mm.models.loading import (
     Base,
@@ -73,7 +73,7 @@ def load_recipe_base(recipe: Recipe, *, weights: bool = True) -> Base:
         quantization=section.quantization,
         full_precision=section.full_precision,
         attention=section.attention,
-        anatomy=section.anatomy.model_dump(exclude_none=True) if section.anatomy else None,
+        anatomy=section.anatomy,
         weights=weights,
     )
     if weights and section.quantization == "none":
@@ -91,7 +91,7 @@ def make_base_collator(recipe: Recipe, base: Base) -> Collator:
     Raises:
         InputError: see :func:`make_collator`.
     """
-    return make_collator(recipe, base.model.config, get_anatomy(base.model), base.processor)
+    return make_collator(recipe, base.model.config, get_anatomy(base.model).family, base.processor)
 
 
 def make_collator_without_weights(recipe: Recipe) -> Collator:
@@ -102,39 +102,43 @@ def make_collator_without_weights(recipe: Recipe) -> Collator:
     """
     section = recipe.base
     config = load_base_config(section.model, section.revision)
-    if section.anatomy:
-        register_family(config.model_type, **section.anatomy.model_dump(exclude_none=True))
-    processor = load_base_processor(section.model, config, section.revision)
-    return make_collator(recipe, config, find_anatomy(config), processor)
+    description = section.anatomy
+    processor = load_base_processor(section.model, config, section.revision, description)
+    return make_collator(recipe, config, find_family(config.model_type, description), processor)
 
 
-def make_collator(recipe: Recipe, config: Any, anatomy: Anatomy, processor: Any) -> Collator:
+def make_collator(recipe: Recipe, config: Any, family: Family, processor: Any) -> Collator:
     """Make a collator that fits and slices pictures as the recipe says.
 
     Args:
         recipe: the recipe; ``data.slicing`` and the adapters must fit the base.
         config: the base's configuration.
-        anatomy: the base's anatomy.
+        family: what is true of the base's family.
         processor: the base's processor.
 
     Raises:
         InputError: the recipe slices pictures for a base that slices them itself, or it has adapters per crop but does
             not slice pictures.
     """
-    section, family = recipe.data.slicing, config.model_type
-    one_view = section is None and anatomy.crops == "none" and not anatomy.packed
+    section, name = recipe.data.slicing, config.model_type
+    one_view = section is None and family.crops == "none" and not family.packed
     fitter = make_fitter(processor, recipe.data.pictures.fit, one_view=one_view)
     if section is None:
         for_crops = [f"adapters.{n}" for n, item in enumerate(recipe.adapters) if item.row.router == "crop"]
-        if for_crops and anatomy.crops == "none" and find_obstacle("crop_lora", anatomy) is None:
+        if for_crops and family.crops == "none" and find_obstacle("crop_lora", family) is None:
             raise InputError(
-                f"{', '.join(for_crops)}: '{family}' bases do not slice pictures, so there are no crops to train on; "
+                f"{', '.join(for_crops)}: '{name}' bases do not slice pictures, so there are no crops to train on; "
                 "set data.slicing, for example --set data.slicing.rows=2 --set data.slicing.columns=2."
             )
         return Collator(processor, max_length=recipe.data.max_length, fitter=fitter)
-    if anatomy.crops != "none" or anatomy.packed or not anatomy.visual_tokens:
+    if family.crops == "unknown":
         raise InputError(
-            f"data.slicing: '{family}' bases slice pictures themselves; leave it out (--set data.slicing=null)."
+            f"data.slicing: it is not known whether '{name}' bases slice pictures themselves; leave it out, or say so: "
+            "--set base.anatomy.crops=none."
+        )
+    if family.crops != "none" or family.packed or not family.visual_tokens:
+        raise InputError(
+            f"data.slicing: '{name}' bases slice pictures themselves; leave it out (--set data.slicing=null)."
         )
     settings = processor.image_processor.to_dict()
     edges = settings.get("crop_size") or settings["size"]

@@ -1,6 +1,5 @@
 """Reads changes of linear layers, and base weights, from an adapted model. Knows PEFT's layers; writes no files."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -14,14 +13,9 @@ from torch import Tensor, nn
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.merging.changes import LayerChange, LowRankUpdate
-from lora_mm.models.anatomy import find_role_modules, get_anatomy, list_modalities
+from lora_mm.models.anatomy import get_anatomy, list_modalities
+from lora_mm.models.layer_roles import NORM_READERS, list_readers
 from lora_mm.ops.lowrank import routed_update
-
-NORM_READERS: Mapping[str, tuple[str, ...]] = {
-    "attn_norm": ("q", "k", "v", "qkv"),
-    "ffn_norm": ("gate", "up", "gate_up"),
-}
-"""Role of a norm → roles of the linear layers that read its output."""
 
 
 @torch.no_grad()
@@ -36,7 +30,7 @@ def collect_changes(model: nn.Module, modality: str | None) -> dict[str, LayerCh
         Path of the linear layer in the model without adapters → its change.
 
     Raises:
-        InputError: the model does not have this modality.
+        InputError: the model does not have this modality, or a module that reads an adapted norm is not a linear layer.
     """
     known = list_modalities(model)
     if modality is not None and modality not in known:
@@ -46,12 +40,13 @@ def collect_changes(model: nn.Module, modality: str | None) -> dict[str, LayerCh
     index = known.index(modality) if modality else 0
     before: dict[str, LowRankUpdate] = {}
     beside: dict[str, LowRankUpdate] = {}
-    readers = _find_norm_readers(model)
+    readers = _list_norm_readers(model)
     for path, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer) or ".base_layer" in path:
             continue
         for update, follows_norm in _read_updates(module, index):
             if follows_norm:
+                _check_that_readers_are_linear(model, path, readers[path])
                 for reader in readers[path]:
                     before[reader] = update.compose_after(before[reader]) if reader in before else update
             else:
@@ -59,23 +54,28 @@ def collect_changes(model: nn.Module, modality: str | None) -> dict[str, LayerCh
     return {path: LayerChange(before.get(path), beside.get(path)) for path in {**before, **beside}}
 
 
-def _find_norm_readers(model: nn.Module) -> dict[str, list[str]]:
-    """Path of a norm → paths of the linear layers that read its output."""
-    readers: dict[str, list[str]] = {}
-    for part in ("language", "vision"):
-        if part == "vision" and get_anatomy(model).vision is None:
-            continue
-        roles = get_anatomy(model).stack(part).roles
-        for norm, reader_roles in NORM_READERS.items():
-            columns = [find_role_modules(model, part, role) for role in reader_roles if role in roles]
-            for path, *linear in zip(find_role_modules(model, part, norm), *columns, strict=True):
-                readers[path] = [reader for reader in linear if not _reads_vision_output(reader)]
-    return readers
+def _list_norm_readers(model: nn.Module) -> dict[str, list[str]]:
+    """Path of a norm → paths of the modules that read its output."""
+    anatomy = get_anatomy(model)
+    return {
+        roles[norm]: [roles[role] for role in list_readers(roles, norm)]
+        for stack in (anatomy.language, anatomy.vision)
+        if stack is not None
+        for roles in stack.roles
+        for norm in NORM_READERS
+        if norm in roles
+    }
 
 
-def _reads_vision_output(path: str) -> bool:
-    # Mllama's cross-attention: q reads the norm; keys and values read the tower's output.
-    return path.endswith(("cross_attn.k_proj", "cross_attn.v_proj"))
+def _check_that_readers_are_linear(model: nn.Module, norm: str, readers: list[str]) -> None:
+    unlisted = get_anatomy(model).other_readers.get(norm, ())
+    for reader in (*readers, *unlisted):
+        module = get_unadapted_module(model, reader)
+        if reader in unlisted or not isinstance(module, nn.Linear):
+            raise InputError(
+                f"{norm} is adapted, and {reader} reads it, a {type(module).__name__} that lora-mm cannot merge into. "
+                "Keep the adapter, or place it elsewhere (mma at `attn` alone, or lora)."
+            )
 
 
 def _read_updates(module: BaseTunerLayer, modality: int) -> list[tuple[LowRankUpdate, bool]]:

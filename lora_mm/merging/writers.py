@@ -41,14 +41,7 @@ def write_model(
         InputError: a layer needs a bias that no config of the family can give it.
         LoraMMError: not enough disk space.
     """
-    biased = [path for path, change in changes.items() if change.needs_bias]
-    plan = CheckpointPlan(model, dtype, biased=biased, untied=find_trained_modules(model))
-    if plan.lacking_bias:
-        raise InputError(
-            f"The adapter has biases, but {plan.lacking_bias[0]} ({len(plan.lacking_bias)} such layers) has none, and "
-            f"no config of '{model.config.model_type}' gives it one: transformers would drop them.",
-            "Write a stock LoRA, which holds biases (--as lora), or train without biases (adapters.N.bias=false).",
-        )
+    plan = check_biases(model, changes, dtype)
     free = shutil.disk_usage(folder).free
     if plan.total_bytes > free:
         raise LoraMMError(
@@ -72,6 +65,28 @@ def write_model(
 
     plan.write(folder, get_tensor)
     base.processor.save_pretrained(folder)
+
+
+def check_biases(model: Any, changes: Mapping[str, LayerChange], dtype: torch.dtype) -> CheckpointPlan:
+    """Plan the checkpoint of the merged model, and check that its config has a place for every bias.
+
+    Args:
+        model: transformers model with the adapters on it.
+        changes: path of a linear layer → its change.
+        dtype: of the files.
+
+    Raises:
+        InputError: a layer needs a bias that no config of the family can give it.
+    """
+    biased = [path for path, change in changes.items() if change.needs_bias]
+    plan = CheckpointPlan(model, dtype, biased=biased, untied=find_trained_modules(model))
+    if plan.lacking_bias:
+        raise InputError(
+            f"The adapter has biases, but {plan.lacking_bias[0]} ({len(plan.lacking_bias)} such layers) has none, and "
+            f"no config of '{model.config.model_type}' gives it one: transformers would drop them.",
+            "Write a stock LoRA, which holds biases (--as lora), or train without biases (adapters.N.bias=false).",
+        )
+    return plan
 
 
 @torch.no_grad()

@@ -1,103 +1,97 @@
-"""Maps roles to module paths inside a layer, for each kind of layer. Knows no models.
+"""Names the roles of the modules inside a layer, by their names in transformers. Knows no models.
 
-Roles are those of :class:`~.families.Stack`; the rows of :mod:`.families` say which kind a family's layers are.
+Roles are the norms that feed attention and feed-forward (``attn_norm``, ``ffn_norm``), the linear layers of both, and
+the whole feed-forward (``mlp``, the only role that is not a leaf). A layer has some of them: separate linear layers or
+fused ones (``qkv``, ``gate_up``), and in a mixture of experts those of the shared expert (``shared_…``). Attention
+stands for whatever mixes tokens: a linear attention or a convolution has the roles of an attention's projections.
 """
 
-Path = str | tuple[str, ...]
-"""A module path inside a layer; several if the layers of a stack differ: the first that exists is used."""
+from collections.abc import Callable, Mapping
 
-_LLAMA_FEED_FORWARD = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj", "mlp": "mlp"}
-_FC_FEED_FORWARD = {"up": "mlp.fc1", "down": "mlp.fc2", "mlp": "mlp"}
+_ATTENTIONS = ("self_attn", "attention", "attn", "cross_attn", "linear_attn", "conv")
+_FEED_FORWARDS = ("mlp", "feed_forward", "ffn")
+_SHARED_EXPERTS = tuple(
+    f"{block}.{name}" for block in _FEED_FORWARDS for name in ("shared_expert", "shared_experts", "shared_mlp")
+)
 
-LLAMA_LAYER: dict[str, Path] = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    **_LLAMA_FEED_FORWARD,
+
+def _inside(blocks: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    return tuple(f"{block}.{name}" for block in blocks for name in names)
+
+
+_GATE, _UP, _DOWN = (
+    ("gate_proj", "w1"),
+    ("up_proj", "w3", "fc1", "lin1", "linear_fc1", "dense_h_to_4h"),
+    ("down_proj", "w2", "fc2", "lin2", "linear_fc2", "dense_4h_to_h"),
+)
+
+ROLE_PATHS: Mapping[str, tuple[str, ...]] = {
+    "attn_norm": (
+        *("input_layernorm", "layer_norm1", "norm1", "layernorm_before", "self_attn_layer_norm", "attention_norm"),
+        *("operator_norm", "rms_norm1"),
+    ),
+    "ffn_norm": (
+        *("pre_feedforward_layernorm", "post_attention_layernorm", "layer_norm2", "norm2", "layernorm_after"),
+        *("final_layer_norm", "ffn_norm", "rms_norm2"),
+    ),
+    "q": _inside(_ATTENTIONS, "q_proj"),
+    "k": _inside(_ATTENTIONS, "k_proj"),
+    "v": _inside(_ATTENTIONS, "v_proj"),
+    "qkv": _inside(_ATTENTIONS, "qkv", "qkv_proj", "query_key_value", "in_proj_qkv", "in_proj"),
+    "o": _inside(_ATTENTIONS, "o_proj", "out_proj", "proj", "projection", "projection_layer", "dense"),
+    "attn_gate": _inside(_ATTENTIONS, "gate_proj", "in_proj_z"),
+    "decay": ("linear_attn.in_proj_a",),
+    "beta": ("linear_attn.in_proj_b",),
+    "gate": _inside(_FEED_FORWARDS, *_GATE),
+    "up": (*_inside(_FEED_FORWARDS, *_UP), "fc1"),
+    "gate_up": _inside(_FEED_FORWARDS, "gate_up_proj"),
+    "down": (*_inside(_FEED_FORWARDS, *_DOWN), "fc2"),
+    "mlp": _FEED_FORWARDS,
+    "shared_gate": _inside(_SHARED_EXPERTS, *_GATE),
+    "shared_up": _inside(_SHARED_EXPERTS, *_UP),
+    "shared_down": _inside(_SHARED_EXPERTS, *_DOWN),
+    "router": (*_inside(_FEED_FORWARDS, "gate", "router"), "router"),
+    "experts": (*_inside(_FEED_FORWARDS, "experts"), "experts"),
 }
-"""Llama, Vicuna, Mistral, Qwen2 and 3, Gemma 1, SmolLM; Idefics' own language layers."""
+"""Role → paths of its module inside a layer; the first that a layer has is the one."""
 
-# Gemma 3 has norms after attention and feed-forward too: post_attention_layernorm feeds only the sum.
-GEMMA3_LAYER = {**LLAMA_LAYER, "ffn_norm": "pre_feedforward_layernorm"}
+_FEEDS_THE_SUM = {"post_attention_layernorm": "post_feedforward_layernorm"}
+"""Norm that feeds the feed-forward, unless the layer has this other norm too: then both norms feed the residual sum."""
 
-# GLM adds norms after attention and feed-forward (post_self_attn_layernorm, post_mlp_layernorm); not used here.
-GLM4_LAYER: dict[str, Path] = {
-    **{role: path for role, path in LLAMA_LAYER.items() if role not in ("gate", "up")},
-    "gate_up": "mlp.gate_up_proj",
+NORM_READERS: Mapping[str, tuple[str, ...]] = {
+    "attn_norm": ("q", "k", "v", "qkv", "attn_gate", "decay", "beta"),
+    "ffn_norm": ("gate", "up", "gate_up", "shared_gate", "shared_up", "router", "experts"),
 }
+"""Role of a norm → roles of the modules that read its output. A layer without an ``ffn_norm`` runs attention and
+feed-forward side by side, and its ``attn_norm`` feeds both."""
 
-# About every fifth of Mllama's layers attends to the picture instead of the text, with other module names.
-MLLAMA_LAYER: dict[str, Path] = {
-    **LLAMA_LAYER,
-    **{role: (f"self_attn.{role}_proj", f"cross_attn.{role}_proj") for role in ("q", "k", "v", "o")},
-}
 
-# These norms feed attention and feed-forward in the pre-norm models (OPT-2.7B and 6.7B, which BLIP-2 was trained with).
-# OPT-350m is post-norm.
-OPT_LAYER: dict[str, Path] = {
-    "attn_norm": "self_attn_layer_norm",
-    "ffn_norm": "final_layer_norm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.out_proj",
-    "up": "fc1",
-    "down": "fc2",
-}
+_READ_PICTURES = ("cross_attn.k_proj", "cross_attn.v_proj")
+"""Ends of the paths of linear layers that read the tower's output, not the layer's norm."""
 
-PERSIMMON_LAYER: dict[str, Path] = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "qkv": "self_attn.query_key_value",
-    "o": "self_attn.dense",
-    "up": "mlp.dense_h_to_4h",
-    "down": "mlp.dense_4h_to_h",
-    "mlp": "mlp",
-}
 
-CLIP_LAYER: dict[str, Path] = {
-    "attn_norm": "layer_norm1",
-    "ffn_norm": "layer_norm2",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.out_proj",
-    **_FC_FEED_FORWARD,
-}
-"""CLIP, SigLIP, and the towers of Idefics 1 to 3 and SmolVLM."""
+def find_roles(has: Callable[[str], bool]) -> dict[str, str]:
+    """Find the roles of one layer: role → path inside the layer.
 
-BLIP_LAYER: dict[str, Path] = {
-    "attn_norm": "layer_norm1",
-    "ffn_norm": "layer_norm2",
-    "qkv": "self_attn.qkv",
-    "o": "self_attn.projection",
-    **_FC_FEED_FORWARD,
-}
+    Args:
+        has: whether the layer has a module of this path.
+    """
+    roles: dict[str, str] = {}
+    for role, paths in ROLE_PATHS.items():
+        found = next((path for path in paths if has(path)), None)
+        if found is not None and not (found in _FEEDS_THE_SUM and has(_FEEDS_THE_SUM[found])):
+            roles[role] = found
+    return roles
 
-INTERNVIT_LAYER: dict[str, Path] = {
-    "attn_norm": "layernorm_before",
-    "ffn_norm": "layernorm_after",  # after the attention's sum, before the feed-forward
-    "q": "attention.q_proj",
-    "k": "attention.k_proj",
-    "v": "attention.v_proj",
-    "o": "attention.projection_layer",
-    **_FC_FEED_FORWARD,
-}
 
-MLLAMA_VISION_LAYER: dict[str, Path] = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    **_FC_FEED_FORWARD,
-}
+def list_readers(roles: Mapping[str, str], norm: str) -> list[str]:
+    """List the roles of a layer that read the output of one of its norms.
 
-_QWEN_ATTENTION = {"attn_norm": "norm1", "ffn_norm": "norm2", "qkv": "attn.qkv", "o": "attn.proj"}
-QWEN2_BLOCK: dict[str, Path] = {**_QWEN_ATTENTION, **_FC_FEED_FORWARD}
-QWEN2_5_BLOCK: dict[str, Path] = {**_QWEN_ATTENTION, **_LLAMA_FEED_FORWARD}  # and GLM-4V's
-QWEN3_BLOCK: dict[str, Path] = {**_QWEN_ATTENTION, "up": "mlp.linear_fc1", "down": "mlp.linear_fc2", "mlp": "mlp"}
+    Args:
+        roles: the roles of the layer: role → path.
+        norm: ``attn_norm`` or ``ffn_norm``.
+    """
+    readers = NORM_READERS[norm]
+    if norm == "attn_norm" and "ffn_norm" not in roles:
+        readers = (*readers, *NORM_READERS["ffn_norm"])
+    return [role for role in readers if role in roles and not roles[role].endswith(_READ_PICTURES)]

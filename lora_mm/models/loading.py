@@ -1,5 +1,6 @@
 """Loads a frozen base with its processor. Knows no adapters and no data."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from transformers.utils import find_adapter_config_file
 
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.hub_access import UnreachableError, connection_error, root_cause
-from lora_mm.models.anatomy import find_anatomy
+from lora_mm.models.anatomy import get_anatomy
 from lora_mm.models.base_files import (
     POCKET,
     TRUSTED_ONLY,
@@ -22,7 +23,7 @@ from lora_mm.models.base_files import (
     find_base_folder,
     get_source,
 )
-from lora_mm.models.families import register_family
+from lora_mm.models.description import ModelDescription
 from lora_mm.models.precision import (
     DtypeChoice,
     Quantization,
@@ -61,7 +62,7 @@ def load_base(
     quantization: Quantization = "none",
     full_precision: Sequence[str] = ("vision", "connector", "head"),
     attention: str | None = None,
-    anatomy: Mapping[str, Any] | None = None,
+    anatomy: ModelDescription | None = None,
     weights: bool = True,
 ) -> Base:
     """Load a base with its processor, frozen and ready for adapters.
@@ -73,33 +74,29 @@ def load_base(
         quantization: ``nf4`` (4 bits, double quantisation) or ``int8`` by bitsandbytes; or ``none``.
         full_precision: parts that are not quantised.
         attention: transformers' ``attn_implementation``; None for its default.
-        anatomy: arguments of :func:`~lora_mm.models.families.register_family`, for a model type without a row.
+        anatomy: the user's description of the model, see :func:`~lora_mm.models.families.find_family`.
         weights: whether to load the weights. If not, the model is made from its configuration: its tensors have shapes
             but no data (device ``meta``), and the base has no fingerprint.
 
     Raises:
-        InputError: the base cannot be loaded, or its family is unknown; says what works instead.
+        InputError: the base cannot be loaded, or the description does not fit it; says what works instead.
     """
     config = load_base_config(name, revision)
-    if anatomy is not None:
-        register_family(config.model_type, **anatomy)
-    try:
-        find_anatomy(config)
-    except InputError as error:
-        first, *rest = error.faults
-        raise InputError(f"base.model: '{name}' cannot be adapted. {first}", *rest) from None
     _check_attention(name, attention or config._attn_implementation)
     dtype = resolve_dtype(dtype)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention:
         options["attn_implementation"] = attention
-    quantized = make_quantization_config(quantization, dtype, config, full_precision)
+    model = make_model_without_data(name, config, options)
+    parts = get_anatomy(model, anatomy).parts  # before weights of many gigabytes are read
+    quantized = make_quantization_config(quantization, dtype, parts, full_precision)
     if weights:
         model = _load_model(name, revision, quantized, options)
-    else:
-        with _explain_failure(name):
-            model = _make_model_without_data(config, quantized, options)
-    processor = load_base_processor(name, config, revision)
+        get_anatomy(model, anatomy)
+    elif quantized is not None:
+        with torch.device("meta"):
+            quantize_without_data(model, quantized)
+    processor = load_base_processor(name, config, revision, anatomy)
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config lacks it
         model.config.image_token_id = image_token_id
@@ -161,14 +158,19 @@ def _check_loaded_tensors(name: str, info: Mapping[str, Any]) -> None:
         warnings.warn(f"base '{name}': {len(unused):,} tensors are not used, such as {unused[0]}.", stacklevel=4)
 
 
-def _make_model_without_data(
-    config: PretrainedConfig, quantized: BitsAndBytesConfig | None, options: Mapping[str, Any]
-) -> Any:
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, **TRUSTED_ONLY, **options)
-        if quantized is not None:
-            quantize_without_data(model, quantized)
-    return model
+def make_model_without_data(name: str, config: PretrainedConfig, options: Mapping[str, Any]) -> Any:
+    """Make the model of a configuration without weights: its tensors have shapes but no data (device ``meta``).
+
+    Args:
+        name: of the base, for messages.
+        config: the configuration; it is not changed.
+        options: arguments of transformers' ``from_config``.
+
+    Raises:
+        InputError: transformers cannot make it.
+    """
+    with _explain_failure(name), torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(copy.deepcopy(config), **TRUSTED_ONLY, **options)
 
 
 def load_base_config(name: str, revision: str | None = None) -> PretrainedConfig:
@@ -191,19 +193,22 @@ def load_base_config(name: str, revision: str | None = None) -> PretrainedConfig
         )
 
 
-def load_base_processor(name: str, config: PretrainedConfig, revision: str | None = None) -> Any:
+def load_base_processor(
+    name: str, config: PretrainedConfig, revision: str | None = None, anatomy: ModelDescription | None = None
+) -> Any:
     """Load the processor of a base.
 
     Args:
         name: Hub id, folder, or ``pocket``.
         config: of the base, by :func:`load_base_config`.
         revision: branch, tag or commit on the Hub.
+        anatomy: the user's description of the model.
 
     Raises:
         InputError: it cannot be loaded, or needs a package that is not installed.
     """
     with _explain_failure(name):
-        return load_processor(get_source(name), config, revision)
+        return load_processor(get_source(name), config, revision, anatomy)
 
 
 @contextmanager

@@ -1,15 +1,14 @@
 """The precision of a base: dtypes, and quantisation by bitsandbytes. Knows no adapters; reads no files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers import BitsAndBytesConfig
 
 from lora_mm.errors import InputError
 from lora_mm.hub_access import root_cause
-from lora_mm.models.anatomy import find_anatomy
 from lora_mm.models.families import PARTS
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -63,14 +62,14 @@ def check_quantization(quantization: Quantization) -> None:
 
 
 def make_quantization_config(
-    quantization: Quantization, dtype: Dtype, config: PretrainedConfig, full_precision: Sequence[str]
+    quantization: Quantization, dtype: Dtype, parts: Mapping[str, Sequence[str]], full_precision: Sequence[str]
 ) -> BitsAndBytesConfig | None:
     """Make transformers' config of the quantisation; None for ``none``.
 
     Args:
         quantization: ``nf4`` (4 bits, double quantisation), ``int8``, or ``none``.
         dtype: of the products with 4-bit weights.
-        config: of the base.
+        parts: part of the base → path prefixes of its modules.
         full_precision: parts that are not quantised.
 
     Raises:
@@ -79,7 +78,6 @@ def make_quantization_config(
     if quantization == "none":
         return None
     check_quantization(quantization)
-    parts = find_anatomy(config).parts
     unknown = [part for part in full_precision if part not in PARTS]
     if unknown:
         raise InputError(f"base.full_precision: unknown part {unknown[0]!r}; the model has: {', '.join(parts)}.")

@@ -6,16 +6,20 @@ from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig
 from transformers.utils import is_torchvision_available
 
 from lora_mm.models.base_files import TRUSTED_ONLY
-from lora_mm.models.families import FAMILIES
+from lora_mm.models.description import ModelDescription
+from lora_mm.models.families import find_family
 
 
-def load_processor(source: str, config: PretrainedConfig, revision: str | None = None) -> Any:
+def load_processor(
+    source: str, config: PretrainedConfig, revision: str | None = None, description: ModelDescription | None = None
+) -> Any:
     """Load the processor of a base, with its family's chat template where the checkpoint has none.
 
     Args:
         source: Hub id or folder.
         config: of the base.
         revision: branch, tag or commit on the Hub.
+        description: the user's description of the model, which can name a family to be like.
     """
     kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
@@ -23,9 +27,8 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
     else:
         kind = AutoProcessor
     processor = kind.from_pretrained(source, revision=revision, **TRUSTED_ONLY)
-    row = FAMILIES.get(config.model_type)
-    if row is not None and not getattr(processor, "chat_template", None):
-        processor.chat_template = row.template
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = find_family(config.model_type, description).template
     return processor
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lora_mm.errors import suggest_name
 from lora_mm.models.picture_fit import Fit
 from lora_mm.recipe.columns import COLUMNS
-from lora_mm.recipe.section import Section
+from lora_mm.section import Section
 
 MAX_SEED = 2**32 - 1
 """The largest random seed that NumPy's generators of all kinds take."""

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from lora_mm.adapters.placement import Placement
 from lora_mm.recipe.base_section import BaseSection
 from lora_mm.recipe.data_section import MAX_COUNT, MAX_SEED, DataSection
-from lora_mm.recipe.section import Section
+from lora_mm.section import Section
 from lora_mm.yaml_text import to_yaml
 
 Logger = Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab", "clearml", "dvclive"]

@@ -495,8 +495,8 @@ def test_parts_alone_can_train() -> None:
     assert all(".multi_modal_projector.modules_to_save." in path for path in trained(model))
 
 
-def test_a_model_of_an_unknown_family_is_refused() -> None:
-    with pytest.raises(InputError, match="No anatomy for models of type 'Linear'"):
+def test_what_is_no_model_of_transformers_is_refused() -> None:
+    with pytest.raises(InputError, match="A Linear is not a model of transformers"):
         lora_mm.attach(nn.Linear(2, 2), "mma")
 
 

@@ -120,7 +120,7 @@ def test_starts_as_the_base_bitwise_and_gradients_reach_every_tensor(family: str
     assert {path.removeprefix("base_model.model.") for path in routed} == {
         path
         for role in next(iter(model.peft_config.values())).placements[0].roles
-        if role in get_anatomy(model.get_base_model()).stack(part).roles
+        if role in get_anatomy(model.get_base_model()).stack(part).known_roles
         for path in find_role_modules(family_model(family), part, role)
     }
     assert torch.equal(logits(model, batch), base_logits(family))
@@ -294,7 +294,7 @@ def test_all_experts_at_once_are_the_dense_mixture(family: str) -> None:
     experts, rank = 3, 2
     model = adapted(family, [{"method": "moe_lora", "experts": experts, "top_k": experts, "rank": rank}])
     base = family_model(family)
-    roles = [role for role in ("gate", "up", "gate_up", "down") if role in get_anatomy(base).language.roles]
+    roles = [role for role in ("gate", "up", "gate_up", "down") if role in get_anatomy(base).language.known_roles]
     paths = {role: find_role_modules(base, "language", role)[-1] for role in roles}
     layer = find_layers(base, "language")[-1]
     seen: dict[str, Tensor] = {}

@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers as hf
 
-from lora_mm.models.families import FAMILIES
+import lora_mm
+from lora_mm.models.anatomy import get_anatomy
 from tests.cli.conftest import Cli
 from tests.helpers.bases import PROCESSORS, make_family_base
 from tests.helpers.families import IMAGE, TEXT, VISION
@@ -57,7 +58,7 @@ def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
         (
             "fuyu",
             [{"method": "mma", "part": "vision"}],
-            ["fuyu has no vision tower; place the adapter in part 'language'"],
+            ["mma on vision cannot be used on 'fuyu' models: it has no vision tower. Place it on language."],
         ),
         (
             "llava",
@@ -114,28 +115,43 @@ def make_vipllava(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("families")
-def test_a_type_without_a_row_trains_with_an_anatomy_in_the_recipe(finetune: Call, cli: Cli, tmp_path: Path) -> None:
+def test_a_type_without_a_row_trains_merges_and_says_what_it_does_not_know(
+    finetune: Call, cli: Cli, tmp_path: Path
+) -> None:
     base = make_vipllava(tmp_path / "base")
-    adapters = ["mma", {"method": "mma", "part": "vision"}]
-    code, _, err = finetune(base, adapters)
-    assert code == 2
-    assert "No anatomy for models of type 'vipllava'; known types: llava, " in err
-    assert "Did you mean 'llava'?" in err
-    assert "base.anatomy={like: TYPE}" in err
-    code, out, err = finetune(base, adapters, **{"base.anatomy": {"like": "llava"}, "train": ["connector"]})
+    adapters = ["lora", {"method": "lora", "part": "vision"}]
+    code, out, err = finetune(base, adapters, train=["connector"])
     assert code == 0, err
     assert "2 steps" in out
-    del FAMILIES["vipllava"]  # as in another process: the adapter's recipe describes it
+    code, out, err = cli("merge", tmp_path / "run", "--output", tmp_path / "merged")
+    assert code == 0, err
+    code, _, err = finetune(
+        base, [{"method": "crop_lora", "experts": 2}], **{"data.slicing": {"rows": 1, "columns": 2}}
+    )
+    assert code == 2
+    assert "it is not known whether 'vipllava' bases slice pictures" in err
+    assert "--set base.anatomy.crops=none" in err
+
+
+def test_a_described_base_is_loaded_as_the_adapters_card_says(finetune: Call, cli: Cli, tmp_path: Path) -> None:
+    base = make_vipllava(tmp_path / "base")
+    crops = {"method": "crop_lora", "experts": 2}
+    code, _, err = finetune(
+        base, [crops], **{"base.anatomy": {"crops": "none"}, "data.slicing": {"rows": 1, "columns": 2}}
+    )
+    assert code == 0, err
+    said = json.loads((tmp_path / "run" / "adapter_config.json").read_text())["anatomy"]
+    assert said == {"crops": "none"}
+    model = lora_mm.load(str(base), tmp_path / "run")
+    assert get_anatomy(model.get_base_model()).family.crops == "none"
     code, out, err = cli("evaluate", tmp_path / "run", "--json")
     assert code == 0, err
     saved = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert json.loads(out)["scores"]["adapter"] == saved["scores"]["adapter"]
 
 
-@pytest.mark.usefixtures("families")
 def test_an_anatomy_that_does_not_fit_names_the_missing_module(finetune: Call, tmp_path: Path) -> None:
     base = make_vipllava(tmp_path / "base")
-    code, _, err = finetune(base, ["mma"], **{"base.anatomy": {"like": "idefics2"}})
+    code, _, err = finetune(base, ["mma"], **{"base.anatomy": {"language": {"layers": ["model.text_model.layers"]}}})
     assert code == 2, err
-    assert "This vipllava model has no 'model.text_model.layers'" in err
+    assert "this vipllava model has no 'model.text_model.layers', its language layers" in err

@@ -56,7 +56,7 @@ def settings(family: str, base: Path, world: Path) -> list[str]:
         )
         if row.crops == "none":
             more["data.slicing"] = {"rows": 2, "columns": 2}
-    elif row.vision is not None:
+    elif row.tower:
         adapters.append({"method": "mma", "part": "vision", "rank": 4})
     chosen = {
         "base.model": str(base),

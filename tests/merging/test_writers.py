@@ -35,8 +35,7 @@ def adapted(folder: Path, *, bias: bool = False, train: tuple[str, ...] = ("conn
     """MMA in every part that takes it, perturbed, and the connector trained whole."""
     base = load_base(str(folder))
     torch.manual_seed(0)
-    row = FAMILIES[base.model.config.model_type]
-    parts = ["language", *(["vision"] if row.vision else [])]
+    parts = ["language", *(["vision"] if FAMILIES[base.model.config.model_type].tower else [])]
     items = [{"method": "mma", "at": "block", "part": part, "rank": 4, "bias": bias, "dropout": 0} for part in parts]
     model = lora_mm.attach(base.model, items, train=train).eval()
     perturb(model, size=0.1)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
-from lora_mm.models.anatomy import find_anatomy
+from lora_mm.models.families import find_family
 from lora_mm.models.fitting import AS_IS, Fitter, make_fitter, make_fitting_processor
 from lora_mm.models.loading import load_base_config, load_base_processor
 from lora_mm.models.picture_fit import Fit, describe_fit
@@ -72,8 +72,8 @@ def test_a_processor_without_a_mean_pads_in_black(processor: Any) -> None:
 def test_the_ends_of_a_picture_reach_the_model_unless_they_are_said_to_be_cut_off(family: str, tmp_path: Path) -> None:
     folder = str(make_family_base(tmp_path / family, family))
     config = load_base_config(folder)
-    processor, anatomy = load_base_processor(folder, config), find_anatomy(config)
-    one_view = anatomy.crops == "none" and not anatomy.packed
+    processor, facts = load_base_processor(folder, config), find_family(config.model_type)
+    one_view = facts.crops == "none" and not facts.packed
 
     def encode(picture: Image.Image) -> Tensor:
         encoded = processor.image_processor([picture], return_tensors="pt")

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 import lora_mm
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import find_part, find_role_modules, get_placeholder_ids
+from lora_mm.models.anatomy import find_part, find_role_modules, get_anatomy, get_placeholder_ids
 from lora_mm.models.base_files import compute_fingerprint
+from lora_mm.models.description import ModelDescription
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import Base, load_base
@@ -21,6 +23,7 @@ from lora_mm.models.memory import measure_memory
 from lora_mm.models.precision import make_quantization_config
 from tests.helpers import tiny
 from tests.helpers.bases import make_family_base
+from tests.helpers.families import family_model
 
 try:
     import bitsandbytes
@@ -182,21 +185,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_base(str(tmp_path))
 
 
-def test_a_family_without_anatomy_is_refused_before_weights_are_read(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_next_video"}))
-    message = r"base.model: '.*' cannot be adapted. No anatomy for models of type 'llava_next_video'.* 'llava_next'\?"
-    with pytest.raises(InputError, match=message):
-        load_base(str(tmp_path))
-
-
 def test_parts_that_are_not_quantised_are_those_that_the_family_has() -> None:
-    from transformers import FuyuConfig, Qwen2VLConfig
-
-    parts = ("vision", "connector", "head")
-    fuyu = make_quantization_config("nf4", "float32", FuyuConfig(), parts)
-    assert fuyu.llm_int8_skip_modules == ["model.vision_embed_tokens", "lm_head"]
-    qwen = make_quantization_config("int8", "float32", Qwen2VLConfig(), parts)
-    assert qwen.llm_int8_skip_modules == ["model.visual", "model.visual.merger", "lm_head"]
+    fuyu, qwen = (get_anatomy(family_model(name)).parts for name in ("fuyu", "qwen2_vl"))
+    skipped = ("vision", "connector", "head")
+    made = make_quantization_config("nf4", "float32", fuyu, skipped)
+    assert made.llm_int8_skip_modules == ["model.vision_embed_tokens", "lm_head"]
+    made = make_quantization_config("int8", "float32", qwen, skipped)
+    assert made.llm_int8_skip_modules == ["model.visual", "model.visual.merger", "lm_head"]
 
 
 @pytest.mark.parametrize("spoil", ["cut", "gone", "config"])
@@ -239,33 +234,52 @@ def test_where_the_config_does_not_tell_the_pictures_token_the_processor_does(tm
     assert get_placeholder_ids(base.model) == {"image": base.processor.image_token_id} == {"image": 3}
 
 
-# --- a type that is not known ----------------------------------------------------------------------------------------
+# --- a type that is not known, and descriptions ----------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("families")
-def test_a_type_without_a_row_is_described_by_likeness(base_folder: Path) -> None:
-    row = FAMILIES.pop("llava")
-    with pytest.raises(InputError, match=r"describe this one in the recipe: base.anatomy="):
-        load_base(str(base_folder))
-    base = load_base(str(base_folder), anatomy={"like": "llava_next", "crops": "none"})
-    assert FAMILIES["llava"].language == row.language
-    assert FAMILIES["llava"].crops == "none"
-    assert len(find_role_modules(base.model, "vision", "q")) == 2
+def test_of_a_type_without_a_row_the_parts_are_found(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = get_anatomy(load_base(str(base_folder)).model)
+    monkeypatch.delitem(FAMILIES, "llava")
+    found = get_anatomy(load_base(str(base_folder)).model)
+    assert (found.parts, found.language, found.vision) == (known.parts, known.language, known.vision)
+    assert found.family.crops == "unknown"
 
 
-@pytest.mark.usefixtures("families")
-def test_a_type_without_a_row_is_described_whole(base_folder: Path) -> None:
-    del FAMILIES["llava"]
-    with pytest.raises(InputError, match="without `like`, language, parts, placeholders must be described"):
-        load_base(str(base_folder), anatomy={"packed": True})
-    said = {
-        "language": {"layers": ["model.language_model.layers"], "roles": {"q": "self_attn.q_proj"}},
-        "parts": {"language": ["model.language_model"], "vision": ["model.vision_tower"]},
-        "placeholders": {"image": "image_token_id"},
-    }
-    base = load_base(str(base_folder), anatomy=said)
-    assert find_role_modules(base.model, "language", "q") == [
-        f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)
-    ]
-    with pytest.raises(InputError, match="no vision tower"):
-        find_role_modules(base.model, "vision", "q")
+def test_a_type_without_a_row_is_described_by_likeness(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FAMILIES, "llava")
+    said = ModelDescription(like="llava_next", crops="none")
+    anatomy = get_anatomy(load_base(str(base_folder), anatomy=said).model)
+    assert anatomy.family.crops == "none"
+    assert anatomy.family.placeholders == FAMILIES["llava_next"].placeholders
+    with pytest.raises(InputError, match=r"no family 'llava' to be like; known: llava_next.* Did you mean"):
+        load_base(str(base_folder), anatomy=ModelDescription(like="llava"))
+
+
+def test_what_is_described_is_kept_and_the_rest_is_found(base_folder: Path) -> None:
+    """Also the rule that the last layer of the tower is not read."""
+    known = get_anatomy(load_base(str(base_folder)).model)
+    said = ModelDescription.model_validate({"vision": {"layers": ["model.vision_tower.encoder.layers"]}})
+    anatomy = get_anatomy(load_base(str(base_folder), anatomy=said).model)
+    assert (anatomy.parts, anatomy.language, anatomy.vision) == (known.parts, known.language, known.vision)
+    assert anatomy.description is said
+    said = ModelDescription.model_validate({"language": {"roles": {"q": "self_attn.k_proj"}}})
+    model = load_base(str(base_folder), anatomy=said).model
+    assert find_role_modules(model, "language", "q") == find_role_modules(model, "language", "k")
+    assert find_role_modules(model, "vision", "q") == [roles["q"] for roles in known.vision.roles]
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (
+            {"vision": {"layers": ["model.tower.layers"]}},
+            "this llava model has no 'model.tower.layers', its vision layers",
+        ),
+        ({"language": {"roles": {"q": "attn.wq"}}}, "no language layer of this llava model has q: attn.wq"),
+    ],
+)
+def test_a_description_that_does_not_fit_names_what_is_missing(
+    base_folder: Path, said: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(InputError, match=f"base.anatomy: {fault}"):
+        load_base(str(base_folder), anatomy=ModelDescription.model_validate(said))

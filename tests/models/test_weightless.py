@@ -38,7 +38,6 @@ def batch_of(family: str) -> dict[str, Tensor]:
     return {**batch, "labels": labels}
 
 
-@pytest.mark.usefixtures("families")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_step_without_weights_takes_what_the_step_takes(family: str, checkpointing: bool) -> None:

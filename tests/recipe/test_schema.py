@@ -16,7 +16,7 @@ from lora_mm.adapters.placement import Placement
 from lora_mm.recipe import base_section, data_section, sections
 from lora_mm.recipe.load import recipe_file, recipe_names
 from lora_mm.recipe.schema import file_schema
-from lora_mm.recipe.section import Section
+from lora_mm.section import Section
 
 
 @pytest.mark.parametrize("name", recipe_names())

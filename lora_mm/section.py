@@ -1,4 +1,4 @@
-"""The base class of all recipe sections. Knows no keys."""
+"""The base class of the sections of recipes and descriptions. Knows no keys."""
 
 from typing import Any
 
