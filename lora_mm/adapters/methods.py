@@ -10,7 +10,7 @@ from typing import Literal
 Router = Literal["modality", "visual", "crop", "token"]
 
 _QKV = ("q", "k", "v", "qkv")
-_ATTENTION = (*_QKV, "attn_gate", "o")
+_ATTENTION = (*_QKV, "q_latent", "q_heads", "kv_latent", "kv_heads", "attn_gate", "o")
 _FEED_FORWARD = ("gate", "up", "gate_up", "down")
 _SHARED_EXPERT = ("shared_gate", "shared_up", "shared_down")
 _LINEAR = {

@@ -37,7 +37,8 @@ def plan(
         estimate = run(loaded)
     fits = estimate.estimate_memory(estimate.options[0]) <= memory
     console.print(f"{estimate.steps:,} steps on {estimate.examples:,} examples.")
-    console.print(make_memory_table(estimate), make_options_table(estimate, memory, tflops * 1e12), sep="\n")
+    tables = make_memory_table(estimate), make_options_table(estimate, memory, tflops * 1e12)
+    console.print(*tables, *([estimate.quantization] if estimate.quantization else []), sep="\n")
     console.print(f"Hours at {tflops:g} TFLOP/s, without scoring.")
     console.print(format_verdict(estimate, memory), soft_wrap=True)
     if as_json:

@@ -20,7 +20,7 @@ from lora_mm.data.splits import load_train_and_test
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.jobs.session import check_sources, load_recipe_base, make_base_collator
 from lora_mm.models.loading import Base
-from lora_mm.models.memory import measure_memory
+from lora_mm.models.memory import describe_quantization, measure_memory
 from lora_mm.recipe.sections import Recipe, TrainingSection
 from lora_mm.training.memory import CannotEstimateError, StepUsage, measure_step
 from lora_mm.training.order import ORDERS
@@ -61,6 +61,7 @@ class RunPlan:
 
     Attributes:
         parts: part → bytes of its weights, including adapters.
+        quantization: which share of the base is quantised, in words; None if it is not.
         trained: number of parameters that train.
         optimizer: bytes of AdamW's states.
         examples: number of training examples.
@@ -71,6 +72,7 @@ class RunPlan:
     """
 
     parts: dict[str, int]
+    quantization: str | None
     trained: int
     optimizer: int
     examples: int
@@ -202,6 +204,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
     batch = list(islice(cycle(order), settings.per_device_train_batch_size))
     return RunPlan(
         parts=trial.parts,
+        quantization=describe_quantization(trial.model),
         trained=sum(parameter.numel() for parameter in trial.model.parameters() if parameter.requires_grad),
         optimizer=largest.optimizer,
         examples=len(prepared.examples),
@@ -229,9 +232,11 @@ def format_estimate(recipe: Recipe, collator: Collator, prepared: PreparedExampl
         usage, _ = trial.measure_largest()
     except CannotEstimateError as error:
         return f"Cannot estimate memory: {error}"
+    quantization = describe_quantization(trial.model)
     needed = sum(trial.parts.values()) + usage.optimizer + usage.peak + (CUDA_OVERHEAD if gpu else 0)
     line = f"Training needs about {needed / GIB:.1f} of {memory / GIB:.1f} GiB"
-    return f"{line}." if needed <= memory else f"Warning: {line}. `lora-mm plan` shows settings that need less."
+    line = f"{line}." if needed <= memory else f"Warning: {line}. `lora-mm plan` shows settings that need less."
+    return line if quantization is None else f"{quantization}\n{line}"
 
 
 class _Trial:

@@ -34,12 +34,17 @@ ROLE_PATHS: Mapping[str, tuple[str, ...]] = {
         *("pre_feedforward_layernorm", "post_attention_layernorm", "layer_norm2", "norm2", "layernorm_after"),
         *("final_layer_norm", "ffn_norm", "rms_norm2"),
     ),
-    "q": _inside(_ATTENTIONS, "q_proj"),
-    "k": _inside(_ATTENTIONS, "k_proj"),
-    "v": _inside(_ATTENTIONS, "v_proj"),
+    "q": _inside(_ATTENTIONS, "q_proj", "q"),
+    "k": _inside(_ATTENTIONS, "k_proj", "k"),
+    "v": _inside(_ATTENTIONS, "v_proj", "v"),
+    # multi-head latent attention (DeepSeek-V2): down to a latent state, and up to the heads
+    "q_latent": _inside(_ATTENTIONS, "q_a_proj"),
+    "q_heads": _inside(_ATTENTIONS, "q_b_proj"),
+    "kv_latent": _inside(_ATTENTIONS, "kv_a_proj_with_mqa"),
+    "kv_heads": _inside(_ATTENTIONS, "kv_b_proj"),
     "qkv": _inside(_ATTENTIONS, "qkv", "qkv_proj", "query_key_value", "in_proj_qkv", "in_proj"),
     "o": _inside(_ATTENTIONS, "o_proj", "out_proj", "proj", "projection", "projection_layer", "dense"),
-    "attn_gate": _inside(_ATTENTIONS, "gate_proj", "in_proj_z"),
+    "attn_gate": _inside(_ATTENTIONS, "gate_proj", "g_proj", "in_proj_z"),
     "decay": ("linear_attn.in_proj_a",),
     "beta": ("linear_attn.in_proj_b",),
     "gate": _inside(_FEED_FORWARDS, *_GATE),
@@ -50,6 +55,7 @@ ROLE_PATHS: Mapping[str, tuple[str, ...]] = {
     "shared_gate": _inside(_SHARED_EXPERTS, *_GATE),
     "shared_up": _inside(_SHARED_EXPERTS, *_UP),
     "shared_down": _inside(_SHARED_EXPERTS, *_DOWN),
+    "shared_weight": _inside(_FEED_FORWARDS, "shared_expert_gate"),
     "router": (*_inside(_FEED_FORWARDS, "gate", "router"), "router"),
     "experts": (*_inside(_FEED_FORWARDS, "experts"), "experts"),
 }
@@ -59,8 +65,8 @@ _FEEDS_THE_SUM = {"post_attention_layernorm": "post_feedforward_layernorm"}
 """Norm that feeds the feed-forward, unless the layer has this other norm too: then both norms feed the residual sum."""
 
 NORM_READERS: Mapping[str, tuple[str, ...]] = {
-    "attn_norm": ("q", "k", "v", "qkv", "attn_gate", "decay", "beta"),
-    "ffn_norm": ("gate", "up", "gate_up", "shared_gate", "shared_up", "router", "experts"),
+    "attn_norm": ("q", "k", "v", "qkv", "q_latent", "kv_latent", "attn_gate", "decay", "beta"),
+    "ffn_norm": ("gate", "up", "gate_up", "shared_gate", "shared_up", "shared_weight", "router", "experts"),
 }
 """Role of a norm → roles of the modules that read its output. A layer without an ``ffn_norm`` runs attention and
 feed-forward side by side, and its ``attn_norm`` feeds both."""

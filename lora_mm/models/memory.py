@@ -18,8 +18,7 @@ def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     root: nn.Module = model if get_base_model is None else get_base_model()
     for name, parameter in root.named_parameters():
         part = find_part(root, name)
-        state = getattr(parameter, "quant_state", None)
-        count = parameter.numel() if state is None else state.shape.numel()
+        state, count = getattr(parameter, "quant_state", None), _count_weights(parameter)
         if ".original_module." in name:
             count = 0
         total, trainable, size = table.get(part, (0, 0, 0))
@@ -29,6 +28,39 @@ def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
             size + sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *_list_scales(state))),
         )
     return table
+
+
+def describe_quantization(model: nn.Module) -> str | None:
+    """Say which share of a quantised base's weights is in 4 or 8 bits; None for a base that is not quantised.
+
+    Parts in full precision are not in it, nor parameters outside linear layers, such as the experts of a mixture.
+
+    Args:
+        model: the base, with or without adapters.
+    """
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    root: Any = model if get_base_model is None else get_base_model()
+    bits = 4 if getattr(root, "is_loaded_in_4bit", False) else 8 if getattr(root, "is_loaded_in_8bit", False) else None
+    if bits is None:
+        return None
+    whole = {name: parameter for name, parameter in root.named_parameters() if not parameter.requires_grad}
+    sizes = {name: _count_weights(parameter) for name, parameter in whole.items()}
+    share = sum(sizes[name] for name, parameter in whole.items() if not parameter.is_floating_point()) / sum(
+        sizes.values()
+    )
+    line = f"{share:.0%} of the base's weights are in {bits} bits"
+    if share >= 0.5:
+        return f"{line}."
+    largest = max(
+        (name for name, parameter in whole.items() if parameter.is_floating_point()), key=lambda name: sizes[name]
+    )
+    return f"Warning: only {line}; {largest} is the largest tensor in full precision."
+
+
+def _count_weights(parameter: torch.Tensor) -> int:
+    """Number of weights in a tensor; of those that it encodes, if it is in 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if state is None else state.shape.numel())
 
 
 def _list_scales(state: Any) -> list[torch.Tensor]:

@@ -355,7 +355,7 @@ def test_text_alone_does_not_meet_the_visual_expert(family: str) -> None:
 
 
 def test_a_family_without_a_tower_is_told_so() -> None:
-    with pytest.raises(InputError, match="fuyu has no vision tower"):
+    with pytest.raises(InputError, match=r"it has no vision tower\. Place it on language"):
         lora_mm.attach(family_model("fuyu"), [PLACEMENTS["mma vision attn"]])
 
 

@@ -119,18 +119,16 @@ def test_a_type_without_a_row_trains_merges_and_says_what_it_does_not_know(
     finetune: Call, cli: Cli, tmp_path: Path
 ) -> None:
     base = make_vipllava(tmp_path / "base")
-    adapters = ["lora", {"method": "lora", "part": "vision"}]
-    code, out, err = finetune(base, adapters, train=["connector"])
+    crops = [{"method": "crop_lora", "experts": 2}]
+    code, _, err = finetune(base, crops, **{"data.slicing": {"rows": 1, "columns": 2}})
+    assert code == 2
+    assert "it is not known whether 'vipllava' bases slice pictures" in err
+    assert "--set base.anatomy.crops=none" in err
+    code, out, err = finetune(base, ["lora", {"method": "lora", "part": "vision"}], train=["connector"])
     assert code == 0, err
     assert "2 steps" in out
     code, out, err = cli("merge", tmp_path / "run", "--output", tmp_path / "merged")
     assert code == 0, err
-    code, _, err = finetune(
-        base, [{"method": "crop_lora", "experts": 2}], **{"data.slicing": {"rows": 1, "columns": 2}}
-    )
-    assert code == 2
-    assert "it is not known whether 'vipllava' bases slice pictures" in err
-    assert "--set base.anatomy.crops=none" in err
 
 
 def test_a_described_base_is_loaded_as_the_adapters_card_says(finetune: Call, cli: Cli, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def make_plan(*steps: float) -> RunPlan:
     options = tuple(
         BatchOption(8 // (n + 1), n + 1, n > 0, int(size * GIB), 1e15 * (n + 1)) for n, size in enumerate(steps)
     )
-    return RunPlan({"language": 4 * GIB}, 1000, GIB, 10, 10, 100, 1, options)
+    return RunPlan({"language": 4 * GIB}, None, 1000, GIB, 10, 10, 100, 1, options)
 
 
 def test_the_verdict_names_an_option_that_fits() -> None:

@@ -1,6 +1,7 @@
 """Quantised bases: how they are quantised, every method trained on one, and bitsandbytes that is not to be had."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
-from lora_mm.models.memory import format_memory, measure_memory
+from lora_mm.models.memory import describe_quantization, format_memory, measure_memory
 from tests.adapters.test_routers import sliced_batch
 from tests.helpers import tiny
 
@@ -156,3 +157,21 @@ def test_without_bitsandbytes_it_is_told_before_anything_is_loaded(
     first, second = done.stderr.splitlines()
     assert first.startswith("base.quantization: nf4 needs bitsandbytes, which does not work here: ")
     assert second.endswith("or run with `--set base.quantization=none`.")
+
+
+@quantised
+def test_the_share_in_4_bits_is_told_and_warned_of_under_a_half(base_folder: Path) -> None:
+    assert describe_quantization(load_base(str(base_folder)).model) is None
+    base = load_base(str(base_folder), quantization="nf4", full_precision=())
+    line = str(describe_quantization(base.model))
+    assert line.endswith(" of the base's weights are in 4 bits.")
+    table = measure_memory(base.model)
+    linear = [module for module in base.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    inside = sum(module.weight.quant_state.shape.numel() for module in linear)
+    assert line.startswith(f"{inside / sum(total for total, *_ in table.values()):.0%} ")
+    for weights in (True, False):
+        base = load_base(str(base_folder), quantization="nf4", full_precision=("vision", "language"), weights=weights)
+        line = str(describe_quantization(base.model))
+        assert re.match(
+            r"Warning: only \d+% of the base's weights are in 4 bits; model\.\S+ is the largest tensor", line
+        )
