@@ -43,8 +43,12 @@ def find_obstacle(method_name: str, family: Family, part: str | None = None) -> 
     method = METHODS[method_name]
     if part is not None and part not in method.parts:
         return f"{method_name} can be placed on {' or '.join(method.parts)} only"
-    if not family.tower and set((part,) if part else method.parts) == {"vision"}:
+    parts = (part,) if part else method.parts
+    if not family.tower and set(parts) == {"vision"}:
         return "it has no vision tower"
+    roles = {role for site in method.sites.values() for role in site}
+    if all(name in family.lacking and roles <= set(family.lacking[name]) for name in parts):
+        return f"its {parts[0]} layers have none of {', '.join(sorted(roles))}"
     obstacles = _ROUTER_OBSTACLES.get(method.router or "", ())
     return next((reason for lacks, reason in obstacles if lacks(family)), None)
 

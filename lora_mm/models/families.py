@@ -39,6 +39,7 @@ class Family:
         framed: whether marker tokens enclose the placeholders of each picture, so that each crop that our slicer makes
             is a separate run of placeholders. All pictures of a sample are then sliced, or none.
         packed: whether several pictures or tiles share one row of the tower, so that no row is a picture or a crop.
+        lacking: part → roles that its layers lack, of those that a method needs.
         template: chat template for checkpoints without one.
         generates_inside: path of the inner model that generates, if generation does not call the forward of the whole
             model; None if it does.
@@ -55,6 +56,7 @@ class Family:
     crops: Crops = "none"
     framed: bool = False
     packed: bool = False
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     template: str | None = None
     generates_inside: str | None = None
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -110,9 +112,14 @@ _PICTURES_FIRST = _make_plain_template("PICTURES{{ bos_token }}", "\n")
 _QWEN = Family(_IMAGE_AND_VIDEO, packed=True)
 # The frames of a video use image placeholders between these marks; video_token_id never reaches the model.
 _GLM = Family({"image": "image_token_id", "video": "video_start_token_id"}, packed=True)
+# The tower reads pictures of any size one after the other, in one row.
+_PIXTRAL = Family(_IMAGE, packed=True)
 # split_images: tiles by rows, then the global image. The frames of a video use image placeholders.
 _IDEFICS3 = Family(_IMAGE, crops="overview_last")
 _BLIP = Family(_IMAGE, template=_PICTURES_FIRST, generates_inside="language_model")
+
+_FEED_FORWARD = ("gate", "up", "gate_up", "down")
+"""What the layers lack whose feed-forward is a mixture of experts."""
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(_IMAGE),
@@ -153,6 +160,29 @@ FAMILIES: dict[str, Family] = {
     # A row of the tower is a picture: its tiles, up to max_num_tiles, in sequence. There is no overview. The states of
     # some layers are read too (intermediate_layers_indices); all layers are read at the end.
     "mllama": Family(_IMAGE, visual_tokens=False, packed=True),
+    "vipllava": Family(_IMAGE),
+    "qwen3_5": _QWEN,
+    "qwen3_5_moe": replace(_QWEN, lacking={"language": _FEED_FORWARD}),
+    "qwen3_vl_moe": replace(_QWEN, lacking={"language": _FEED_FORWARD}),
+    "glm46v": _GLM,
+    "glm_ocr": _GLM,
+    "exaone4_5": replace(_PIXTRAL, lacking={"language": ("attn_norm", "ffn_norm")}),
+    "paddleocr_vl": _PIXTRAL,
+    "video_llama_3": _PIXTRAL,
+    "mistral3": _PIXTRAL,
+    "lighton_ocr": _PIXTRAL,
+    "muse_glimmer": _PIXTRAL,
+    "minicpmv4_6": _PIXTRAL,
+    # crop_to_patches: the tiles, then the thumbnail.
+    "aya_vision": Family(_IMAGE, crops="overview_last"),
+    "qianfan_ocr": Family(_IMAGE, crops="overview_last"),
+    # These cut pictures too; where the overview stands is not tested.
+    "cohere2_vision": Family(_IMAGE, crops="unknown"),
+    "ovis2": Family(_IMAGE, crops="unknown"),
+    "lfm2_vl": Family(_IMAGE, crops="unknown"),
+    "got_ocr2": Family(_IMAGE),
+    "gemma4": Family(_IMAGE, framed=True),
+    "gemma4_unified": Family(_IMAGE, tower=False),
 }
 
 _UNKNOWN = Family(

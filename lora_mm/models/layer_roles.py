@@ -86,7 +86,7 @@ def find_roles(has: Callable[[str], bool]) -> dict[str, str]:
     for role, paths in ROLE_PATHS.items():
         found = next((path for path in paths if has(path)), None)
         if found is not None and not (found in _FEEDS_THE_SUM and has(_FEEDS_THE_SUM[found])):
-            roles[role] = found
+            roles[role] = f"{found}.linear" if has(f"{found}.linear") else found  # Gemma 4 clips around its layers
     return roles
 
 

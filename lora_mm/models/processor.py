@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig
+import transformers
+from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from lora_mm.models.base_files import TRUSTED_ONLY
@@ -21,7 +22,7 @@ def load_processor(
         revision: branch, tag or commit on the Hub.
         description: the user's description of the model, which can name a family to be like.
     """
-    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None) or _find_named_class(source, revision)
     if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
         kind = drop_video_processor(kind)
     else:
@@ -32,17 +33,32 @@ def load_processor(
     return processor
 
 
+def _find_named_class(source: str, revision: str | None) -> Any:
+    """Find the class that the processor's own config names; None if it names none of transformers."""
+    try:
+        settings, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
+    except OSError:  # many checkpoints have no such file
+        return None
+    return getattr(transformers, str(settings.get("processor_class")), None)
+
+
 def drop_video_processor(kind: Any) -> Any:
     """Make a processor class without its video processor, which is not used here and needs torchvision."""
 
-    class WithoutVideos(kind):
+    class IgnoresVideos(ProcessorMixin):  # stands between the class and its base, to which the class hands None
+        def __init__(self, *args: Any, video_processor: None = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    class WithoutVideos(kind, IgnoresVideos):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in kind.get_attributes() if name != "video_processor"]
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            return [*super()._get_arguments_from_pretrained(*args, **kwargs), None]  # the third is for videos
+            arguments: list[Any] = super()._get_arguments_from_pretrained(*args, **kwargs)
+            arguments.insert(kind.get_attributes().index("video_processor"), None)
+            return arguments
 
     WithoutVideos.__name__ = kind.__name__
     return WithoutVideos

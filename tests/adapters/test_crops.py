@@ -27,7 +27,8 @@ from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import make_family_base
-from tests.helpers.families import FAMILY, SIZE, family_model
+from tests.helpers.families import FAMILY, family_model
+from tests.helpers.family_inputs import SIZE
 from tests.helpers.fresh import Saved, logits_in_another_process
 from tests.helpers.tiny import perturb
 

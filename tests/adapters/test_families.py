@@ -19,17 +19,8 @@ from lora_mm.errors import InputError
 from lora_mm.models.anatomy import find_layers, find_role_modules, get_anatomy
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import move_batch
-from tests.helpers.families import (
-    FAMILY,
-    IMAGE,
-    IMAGE_START,
-    VIDEO,
-    VIDEO_START,
-    VOCABULARY,
-    Batch,
-    family_batch,
-    family_model,
-)
+from tests.helpers.families import FAMILY, family_batch, family_model
+from tests.helpers.family_inputs import IMAGE, IMAGE_START, VIDEO, VIDEO_START, VOCABULARY, Batch
 from tests.helpers.fresh import Saved, logits_in_another_process
 from tests.helpers.tiny import perturb
 

@@ -10,7 +10,8 @@ from lora_mm.errors import InputError
 from lora_mm.models.families import FAMILIES
 from tests.helpers.families import family_model
 
-PACKED = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "mllama"}
+NO_TOWER = {"fuyu", "gemma4_unified"}
+MIXTURES = {"qwen3_5_moe", "qwen3_vl_moe"}
 CROSS_ATTENTION = {"idefics", "mllama"}
 
 
@@ -19,8 +20,12 @@ def refused(method: str) -> set[str]:
 
 
 def test_methods_apply_where_a_family_has_what_they_read() -> None:
-    assert refused("mma") == refused("lora") == refused("moe_lora") == set()
-    assert refused("crop_lora") == PACKED | {"fuyu", "idefics"}
+    assert refused("mma") == refused("lora") == set()
+    assert refused("moe_lora") == MIXTURES
+    packed = {name for name, row in FAMILIES.items() if row.packed}
+    assert {"qwen2_vl", "glm4v", "mllama", "mistral3"} <= packed
+    unknown = {name for name, row in FAMILIES.items() if row.crops == "unknown"}
+    assert refused("crop_lora") == packed | NO_TOWER | unknown | {"idefics"}
     assert refused("visual_expert") == CROSS_ATTENTION
     assert all(set(list_methods(row)) == set(METHODS) for row in FAMILIES.values())
 

@@ -13,7 +13,7 @@ import lora_mm
 from lora_mm.models.anatomy import get_anatomy
 from tests.cli.conftest import Cli
 from tests.helpers.bases import PROCESSORS, make_family_base
-from tests.helpers.families import IMAGE, TEXT, VISION
+from tests.helpers.family_inputs import IMAGE, TEXT, VISION
 from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]

@@ -8,14 +8,15 @@ from typing import Any
 import transformers as hf
 
 from lora_mm.models.processor import drop_video_processor
-from tests.helpers.families import PATCH, SIZE, family_model
+from tests.helpers.families import family_model
+from tests.helpers.family_inputs import PATCH, SIZE
 from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
 
 SQUARE = {"height": SIZE, "width": SIZE}
 EDGE = {"shortest_edge": SIZE}
 TILES = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE], [SIZE, SIZE]]
 SMALL = {"size": SQUARE, "do_convert_rgb": True}
-FAKE = "<fake_token_around_image>"
+FAKE, ATOM = "<fake_token_around_image>", "<IMG_ATOM>"
 MARKS = ("<video>", "<start>", "<start_of_video>", "<end>", "<end_of_video>")
 """Ids 4 to 8, as in ``tests.helpers.families``."""
 
@@ -50,17 +51,18 @@ def _qwen(processor: Any, image: Any) -> Made:
     )
 
 
+def _make_llava_processor(tokenizer: Any) -> Any:
+    return hf.LlavaProcessor(
+        hf.CLIPImageProcessorPil(size=EDGE, crop_size=SQUARE),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+
+
 PROCESSORS: dict[str, Made] = {
-    "llava": Made(
-        lambda tokenizer: hf.LlavaProcessor(
-            hf.CLIPImageProcessorPil(size=EDGE, crop_size=SQUARE),
-            tokenizer,
-            patch_size=PATCH,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        ),
-        begins=True,
-    ),
+    "llava": Made(_make_llava_processor, begins=True),
     "llava_next": Made(
         lambda tokenizer: hf.LlavaNextProcessor(
             hf.LlavaNextImageProcessorPil(size=EDGE, crop_size=SQUARE, image_grid_pinpoints=TILES),
@@ -157,11 +159,103 @@ PROCESSORS: dict[str, Made] = {
         special=("<|python_tag|>",),
         begins=True,
     ),
+    "vipllava": Made(_make_llava_processor),
+    "qwen3_5": _qwen(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "qwen3_5_moe": _qwen(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "qwen3_vl_moe": _qwen(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessorPil),
+    "glm46v": _qwen(hf.Glm46VProcessor, hf.Glm46VImageProcessorPil),
+    "glm_ocr": _qwen(hf.Glm46VProcessor, hf.Glm46VImageProcessorPil),
+    "exaone4_5": _qwen(hf.Exaone4_5_Processor, hf.Qwen2VLImageProcessorPil),
+    "video_llama_3": Made(
+        lambda tokenizer: drop_video_processor(hf.VideoLlama3Processor)(
+            hf.VideoLlama3ImageProcessorPil(
+                patch_size=4, merge_size=2, temporal_patch_size=1, min_pixels=64, max_pixels=256
+            ),
+            tokenizer,
+        ),
+        named={"video_token": "<video>"},
+    ),
+    "paddleocr_vl": Made(
+        lambda tokenizer: hf.PaddleOCRVLProcessor(
+            hf.PaddleOCRVLImageProcessorPil(
+                patch_size=4, merge_size=2, temporal_patch_size=1, size={"shortest_edge": 64, "longest_edge": 256}
+            ),
+            tokenizer,
+        ),
+        mark="<start><image><end>",
+    ),
+    "lighton_ocr": Made(
+        lambda tokenizer: hf.LightOnOcrProcessor(
+            hf.PixtralImageProcessorPil(size={"longest_edge": SIZE}, patch_size=8),
+            tokenizer,
+            patch_size=4,
+            spatial_merge_size=2,
+        ),
+        named={"image_break_token": "<start>", "image_end_token": "<end>"},
+    ),
+    "aya_vision": Made(
+        lambda tokenizer: hf.AyaVisionProcessor(
+            hf.GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
+            tokenizer,
+            patch_size=4,
+            img_size=SIZE,
+            downsample_factor=2,
+            image_token="<mark>",
+            img_patch_token="<image>",
+            start_of_img_token="<start>",
+            end_of_img_token="<end>",
+            tile_token="<tile>",
+            tile_global_token="<tiles>",
+        ),
+        special=("<mark>", *(f"<tile>_{tile}" for tile in range(1, 5)), "<tiles>"),
+        mark="<mark>",
+        begins=True,
+    ),
+    "ovis2": Made(
+        lambda tokenizer: hf.Ovis2Processor(
+            hf.Ovis2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4), tokenizer, image_seq_length=4
+        ),
+        special=(ATOM, "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"),
+    ),
+    "qianfan_ocr": Made(
+        lambda tokenizer: hf.QianfanOCRProcessor(
+            hf.GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
+            tokenizer,
+            image_seq_length=4,
+            image_placeholder_token="<mark>",
+        ),
+        special=("<mark>",),
+        named={"start_image_token": "<start>", "end_image_token": "<end>", "context_image_token": "<image>"},
+        mark="<mark>",
+    ),
+    "gemma4": Made(
+        lambda tokenizer: drop_video_processor(hf.Gemma4Processor)(
+            hf.Gemma4AudioFeatureExtractor(),
+            hf.Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=2, max_soft_tokens=70),
+            tokenizer,
+            None,
+        ),
+        special=("<audio>", "<start_of_audio>", "<end_of_audio>"),
+        named={
+            "boi_token": "<start>",
+            "eoi_token": "<end>",
+            "audio_token": "<audio>",
+            "boa_token": "<start_of_audio>",
+            "eoa_token": "<end_of_audio>",
+        },
+        begins=True,
+    ),
 }
 """All but those of :data:`LACKING`."""
 
-LACKING = {"smolvlm": "num2words"}
-"""Families whose processor asks for a package that is not here; SmolVLM's is Idefics3's again."""
+LACKING = {
+    "smolvlm": "num2words",
+    **dict.fromkeys(
+        ("mistral3", "cohere2_vision", "lfm2_vl", "gemma4_unified", "muse_glimmer", "minicpmv4_6"), "torchvision"
+    ),
+    "got_ocr2": "no chat template: it writes the prompt itself",
+}
+"""Families whose processor asks for what is not here. SmolVLM's is Idefics3's again."""
 
 
 def make_family_base(folder: Path, family: str) -> Path:
@@ -174,6 +268,8 @@ def make_family_base(folder: Path, family: str) -> Path:
         processor.chat_template = ("{{ bos_token }}" if made.begins else "") + TEMPLATE.replace("<image>", made.mark)
     if family == "fuyu":
         model.config.image_token_id = processor.image_token_id
+    if family == "ovis2":  # another token takes the features than the one that marks the picture
+        model.config.image_token_id = tokenizer.convert_tokens_to_ids(ATOM)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -17,7 +17,8 @@ from lora_mm.merging.writers import write_model, write_stock_lora
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import Base, load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
-from tests.helpers.families import IMAGE, VOCABULARY, Batch, family_batch
+from tests.helpers.families import family_batch
+from tests.helpers.family_inputs import IMAGE, VOCABULARY, Batch
 from tests.helpers.tiny import perturb
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))

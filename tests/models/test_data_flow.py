@@ -9,7 +9,8 @@ from lora_mm.errors import InputError
 from lora_mm.models.anatomy import find_role_modules, get_anatomy
 from lora_mm.models.data_flow import check_norms
 from lora_mm.models.families import FAMILIES
-from tests.helpers.families import FAMILY, TEXT, family_batch, family_model
+from tests.helpers.families import FAMILY, family_batch, family_model
+from tests.helpers.family_inputs import TEXT
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

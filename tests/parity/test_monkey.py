@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import lora_mm
 from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.models.anatomy import find_layers
-from tests.helpers.families import IMAGE, SIZE, family_model
+from tests.helpers.families import family_model
+from tests.helpers.family_inputs import IMAGE, SIZE
 from tests.helpers.tiny import perturb
 from tests.parity.law import TOLERANCE, assert_same_function, get_trained, measure_error
 from tests.parity.plain import TOWERS, apply_linear, look, run_tower, widen
