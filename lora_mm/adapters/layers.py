@@ -271,7 +271,9 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
         if self.roles[name] == "down":
             weights, index = router.take_routes()
         else:
-            real = self.signal.real if self.signal is not None and self.placements[name].part == "language" else None
+            real = None
+            if self.signal is not None and self.placements[name].part == "language":
+                real = self.signal.get_real(x.shape[:-1].numel())
             weights, index = router.route(x, real, training=self.training)
         return weights, nn.functional.one_hot(index, len(self.routed_up[name].weight)).to(x.dtype)
 

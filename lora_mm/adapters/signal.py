@@ -63,6 +63,7 @@ class Signal:
         self.real: Tensor | None = None
         self._tower = _TowerInput()
         self._embedded_ids: Tensor | None = None
+        self._kept = 0  # of the last tokens; Gemma 4's layers without keys of their own are run for these alone
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True)
         if family.generates_inside:  # BLIP-2 embeds the prompt and has its language model generate
@@ -97,13 +98,19 @@ class Signal:
         Raises:
             LoraMMError: they differ.
         """
-        if self.visual is None or tuple(self.visual.shape) != (batch, length):
-            known = "none" if self.visual is None else " × ".join(map(str, self.visual.shape))
+        known = None if self.visual is None else tuple(self.visual.shape)
+        if known is None or known[0] != batch or length not in (known[1], self._kept):
             raise LoraMMError(
-                f"An adapter got {batch} × {length} tokens, but the model's input had {known}. Call the whole model, "
-                "not its layers."
+                f"An adapter got {batch} × {length} tokens, but the model's input had "
+                f"{'none' if known is None else f'{known[0]} × {known[1]}'}. Call the whole model, not its layers."
             )
-        return self.visual | nn.functional.pad(self.visual[:, 1:], (0, 1)) if marks else self.visual
+        visual = cast(Tensor, self.visual)
+        visual = visual | nn.functional.pad(visual[:, 1:], (0, 1)) if marks else visual
+        return visual[:, -length:]
+
+    def get_real(self, count: int) -> Tensor | None:
+        """Get ``real`` of each of the ``count`` tokens that a layer sees, ``[batch, tokens]``; None without padding."""
+        return None if self.real is None else self.real[:, -(count // self.real.shape[0]) :]
 
     def get_folded_modality(self, count: int) -> Tensor:
         """Get ``modality`` of each of ``count`` tokens, for a layer that sees rows and tokens in one dimension."""
@@ -185,6 +192,8 @@ class Signal:
         if input_ids is None:
             raise LoraMMError("Routing reads input_ids, but only inputs_embeds were given; pass input_ids too.")
         modality, self.visual = self._read_ids(input_ids)
+        kept = kwargs.get("logits_to_keep")
+        self._kept = kept if isinstance(kept, int) else 0
         mask = kwargs.get("attention_mask")
         length = input_ids.shape[1]
         if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= length:

@@ -141,7 +141,12 @@ def make_collator(recipe: Recipe, config: Any, family: Family, processor: Any) -
             f"data.slicing: '{name}' bases slice pictures themselves; leave it out (--set data.slicing=null)."
         )
     settings = processor.image_processor.to_dict()
-    edges = settings.get("crop_size") or settings["size"]
-    window = section.window or edges.get("height") or edges["shortest_edge"]
+    edges = settings.get("crop_size") or settings.get("size") or {}
+    window = section.window or edges.get("height") or edges.get("shortest_edge")
+    if window is None:
+        raise InputError(
+            f"data.slicing.window: '{name}' bases take pictures of any size; say how many pixels wide a crop is, for "
+            "example --set data.slicing.window=448."
+        )
     slicer = Slicer(section.rows, section.columns, window)
     return Collator(processor, max_length=recipe.data.max_length, slicer=slicer, fitter=fitter)

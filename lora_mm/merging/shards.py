@@ -79,7 +79,7 @@ class CheckpointPlan:
         Raises:
             LoraMMError: a tensor does not have the shape that the checkpoint needs.
         """
-        converted: dict[str, Tensor] = {}  # at most one tensor's conversion waits for a later shard
+        converted: dict[str, Tensor] = {}  # at most one conversion waits for a later shard
         for file, names in self._split.filename_to_tensors.items():
             shard: dict[str, Tensor] = {}
             for name in names:
@@ -95,31 +95,36 @@ class CheckpointPlan:
         if self.generation_config is not None:
             self.generation_config.save_pretrained(folder)
 
-    def _plan_saved_tensors(self) -> tuple[dict[str, str], dict[str, Tensor]]:
-        """Plan the tensors in the files: name → name in ``skeleton``, and name → shape and dtype.
+    def _plan_saved_tensors(self) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
+        """Plan the tensors in the files: name → names in ``skeleton`` that it is made of, and name → shape and dtype.
 
-        Hub checkpoints of some families use other names than the model's modules; transformers converts them.
+        Hub checkpoints of some families use other names than the model's modules, or hold several modules' weights in
+        one tensor (q, k and v) or one in several (the experts of a mixture); transformers converts them.
         """
-        sources: dict[str, str] = {}
-        saved: dict[str, Tensor] = {}
+        sources: dict[str, list[str]] = {}
         for source, value in self.tensors.items():
-            for name, tensor in revert_weight_conversion(self.skeleton, {source: value}).items():
-                sources[name] = source
-                # A view counts with its whole storage, so each gets a storage of its own size.
-                saved[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        if set(saved) != set(revert_weight_conversion(self.skeleton, dict(self.tensors))):
+            for name in revert_weight_conversion(self.skeleton, {source: value}):
+                sources.setdefault(name, []).append(source)
+        whole = revert_weight_conversion(self.skeleton, dict(self.tensors))
+        if set(sources) != set(whole):
             raise LoraMMError(f"{type(self.skeleton).__name__}: its checkpoints cannot be written tensor by tensor.")
+        # A view counts with its whole storage, so each gets a storage of its own size.
+        saved = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in whole.items()}
         return sources, saved
 
-    def _convert(self, source: str, get_tensor: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
-        """Convert one tensor to the form of the files: name in the files → value on the CPU."""
+    def _convert(self, sources: Iterable[str], get_tensor: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """Convert tensors that belong together to the form of the files: name in the files → value on the CPU."""
+        values = {source: self._get_value(source, get_tensor) for source in sources}
+        converted = revert_weight_conversion(self.skeleton, values)
+        return {name: tensor.contiguous() for name, tensor in converted.items()}
+
+    def _get_value(self, source: str, get_tensor: Callable[[str], Tensor | None]) -> Tensor:
         planned = self.tensors[source]
         value = get_tensor(source)
         value = torch.zeros_like(planned, device="cpu") if value is None else value.detach()
         if value.shape != planned.shape:
             raise LoraMMError(f"{source}: shape {tuple(value.shape)}, but the checkpoint needs {tuple(planned.shape)}.")
-        converted = revert_weight_conversion(self.skeleton, {source: value.to("cpu", planned.dtype)})
-        return {name: tensor.contiguous() for name, tensor in converted.items()}
+        return value.to("cpu", planned.dtype)
 
 
 def _list_sections(config: Any) -> list[Any]:

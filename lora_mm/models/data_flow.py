@@ -26,7 +26,7 @@ def check_norms(model: nn.Module, batch: dict[str, Tensor]) -> list[str]:
 
     Args:
         model: a transformers model without adapters; its anatomy is corrected.
-        batch: model inputs, with a picture if the model sees pictures.
+        batch: model inputs, with a picture if the model sees pictures; labels are not used.
 
     Returns:
         A line for each part with such norms.
@@ -99,7 +99,8 @@ def _trace(model: nn.Module, stack: Stack, batch: dict[str, Tensor]) -> Readers:
             for name, module in block.named_modules():
                 if any(True for _ in module.parameters(recurse=False)):
                     hooks.callback(_watch_inputs(module, f"{layer}.{name}", find_norms).remove)
-        model(**move_batch(model, batch), use_cache=False)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        model(**move_batch(model, inputs), use_cache=False)
     return readers
 
 

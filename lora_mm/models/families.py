@@ -176,11 +176,11 @@ FAMILIES: dict[str, Family] = {
     # crop_to_patches: the tiles, then the thumbnail.
     "aya_vision": Family(_IMAGE, crops="overview_last"),
     "qianfan_ocr": Family(_IMAGE, crops="overview_last"),
-    # These cut pictures too; where the overview stands is not tested.
+    # These cut pictures, or read them in windows; which row of the tower is which crop is not tested.
     "cohere2_vision": Family(_IMAGE, crops="unknown"),
     "ovis2": Family(_IMAGE, crops="unknown"),
     "lfm2_vl": Family(_IMAGE, crops="unknown"),
-    "got_ocr2": Family(_IMAGE),
+    "got_ocr2": Family(_IMAGE, crops="unknown"),
     "gemma4": Family(_IMAGE, framed=True),
     "gemma4_unified": Family(_IMAGE, tower=False),
 }

@@ -113,9 +113,14 @@ def _count_int8_product(x: Tensor, rows: Tensor, weight: Tensor, *_: Any, **__: 
     return 2 * rows.numel() * weight.shape[0]
 
 
+def _count_grouped_product(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * x.numel() * weight.shape[-1]
+
+
 _FLOP_COUNTERS: dict[Any, Any] = flop_registry | {
     "bitsandbytes.gemm_4bit": _count_gemm_4bit,
     "bitsandbytes.int8_mixed_scaled_mm": _count_int8_product,
+    _aten._grouped_mm: _count_grouped_product,
     _ATTENTION: _count_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_attention_backward,
 }
@@ -153,7 +158,16 @@ def _make_int8_product(x: Tensor, rows: Tensor, weight: Tensor, *_: Any, **__: A
     return x.new_empty(*rows.shape[:-1], weight.shape[0]), None
 
 
+def _make_grouped_product(x: Tensor, weight: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """The product of each group of rows with its own matrix, as the experts of a mixture are run."""
+    if x.dim() == weight.dim() == 2:
+        assert offsets is not None
+        return x.new_empty(len(offsets), x.shape[0], weight.shape[1])
+    return x.new_empty(*x.shape[:-1], weight.shape[-1])
+
+
 _SHAPES: dict[str, Any] = {
+    "aten._grouped_mm": _make_grouped_product,
     "aten.bincount": _make_bincount,
     "bitsandbytes.int8_vectorwise_quant": _make_int8_quantised,
     "bitsandbytes.int8_mixed_scaled_mm": _make_int8_product,

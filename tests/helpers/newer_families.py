@@ -166,6 +166,7 @@ def _cohere(cls: Any, **mark: int) -> Family:
         ),
         FOUR,
         flat,
+        reentrant=False,
     )
 
 
@@ -179,6 +180,7 @@ NEWER_FAMILY: dict[str, Family] = {
         ),
         FOUR,
         flat,
+        reentrant=False,
     ),
     "qwen3_5": _qwen3(hf.Qwen3_5Config, {}, HYBRID),
     "qwen3_5_moe": _qwen3(hf.Qwen3_5MoeConfig, {}, {**HYBRID, **EXPERTS, "shared_expert_intermediate_size": 32}),
@@ -245,6 +247,7 @@ NEWER_FAMILY: dict[str, Family] = {
         ),
         FOUR,
         flat,
+        reentrant=False,
     ),
     # A convolution in place of attention in some layers.
     "lfm2_vl": Family(
@@ -295,6 +298,7 @@ NEWER_FAMILY: dict[str, Family] = {
         ),
         FOUR,
         patches,
+        reentrant=False,
     ),
     "paddleocr_vl": Family(
         lambda: hf.PaddleOCRVLConfig(
@@ -308,6 +312,7 @@ NEWER_FAMILY: dict[str, Family] = {
         _in_one_row(16, 3, 4, 4),
         qwen_marks,
         positions=False,
+        reentrant=False,
     ),
     "video_llama_3": Family(
         lambda: hf.VideoLlama3Config(
@@ -346,6 +351,7 @@ NEWER_FAMILY: dict[str, Family] = {
         (IMAGE_START, *FOUR, 7),
         _gemma4_pixels(4, 48),
         _gemma4_marks,
+        reentrant=False,
     ),
     "gemma4_unified": Family(
         lambda: hf.Gemma4UnifiedConfig(
@@ -384,6 +390,7 @@ NEWER_FAMILY: dict[str, Family] = {
         ),
         FOUR,
         patches,
+        reentrant=False,
     ),
     "minicpmv4_6": Family(
         lambda: hf.MiniCPMV4_6Config(

@@ -19,6 +19,7 @@ from lora_mm.evaluation.scienceqa import read_results
 from lora_mm.models.families import FAMILIES
 from lora_mm.pocket.world import make_world
 from tests.helpers.bases import PROCESSORS, make_family_base
+from tests.helpers.family_inputs import SIZE
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))
 RESULTS = "predictions-adapter.json"
@@ -45,9 +46,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(family: str, base: Path, world: Path) -> list[str]:
     """``--set`` of a run in bf16: adapters in the language model and, where they apply, in the tower; the connector."""
     row = FAMILIES[family]
+    wanted = ({"method": "mma", "rank": 4}, {"method": "moe_lora", "experts": BY_TOKEN, "rank": 2, "layers": [1]})
     adapters: list[dict[str, Any]] = [
-        {"method": "mma", "rank": 4},
-        {"method": "moe_lora", "experts": BY_TOKEN, "rank": 2, "layers": [1]},
+        item for item in wanted if find_obstacle(str(item["method"]), row, "language") is None
     ]
     more: dict[str, Any] = {}
     if find_obstacle("crop_lora", row) is None:
@@ -55,8 +56,8 @@ def settings(family: str, base: Path, world: Path) -> list[str]:
             {"method": "crop_lora", "at": "block", "rank": 2, "experts": EXPERTS.get(family, GRID), "dropout": 0}
         )
         if row.crops == "none":
-            more["data.slicing"] = {"rows": 2, "columns": 2}
-    elif row.tower:
+            more["data.slicing"] = {"rows": 2, "columns": 2, "window": SIZE}
+    elif row.tower and family != "ovis2":  # a tiny Ovis 2 is certain of its visual words: no gradient passes
         adapters.append({"method": "mma", "part": "vision", "rank": 4})
     chosen = {
         "base.model": str(base),
@@ -113,14 +114,16 @@ def test_a_run_trains_everything_it_saves_and_answers_every_problem(
     # A tiny router by token may choose the same two of its three experts for all tokens; every other expert has work.
     assert [name for name, experts in moved.items() if not experts.any()] == []
     assert [name for name, experts in moved.items() if len(experts) != BY_TOKEN and not experts.all()] == []
-    assert any(len(experts) == BY_TOKEN for experts in moved.values())
+    by_token = any(len(experts) == BY_TOKEN for experts in moved.values())
+    assert by_token is (find_obstacle("moe_lora", FAMILIES[family]) is None)
     assert any(".modules_to_save." in name or "routed_" not in name for name in weights), "the connector is in the file"
     answers = read_results(folder / RESULTS).predictions
     assert len(answers) == 6
     assert None not in answers.values()
     logged = json.loads((folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
     entries = [entry for entry in logged if "loss" in entry]
-    assert all(0 <= entry["expert_share_min"] <= 1 / BY_TOKEN <= entry["expert_share_max"] <= 0.5 for entry in entries)
+    for entry in entries if by_token else ():
+        assert 0 <= entry["expert_share_min"] <= 1 / BY_TOKEN <= entry["expert_share_max"] <= 0.5
 
 
 @every_family

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 import lora_mm
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.errors import InputError
 from lora_mm.merging.collect import collect_changes, get_unadapted_module
 from lora_mm.merging.writers import write_model, write_stock_lora
@@ -21,8 +22,20 @@ from tests.helpers.families import family_batch
 from tests.helpers.family_inputs import IMAGE, VOCABULARY, Batch
 from tests.helpers.tiny import perturb
 
-every_family = pytest.mark.parametrize("family", list(PROCESSORS))
-HAVE_BIASES = ("llava", "llava_next", "llava_onevision", "idefics3", "blip-2", "instructblip", "fuyu")
+every_family = pytest.mark.parametrize(
+    "family", [name for name in PROCESSORS if find_obstacle("mma", FAMILIES[name], "language") is None]
+)
+HAVE_BIASES = (
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "blip-2",
+    "instructblip",
+    "fuyu",
+    "vipllava",
+    "qwen3_vl_moe",
+)
 """Families whose configs can give every linear layer that reads a norm a bias."""
 
 
@@ -36,8 +49,10 @@ def adapted(folder: Path, *, bias: bool = False, train: tuple[str, ...] = ("conn
     """MMA in every part that takes it, perturbed, and the connector trained whole."""
     base = load_base(str(folder))
     torch.manual_seed(0)
-    parts = ["language", *(["vision"] if FAMILIES[base.model.config.model_type].tower else [])]
-    items = [{"method": "mma", "at": "block", "part": part, "rank": 4, "bias": bias, "dropout": 0} for part in parts]
+    row = FAMILIES[base.model.config.model_type]
+    parts = [part for part in ("language", "vision") if find_obstacle("mma", row, part) is None]
+    at = "attn" if find_obstacle("moe_lora", row) else "block"  # what reads the other norm are experts
+    items = [{"method": "mma", "at": at, "part": part, "rank": 4, "bias": bias, "dropout": 0} for part in parts]
     model = lora_mm.attach(base.model, items, train=train).eval()
     perturb(model, size=0.1)
     return base, model
@@ -105,7 +120,7 @@ def test_biases_are_kept_if_the_config_allows_them_and_else_refused(
     base, model = adapted(folders[family], bias=True)
     batch, found = batch_of(family, "text", base), collect_changes(base.model, "text")
     if family not in HAVE_BIASES:
-        assert any(get_unadapted_module(base.model, path).bias is None for path in found)
+        assert any(get_unadapted_module(base.model, path).bias is None for path in found), "it has a bias everywhere"
         with pytest.raises(InputError, match=r"(?s)--as lora.*bias=false"):
             write_model(base.model, found, tmp_path, base=base, dtype=torch.float32)
         assert not list(tmp_path.iterdir())

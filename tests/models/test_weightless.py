@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lora_mm
+from lora_mm.adapters.methods import METHODS
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import load_base
 from lora_mm.models.memory import measure_memory
@@ -38,15 +40,23 @@ def batch_of(family: str) -> dict[str, Tensor]:
     return {**batch, "labels": labels}
 
 
+def choose_second(family: str, checkpointing: bool) -> list[dict[str, Any]]:
+    """An adapter beside LoRA: crop LoRA where the family cuts pictures, else by turns MoE-LoRA and MMA."""
+    row = FAMILIES[family]
+    methods = ("crop_lora",) if row.crops != "none" else ("moe_lora",) if checkpointing else ()
+    return [ADAPTERS[name] for name in (*methods, "mma") if find_obstacle(name, row, METHODS[name].parts[0]) is None][
+        :1
+    ]
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_step_without_weights_takes_what_the_step_takes(family: str, checkpointing: bool) -> None:
-    row = FAMILIES[family]
-    method = {True: "crop_lora", False: "moe_lora" if checkpointing else "mma"}[row.crops != "none"]
+    adapters = [ADAPTERS["lora"], *choose_second(family, checkpointing)]
     used = []
     for device in ("cpu", META):
         torch.manual_seed(0)
-        model: Any = lora_mm.attach(family_model(family), [ADAPTERS["lora"], ADAPTERS[method]], train=["connector"])
+        model: Any = lora_mm.attach(family_model(family), adapters, train=["connector"])
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.to(device)
