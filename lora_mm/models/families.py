@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_mm.errors import InputError, suggest_name
+from lora_mm.models.chat_template import write_plain_template
 from lora_mm.models.layer_roles import (
     BLIP_LAYER,
     CLIP_LAYER,
@@ -129,29 +130,12 @@ def _idefics_image_token(config: PretrainedConfig) -> int | None:
     return given
 
 
-def _make_plain_template(opening: str, turn: str, mark: str = "<image>") -> str:
-    """Make the chat template of a family that was trained on questions and answers without names of roles.
-
-    Args:
-        opening: start of a text, in Jinja; PICTURES stands for one ``mark`` per picture.
-        turn: separates the answer from the question.
-        mark: the placeholder of a picture.
-    """
-    parts = "{% for message in messages %}{% for part in message['content'] if part['type'] == 'KIND' %}"
-    pictures = parts.replace("KIND", "image") + mark + "{% endfor %}{% endfor %}"
-    words = (
-        parts.replace("KIND", "text")
-        + "{{ part['text'] }}{% endfor %}{% if message['role'] == 'user' %}{{ TURN }}{% endif %}{% endfor %}"
-    )
-    return opening.replace("PICTURES", pictures) + words.replace("TURN", repr(turn))
-
-
 # --- families ------------------------------------------------------------------------------------------------------
 
 _IMAGE = {"image": "image_token_id"}
 _IMAGE_AND_VIDEO = {"image": "image_token_id", "video": "video_token_id"}
 _LANGUAGE = Stack(("model.language_model.layers",), LLAMA_LAYER)
-_PICTURES_FIRST = _make_plain_template("PICTURES{{ bos_token }}", "\n")
+_PICTURES_FIRST = write_plain_template(pictures_first=True)
 
 
 def _llava_parts(*connector: str) -> dict[str, tuple[str, ...]]:
@@ -275,7 +259,7 @@ FAMILIES: dict[str, Anatomy] = {
         },
         placeholders={"image": _idefics_image_token},
         visual_tokens=False,
-        template=_make_plain_template("{{ bos_token }}PICTURES", "\n"),
+        template=write_plain_template(),
     ),
     "idefics2": Anatomy(
         language=Stack(("model.text_model.layers",), LLAMA_LAYER),
@@ -319,7 +303,7 @@ FAMILIES: dict[str, Anatomy] = {
             "head": ("lm_head",),
         },
         placeholders=_IMAGE,
-        template=_make_plain_template("PICTURES<s>", "<0x04>", mark="|SPEAKER|"),
+        template=write_plain_template(bos="<s>", pictures_first=True, end="<0x04>", mark="|SPEAKER|"),
     ),
     "mllama": Anatomy(
         language=Stack(("model.language_model.layers",), MLLAMA_LAYER),

@@ -26,6 +26,9 @@ def load_processor(source: str, config: PretrainedConfig, revision: str | None =
     row = FAMILIES.get(config.model_type)
     if row is not None and not getattr(processor, "chat_template", None):
         processor.chat_template = row.template
+    if tokenizer := getattr(processor, "qformer_tokenizer", None):  # its files need not say how much its model reads
+        positions = config.qformer_config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return processor
 
 
