@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.encode import EncoderRow, Side, encode_rows, get_image_mark
-from lora_mm.data.example import Example, ImageSource, Turn, open_image
-from lora_mm.data.render import RenderedExample, Renderer, describe_error, to_message
+from lora_mm.data.encode import EncoderRow, Side, check_question, encode_rows, get_image_mark
+from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
+from lora_mm.data.render import RenderedExample, Renderer, describe_error, outline_turns, to_messages
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, name_place, truncate_faults
 from lora_mm.models.fitting import AS_IS, Fitter
@@ -106,16 +106,18 @@ class Collator(Renderer):
         self.fitter = fitter
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._placeholder_counts: dict[tuple[tuple[int, int], ...], int] = {}
-        self._size_matters = len({self._count_placeholders((size,)) for size in _PROBES}) > 1
+        self._expansions: dict[tuple[tuple[Turn, ...], tuple[tuple[int, int], ...]], int] = {}
+        probe = (Turn("user", f"{PICTURE}a"),)
+        measured = {self._measure_expansion(probe, (size,)) for size in _PROBES} if slicer is None else set()
+        self._size_matters = len(measured) > 1
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         rendered = [self.render_supervised(example) for example in examples]
         rows = [
-            self._make_row(text.prompt, text.target, self._count_suffix(example, text), example)
+            self._make_row(text.prompt, text.target, self._count_suffix(example, text), example.turns, example.id)
             for example, text in zip(examples, rendered, strict=True)
         ]
-        batch = self._encode(examples, rows, "right")
+        batch = self._encode([example.id for example in examples], rows, "right")
         batch["labels"] = self._make_labels(batch, examples, rendered)
         return self._truncate(batch)
 
@@ -128,25 +130,33 @@ class Collator(Renderer):
         """
         rows = []
         for example in examples:
-            prompt = self.render_supervised(example).prompt
-            rows.append(self._make_row(prompt, begin, self.count_tokens(prompt, begin)[1], example))
-        return self._encode(examples, rows, "left")
+            text = self.render_supervised(example)
+            begun = self.count_tokens(text.prompt, begin)[1]
+            suffix = self._count_suffix(example, text) - (text.size - text.spans[-1][0]) + begun
+            rows.append(self._make_row(text.prompt, begin, suffix, example.turns[:-1], example.id))
+        return self._encode([example.id for example in examples], rows, "left")
 
     def conversation(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """Encode a conversation up to the assistant's next turn, as one row.
 
-        Pictures go before their turn's text.
+        A picture stands where its turn's text has it, or before that text.
 
         Raises:
             InputError: a turn contains a special token of the base or marks for other pictures than its own, or the
                 base's template or processor refuses the turns.
         """
+        name = "conversation"
         for turn in turns:
             self._check_turn(f"{turn.role}'s turn", turn)
-        messages = [to_message(turn.role, turn.text, len(turn.images)) for turn in turns]
-        prompt = self.apply_template("conversation", messages, add_generation_prompt=True)
-        shown = Example("conversation", prompt, "", tuple(source for turn in turns for source in turn.images))
-        return self._encode([shown], [self._make_row(prompt, "", 0, shown)], "left")
+        messages = to_messages(turns)
+        prompt = self.apply_template(name, messages, add_generation_prompt=True)
+        answered = next((number for number, turn in enumerate(turns) if turn.role == "assistant"), None)
+        suffix = 0
+        if answered is not None:
+            asked = self.apply_template(name, messages[:answered], add_generation_prompt=True)
+            _, suffix = self.count_tokens(asked, prompt.removeprefix(asked))
+            suffix += self._count_expansion(name, turns) - self._count_expansion(name, turns[:answered])
+        return self._encode([name], [self._make_row(prompt, "", suffix, turns, name)], "left")
 
     def length(self, example: Example, *, asked: bool = False) -> tuple[int, int]:
         """Count an example's tokens: those that cannot be truncated, and the others.
@@ -160,7 +170,11 @@ class Collator(Renderer):
                 candidate are counted, and nothing of it can be truncated.
         """
         text = self.render_supervised(example)
-        expansion = self._count_expansion(example, example.pictures)
+        with name_place(example.id):
+            for turn in example.turns:
+                if turn.images:
+                    check_question(self.processor, _get_words(turn))
+        expansion = self._count_expansion(example.id, example.turns)
         if asked:
             longest = max((len(self.tokenize(candidate)) for candidate in example.candidates), default=0)
             return text.spans[-1][0] + longest + expansion, 0
@@ -285,13 +299,12 @@ class Collator(Renderer):
 
     # --- rows and pictures -------------------------------------------------------------------------------------------
 
-    def _make_row(self, prompt: str, answer: str, suffix: int, example: Example) -> EncoderRow:
-        pictures = [self.fitter(self._open(example, source)) for source in example.pictures]
+    def _make_row(self, prompt: str, answer: str, suffix: int, turns: Sequence[Turn], name: str) -> EncoderRow:
+        shown = [(self.fitter(_open(name, source)), turn) for turn in turns for source in turn.images]
         if self.slicer:
-            mark = get_image_mark(self.processor)
-            prompt = prompt.replace(mark, mark * self.slicer.views)
-            pictures = [view for picture in pictures for view in self.slicer(picture)]
-        return EncoderRow(prompt, answer, suffix, pictures)
+            shown = [(view, turn) for picture, turn in shown for view in self.slicer(picture)]
+        questions = [_get_words(turn) for _, turn in shown]
+        return EncoderRow(self._slice_prompt(prompt), answer, suffix, [picture for picture, _ in shown], questions)
 
     def show(self, source: ImageSource) -> list[Image.Image]:
         """Return what the model sees of a picture, before the processor resizes it: one view, or several if sliced.
@@ -302,50 +315,66 @@ class Collator(Renderer):
         fitted = self.fitter.show(open_image(source))
         return self.slicer(fitted) if self.slicer else [fitted]
 
-    def _open(self, example: Example, source: ImageSource) -> Image.Image:
-        with name_place(example.id):
-            return open_image(source)
-
-    def _encode(self, examples: Sequence[Example], rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
+    def _encode(self, names: Sequence[str], rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
         """Make the model inputs of a batch; InputError names the example that the processor refuses."""
         try:
             return encode_rows(self.processor, rows, side)
         except Exception as error:  # each of the processors raises errors of its own
-            for example, row in zip(examples, rows, strict=True) if len(rows) > 1 else ():
-                self._encode([example], [row], side)
-            names = ", ".join(example.id for example in examples)
-            raise InputError(f"{names}: the base's processor refuses this: {describe_error(error)}") from error
+            for name, row in zip(names, rows, strict=True) if len(rows) > 1 else ():
+                self._encode([name], [row], side)
+            if isinstance(error, InputError):
+                raise InputError(*(f"{', '.join(names)}: {fault}" for fault in error.faults)) from error
+            raise InputError(
+                f"{', '.join(names)}: the base's processor refuses this: {describe_error(error)}"
+            ) from error
 
     def _count_suffix(self, example: Example, text: RenderedExample) -> int:
         """Count the tokens from the assistant's first turn to the end of the row."""
         first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
-        later = [image for turn in example.turns[first:] for image in turn.images]
-        return text.size - text.spans[0][0] + self._count_expansion(example, later)
+        before = self._count_expansion(example.id, example.turns[:first])
+        return text.size - text.spans[0][0] + self._count_expansion(example.id, example.turns) - before
 
-    def _count_expansion(self, example: Example, sources: Sequence[ImageSource]) -> int:
-        """Count the tokens that a row gains when placeholders replace the marks of these pictures."""
+    def _count_expansion(self, name: str, turns: Sequence[Turn]) -> int:
+        """Count the tokens that a row gains when placeholders replace the marks of these turns' pictures."""
+        sources = [source for turn in turns for source in turn.images]
+        if not sources:
+            return 0
         if self.slicer:
-            views = self.slicer.views * len(sources)
-            sizes = [(self.slicer.window, self.slicer.window)] * views
+            sizes = [(self.slicer.window, self.slicer.window)] * (self.slicer.views * len(sources))
         elif self._size_matters:
-            sizes = [self.fitter.measure(self._open(example, source).size) for source in sources]
+            sizes = [self.fitter.measure(_open(name, source).size) for source in sources]
         else:
             sizes = [_PROBES[0]] * len(sources)
-        with name_place(example.id):
-            return self._count_placeholders(tuple(sizes)) - len(sources)
+        with name_place(name):
+            return self._measure_expansion(outline_turns(turns), tuple(sizes))
 
-    def _count_placeholders(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        """Count the placeholders that the processor makes for pictures of these sizes (width, height) in one row."""
-        if sizes and sizes not in self._placeholder_counts:
-            content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "a"}]
+    def _measure_expansion(self, outline: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> int:
+        """Encode blank pictures of these sizes (width, height) in the outline of a conversation, and count the gain.
+
+        The outline matters too: some processors write a token between two neighbouring pictures only once.
+        """
+        key = outline, sizes
+        if key not in self._expansions:
             shown = ", ".join(f"{width} × {height} pixels" for width, height in sizes)
-            prompt = self.apply_template(shown, [{"role": "user", "content": content}])
-            pictures = [Image.new("RGB", size) for size in sizes]
-            row = EncoderRow(prompt, "", 0, pictures)
-            expanded = self._encode([Example(shown, "", "")], [row], "right")
-            growth = expanded["input_ids"].shape[1] - len(self.tokenize(prompt))
-            self._placeholder_counts[sizes] = growth + len(sizes)
-        return self._placeholder_counts.get(sizes, 0)
+            prompt = self.apply_template(shown, to_messages(outline))
+            row = self._slice_prompt(prompt), "", 0, [Image.new("RGB", size) for size in sizes], ["a"] * len(sizes)
+            expanded = self._encode([shown], [EncoderRow(*row)], "right")
+            self._expansions[key] = expanded["input_ids"].shape[1] - len(self.tokenize(prompt))
+        return self._expansions[key]
+
+    def _slice_prompt(self, prompt: str) -> str:
+        """Repeat each picture's mark for its views, where pictures are sliced."""
+        mark = get_image_mark(self.processor)
+        return prompt.replace(mark, mark * self.slicer.views) if self.slicer else prompt
+
+
+def _get_words(turn: Turn) -> str:
+    return turn.text.replace(PICTURE, "").strip()
+
+
+def _open(name: str, source: ImageSource) -> Image.Image:
+    with name_place(name):
+        return open_image(source)
 
 
 def split_into_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:

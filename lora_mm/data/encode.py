@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lora_mm.errors import InputError
+
 Side = Literal["left", "right"]
 
 
@@ -27,12 +29,14 @@ class EncoderRow:
         answer: the assistant's last turn, or its beginning.
         suffix: number of tokens from the assistant's first turn to the end of the row.
         pictures: pictures in the order of their marks.
+        questions: for each picture, the text of the turn that has it.
     """
 
     prompt: str
     answer: str
     suffix: int
     pictures: Sequence[Image.Image] = ()
+    questions: Sequence[str] = ()
 
 
 def encode_rows(processor: Any, rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
@@ -65,6 +69,26 @@ def starts_with_bos(processor: Any, text: str) -> bool:
     """
     bos = processor.tokenizer.bos_token
     return bos is not None and bos in text
+
+
+def check_question(processor: Any, question: str) -> None:
+    """Check that a Q-Former that reads questions can read this one whole; other processors have none.
+
+    Args:
+        processor: the base's processor.
+        question: text of a turn that has a picture.
+
+    Raises:
+        InputError: the text is too long.
+    """
+    tokenizer = getattr(processor, "qformer_tokenizer", None)
+    if tokenizer is None:
+        return
+    count, limit = len(tokenizer(question)["input_ids"]), tokenizer.model_max_length
+    if count > limit:
+        raise InputError(
+            f"a turn with a picture has {count:,} tokens for the Q-Former, which reads {limit:,}; shorten it"
+        )
 
 
 def get_image_mark(processor: Any) -> str:
@@ -130,17 +154,13 @@ def _make_blip_inputs(processor: Any, batch: dict[str, Tensor], rows: Sequence[E
 def _make_instructblip_inputs(
     processor: Any, batch: dict[str, Tensor], rows: Sequence[EncoderRow]
 ) -> dict[str, Tensor]:
-    """Encode the prompt for the Q-Former too, once for each picture."""
-    special = [get_image_mark(processor), processor.tokenizer.bos_token or ""]
-    questions = []
-    for row in rows:
-        text = row.prompt
-        for token in special:
-            text = text.replace(token, "")
-        questions += [text.strip()] * len(row.pictures)
+    """Encode for the Q-Former too: for each picture the turn that has it, never a later turn, nor an answer."""
+    questions = [question for row in rows for question in row.questions]
+    for question in questions:
+        check_question(processor, question)
     # A batch without pictures has one blank picture, and so one question. It has a token, because without any the
     # Q-Former's text layers get no gradient.
-    encoded = processor.qformer_tokenizer(questions or ["?"], return_tensors="pt", padding=True, truncation=True)
+    encoded = processor.qformer_tokenizer(questions or ["?"], return_tensors="pt", padding=True)
     return {
         **_make_blip_inputs(processor, batch, rows),
         "qformer_input_ids": encoded["input_ids"],

@@ -26,6 +26,9 @@ _CACHED = 20_000
 
 _PICTURE_IN_TEXT = re.compile(rf"\s*{PICTURE}\s*")
 
+_WORDS = re.compile(r"\S(?:.*\S)?", re.DOTALL)
+"""A text without the spaces around it."""
+
 _SUBSTITUTE = "\ue000"
 """A private-use character that replaces the text of a turn to find its position."""
 
@@ -76,7 +79,7 @@ class Renderer:
         """
         for turn in example.turns:
             self._check_turn(example.id, turn)
-        messages = _to_messages(example)
+        messages = to_messages(example.turns)
         prompt = self.apply_template(example.id, messages[:-1], add_generation_prompt=True)
         whole = self.apply_template(example.id, messages)
         if not whole.startswith(prompt):
@@ -91,7 +94,7 @@ class Renderer:
 
         Args:
             name: name of the conversation in messages.
-            messages: the turns; see :func:`to_message`.
+            messages: the turns; see :func:`to_messages`.
             add_generation_prompt: whether to end with the beginning of the assistant's turn.
 
         Raises:
@@ -155,7 +158,7 @@ class Renderer:
         answers = [number for number, turn in enumerate(example.turns) if turn.role == "assistant"]
         if len(answers) == 1:
             return []
-        messages = _to_messages(example)
+        messages = to_messages(example.turns)
         whole = self.apply_template(example.id, messages)
         *earlier, last = [self._find_text(example.id, messages, number, whole) for number in answers]
         lead, ending = whole[len(prompt) : last[0]], whole[last[1] :]
@@ -171,7 +174,7 @@ class Renderer:
 
     def _find_text(self, id: str, messages: list[dict[str, Any]], number: int, whole: str) -> tuple[int, int]:
         """Find start and end of a message's text, in characters of ``whole``."""
-        substitute = to_message(messages[number]["role"], _SUBSTITUTE)
+        substitute = _to_message(messages[number]["role"], _SUBSTITUTE)
         changed = [*messages[:number], substitute, *messages[number + 1 :]]
         before, separator, after = self.apply_template(id, changed).partition(_SUBSTITUTE)
         begin, end = len(before), len(whole) - len(after)
@@ -229,25 +232,34 @@ def _compile_special_tokens(processor: Any) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True)))
 
 
-def to_message(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
-    """Convert a turn to a message for ``apply_chat_template``.
+def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Convert turns to messages for ``apply_chat_template``."""
+    return [_to_message(turn.role, place_pictures(turn)) for turn in turns]
 
-    Args:
-        role: role of the turn.
-        text: its text, with a ``PICTURE`` where each picture stands; without any, the pictures go before the text.
-        pictures: number of its pictures.
+
+def place_pictures(turn: Turn) -> str:
+    """Return a turn's text with a ``PICTURE`` for each picture; without any in the text, pictures go before it."""
+    return turn.text if PICTURE in turn.text else PICTURE * len(turn.images) + turn.text
+
+
+def outline_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Shorten each text to a letter, and leave out the turns after the last picture.
+
+    The spaces around pictures stay, since they may share tokens with what a processor writes around a picture.
     """
-    if PICTURE not in text:
-        text = PICTURE * pictures + text
+    last = max((number for number, turn in enumerate(turns) if turn.images), default=-1)
+    return tuple(
+        Turn(turn.role, PICTURE.join(_WORDS.sub("a", piece) for piece in place_pictures(turn).split(PICTURE)))
+        for turn in turns[: last + 1]
+    )
+
+
+def _to_message(role: str, text: str) -> dict[str, Any]:
     first, *others = ({"type": "text", "text": piece} for piece in text.split(PICTURE))
     content = [first, *(part for piece in others for part in ({"type": "image"}, piece))]
     # Templates write a space or a line after every text, so an empty one would show. Some need one text in a turn.
     filled = [part for part in content if part.get("text") != ""]
     return {"role": role, "content": filled if text.strip(PICTURE) else [*filled, first]}
-
-
-def _to_messages(example: Example) -> list[dict[str, Any]]:
-    return [to_message(turn.role, turn.text, len(turn.images)) for turn in example.turns]
 
 
 def _count_shared(first: Sequence[object], second: Sequence[object]) -> int:

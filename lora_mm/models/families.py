@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_mm.errors import InputError, suggest_name
+from lora_mm.models.chat_template import write_plain_template
 from lora_mm.models.description import ModelDescription
 
 if TYPE_CHECKING:
@@ -85,28 +86,11 @@ def _idefics_image_token(config: PretrainedConfig) -> int | None:
     return given
 
 
-def _make_plain_template(opening: str, turn: str, mark: str = "<image>") -> str:
-    """Make the chat template of a family that was trained on questions and answers without names of roles.
-
-    Args:
-        opening: start of a text, in Jinja; PICTURES stands for one ``mark`` per picture.
-        turn: separates the answer from the question.
-        mark: the placeholder of a picture.
-    """
-    parts = "{% for message in messages %}{% for part in message['content'] if part['type'] == 'KIND' %}"
-    pictures = parts.replace("KIND", "image") + mark + "{% endfor %}{% endfor %}"
-    words = (
-        parts.replace("KIND", "text")
-        + "{{ part['text'] }}{% endfor %}{% if message['role'] == 'user' %}{{ TURN }}{% endif %}{% endfor %}"
-    )
-    return opening.replace("PICTURES", pictures) + words.replace("TURN", repr(turn))
-
-
 # --- families ------------------------------------------------------------------------------------------------------
 
 _IMAGE = {"image": "image_token_id"}
 _IMAGE_AND_VIDEO = {"image": "image_token_id", "video": "video_token_id"}
-_PICTURES_FIRST = _make_plain_template("PICTURES{{ bos_token }}", "\n")
+_PICTURES_FIRST = write_plain_template(pictures_first=True)
 
 # The tower reads the patches of all pictures in the batch as one long row: no row is a crop.
 _QWEN = Family(_IMAGE_AND_VIDEO, packed=True)
@@ -139,7 +123,7 @@ FAMILIES: dict[str, Family] = {
     "idefics": Family(
         {"image": _idefics_image_token},
         visual_tokens=False,
-        template=_make_plain_template("{{ bos_token }}PICTURES", "\n"),
+        template=write_plain_template(),
         layers={"language": ("model.layers",)},
         parts={
             "connector": ("model.perceiver_resampler", "model.gated_cross_attn_layers"),
@@ -156,7 +140,11 @@ FAMILIES: dict[str, Family] = {
     # Pan-and-scan crops (off by default) look like separate pictures in the prompt: nothing tells them apart.
     "gemma3": Family(_IMAGE, framed=True),
     # No tower: patches are projected straight into the language model.
-    "fuyu": Family(_IMAGE, tower=False, template=_make_plain_template("PICTURES<s>", "<0x04>", mark="|SPEAKER|")),
+    "fuyu": Family(
+        _IMAGE,
+        tower=False,
+        template=write_plain_template(bos="<s>", pictures_first=True, end="<0x04>", mark="|SPEAKER|"),
+    ),
     # A row of the tower is a picture: its tiles, up to max_num_tiles, in sequence. There is no overview. The states of
     # some layers are read too (intermediate_layers_indices); all layers are read at the end.
     "mllama": Family(_IMAGE, visual_tokens=False, packed=True),

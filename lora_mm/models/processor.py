@@ -30,6 +30,9 @@ def load_processor(
     processor = kind.from_pretrained(source, revision=revision, **TRUSTED_ONLY)
     if not getattr(processor, "chat_template", None):
         processor.chat_template = find_family(config.model_type, description).template
+    if tokenizer := getattr(processor, "qformer_tokenizer", None):  # its files need not say how much its model reads
+        positions = config.qformer_config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return processor
 
 

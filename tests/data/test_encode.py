@@ -19,21 +19,15 @@ from lora_mm.errors import InputError
 from lora_mm.evaluation.predict import generate_answers
 from lora_mm.models.families import FAMILIES
 from lora_mm.models.forward import IGNORE_INDEX
-from lora_mm.models.loading import Base, load_base
+from lora_mm.models.loading import Base
 from lora_mm.models.processor import drop_video_processor
-from tests.helpers.bases import LACKING, PROCESSORS, make_family_base
+from tests.helpers.bases import LACKING, PROCESSORS
 from tests.helpers.families import FAMILY
 from tests.helpers.family_inputs import VOCABULARY
 from tests.helpers.tiny import tiny_tokenizer
 
 every_family = pytest.mark.parametrize("family", list(PROCESSORS))
 OF_TOKENS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
-    folder = tmp_path_factory.mktemp("bases")
-    return {family: load_base(str(make_family_base(folder / family, family))) for family in PROCESSORS}
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +212,7 @@ def test_blips_rows_are_its_processors(family: str, bases: dict[str, Base]) -> N
     processor = bases[family].processor
     processor.image_token = AddedToken("<image>")  # as it takes it from a tokenizer that does not name it
     want = processor(text="What is it?", images=PICTURE, return_tensors="pt")
-    made = encode_rows(processor, [EncoderRow("<image><s>What is it?", "", 0, [PICTURE])], "right")
+    made = encode_rows(processor, [EncoderRow("<image><s>What is it?", "", 0, [PICTURE], ["What is it?"])], "right")
     assert set(made) == set(want) - {"token_type_ids"}
     for name in made:
         assert torch.equal(made[name], want[name]), name
