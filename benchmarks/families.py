@@ -74,9 +74,9 @@ class Cell:
 
     @property
     def batch(self) -> dict[str, torch.Tensor]:
-        """A row with a picture and a row without; of a family that cuts no crops, a picture for each crop."""
-        cut = self.method == "crop_lora" and FAMILIES[self.family].crops == "none"
-        return family_batch(self.family, (5, 0) if cut else (1, 0))
+        """A row with a picture and a row without; for crops, what 2 × 2 crops and an overview of a picture are."""
+        whole = self.method != "crop_lora" or FAMILIES[self.family].crops == "overview_first"  # whose picture is cut
+        return family_batch(self.family, (1, 0) if whole else (5, 0))
 
     def attach(self, *, trained: bool = True) -> peft.PeftModel:
         """The tiny model with the adapter on it, perturbed as if trained."""
@@ -258,7 +258,7 @@ def main() -> int:
                 cell, failed = try_cell(family, method, world)
                 cells.append(cell)
                 failures += failed
-            lacks = f"no run: its processor needs {LACKING[family]}" if family in LACKING else ""
+            lacks = f"no run: {LACKING[family]}" if family in LACKING else ""
             remarks = "; ".join(filter(None, (describe_layers(family), lacks)))
             lines.append(f"| `{family}` | {' | '.join(cells)} | {remarks} |")
             print(lines[-1], flush=True)

@@ -54,7 +54,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
             part's first layer owns it.
 
     Args:
-        base_layer: a norm or a linear layer of the base.
+        base_layer: a norm or a linear layer of the base, or another routed layer on one, whose update is added too.
         signal: what routers by modality, visual token and crop read; None if no adapter of the model routes.
     """
 
@@ -305,11 +305,13 @@ class RoutedLayer(nn.Module, BaseTunerLayer, HasKernelChoice):
 
 
 def get_feature_sizes(base_layer: nn.Module) -> tuple[int, int]:
-    """Get the width of the input and of the output of a norm or a linear layer.
+    """Get the width of the input and of the output of a norm or a linear layer, adapted or not.
 
     Raises:
         InputError: any other module.
     """
+    if isinstance(base_layer, RoutedLayer):
+        return base_layer.in_features, base_layer.out_features
     weight = getattr(base_layer, "weight", None)
     if weight is not None and weight.dim() == 1:
         return weight.shape[0], weight.shape[0]

@@ -1,6 +1,6 @@
 """Decides which module of a model gets which placement. Knows modules and placements; changes neither."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,7 +37,8 @@ def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[s
         placements: the placements of one adapter.
 
     Returns:
-        Module path → its target.
+        Module path → its target. Updates of several placements beside one module add up; the layer of the second is at
+        :func:`get_inner_path` of the first's.
 
     Raises:
         InputError: names every fault: a method that does not apply to the family, a layer index beyond the model, a
@@ -52,17 +53,47 @@ def resolve_targets(model: nn.Module, placements: Iterable[Placement]) -> dict[s
         except InputError as error:
             faults += error.faults
             continue
-        taken = [path for path in new if path in targets]
+        taken = {path: conflict for path in new if (conflict := _find_conflict(targets, path, item)) is not None}
         if taken:
+            path, (other, reason) = next(iter(taken.items()))
             more = f" and on {len(taken) - 1} more" if len(taken) > 1 else ""
             faults.append(
-                f"Two adapters on one module, {taken[0]}{more}: {targets[taken[0]].placement} and {item}; "
-                "give each its own part, site or layers."
+                f"Two adapters on one module, {path}{more}: {other} and {item}. {reason}; give each its own part, site "
+                "or layers."
             )
-        targets |= new
+        for path, target in new.items():
+            targets[_find_free_path(targets, path)] = target
     if faults:
         raise InputError(*faults)
     return targets
+
+
+def _find_conflict(
+    targets: Mapping[str, Target], path: str, item: ResolvedPlacement
+) -> tuple[ResolvedPlacement, str] | None:
+    """Find a placement on the module that another one cannot be added to, and the reason; None if updates add up."""
+    while path in targets:
+        other = targets[path].placement
+        for one in (item, other):
+            if one.row.reads == "output":
+                return other, "Each changes what the other reads"
+            if one.side_by_side:
+                return other, "Experts side by side run the whole feed-forward"
+        if item.method == other.method:
+            return other, "Their updates are of one kind"
+        path = get_inner_path(path)
+    return None
+
+
+def _find_free_path(targets: Mapping[str, Target], path: str) -> str:
+    while path in targets:
+        path = get_inner_path(path)
+    return path
+
+
+def get_inner_path(path: str) -> str:
+    """The path of what an adapted module wraps: the module of the base, or another adapter's layer on it."""
+    return f"{path}.base_layer"
 
 
 def _find_targets(model: nn.Module, item: ResolvedPlacement) -> dict[str, Target]:

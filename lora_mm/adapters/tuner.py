@@ -16,7 +16,7 @@ from lora_mm.adapters.config import RoutedConfig
 from lora_mm.adapters.kernel_choice import HasKernelChoice
 from lora_mm.adapters.layers import LayerContext, RoutedLayer
 from lora_mm.adapters.signal import Signal
-from lora_mm.adapters.targets import Target, resolve_targets
+from lora_mm.adapters.targets import Target, get_inner_path, resolve_targets
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import get_anatomy, list_modalities
 
@@ -66,7 +66,8 @@ class RoutedModel(BaseTuner, HasKernelChoice):
 
     @staticmethod
     def _check_target_module_exists(peft_config: peft.PeftConfig, key: str) -> bool:
-        return key in _check_routed(peft_config).targets
+        # An inner layer is made with the outer one.
+        return key in _check_routed(peft_config).targets and not key.endswith(get_inner_path(""))
 
     def _create_and_replace(
         self,
@@ -78,9 +79,16 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        """Put the adapter on one target module."""
-        resolved = _check_routed(peft_config).targets[current_key]
-        layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
+        """Put the adapter on one target module: a layer for each of its placements there, one inside the other."""
+        targets, path = _check_routed(peft_config).targets, current_key
+        while path in targets:
+            layer = target if isinstance(target, RoutedLayer) else RoutedLayer(target, self.signal)
+            self._add_adapter(layer, adapter_name, targets[path])
+            if layer is not target:
+                self._replace_module(parent, target_name, layer, target)
+            parent, target_name, target, path = layer, "base_layer", layer.base_layer, get_inner_path(path)
+
+    def _add_adapter(self, layer: RoutedLayer, adapter_name: str, resolved: Target) -> None:
         key = _get_sharing_key(adapter_name, resolved)
         norm = self.model.get_submodule(resolved.residual) if resolved.residual else None
         context = LayerContext(
@@ -92,8 +100,6 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         layer.kernels = self.kernels
         layer.update_layer(adapter_name, resolved.placement, context)
         self.first_layers.setdefault(key, layer)
-        if layer is not target:
-            self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Set the module. PEFT's version also copies weights on unload, which breaks parts that are trained whole."""

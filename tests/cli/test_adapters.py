@@ -67,7 +67,7 @@ def finetune(cli: Cli, scienceqa_folder: Path, tmp_path: Path) -> Call:
         ),
         ("llava", [{"method": "mma", "layers": []}], ["matches no module of this model", "leave `layers` out"]),
         ("llava", [{"method": "mma", "layers": [5]}], ["layers [5] do not exist", "layers 0 to 1"]),
-        ("llava", ["lora", {"method": "visual_expert"}], ["Two adapters on one module", "give each its own part"]),
+        ("llava", ["mma", {"method": "mma", "at": "block"}], ["Two adapters on one module", "give each its own part"]),
         ("llava", [{"method": "mma", "rank": 0}], ["adapters.0.rank: ", "greater than or equal to 1"]),
         ("llava", [{"method": "mma", "experts": 0}], ["adapters.0.experts: ", "greater than or equal to 1"]),
         ("llava", [{"method": "moe_lora", "top_k": 9}], ["adapters.0: top_k 9 is more than the number of experts, 4"]),

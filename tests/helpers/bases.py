@@ -249,11 +249,11 @@ PROCESSORS: dict[str, Made] = {
 """All but those of :data:`LACKING`."""
 
 LACKING = {
-    "smolvlm": "num2words",
+    "smolvlm": "its processor needs num2words",
     **dict.fromkeys(
-        ("mistral3", "cohere2_vision", "lfm2_vl", "gemma4_unified", "muse_glimmer", "minicpmv4_6"), "torchvision"
+        ("mistral3", "cohere2_vision", "lfm2_vl", "gemma4_unified", "muse_glimmer", "minicpmv4_6"), "its processor needs torchvision"
     ),
-    "got_ocr2": "no chat template: it writes the prompt itself",
+    "got_ocr2": "its processor writes prompts of its own",
 }
 """Families whose processor asks for what is not here. SmolVLM's is Idefics3's again."""
 

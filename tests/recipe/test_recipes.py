@@ -21,6 +21,9 @@ METRIC = {
     "scienceqa": "scienceqa",
     "scienceqa-qwen3-vl": "scienceqa",
     "scienceqa-smolvlm": "scienceqa",
+    "scienceqa-lora": "scienceqa",
+    "scienceqa-visual-expert": "scienceqa",
+    "scienceqa-moe": "scienceqa",
     "monkey": "scienceqa",
     "vqa-short-answer": "vqa",
     "captioning": "caption",
@@ -95,5 +98,7 @@ def test_the_adapters_of_a_real_recipe_fit_a_tiny_model_of_the_same_family(name:
     recipe = load_recipe(name)
     model = attach(family_model(FAMILY[recipe.base.model]), recipe.adapters, train=recipe.train)
     expected = {item.part for item in recipe.adapters}
-    adapted = {find_part(model.get_base_model(), path) for path in model.peft_config["default"].targets}
+    config = model.peft_config["default"]
+    paths = getattr(config, "targets", None) or config.target_modules  # plain LoRA is PEFT's own
+    adapted = {find_part(model.get_base_model(), path) for path in paths}
     assert adapted == expected
