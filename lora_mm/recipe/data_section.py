@@ -153,6 +153,9 @@ class DataSection(SourceKeys):
         pictures: How to fit pictures before the base's processor. By default, it gets them as they are.
         slicing: How to cut pictures into crops, for model families that do not do so themselves. By default, pictures
             stay whole.
+        special_tokens: Special tokens of the base that texts may spell, and that generated answers keep, such as
+            ``<|box_start|>`` and ``<|box_end|>`` to learn Qwen's own boxes. By default, a text that spells one is
+            faulty.
         max_length: Maximum number of tokens of prompt and answer, including image placeholders.
         overlong: What to do with longer examples: stop with an ``error``, ``drop`` them, or ``truncate`` their end.
         train_limit: Maximum number of training rows, from the first.
@@ -174,6 +177,7 @@ class DataSection(SourceKeys):
     pictures: PicturesSection = PicturesSection()
     slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"
+    special_tokens: list[str] = []
     max_length: int = Field(2048, ge=8, le=1_000_000)
     overlong: Literal["error", "drop", "truncate"] = "error"
     train_limit: int | None = Field(None, ge=1, le=MAX_COUNT)

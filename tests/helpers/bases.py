@@ -45,6 +45,7 @@ def _qwen(processor: Any, image: Any) -> Made:
         lambda tokenizer: drop_video_processor(processor)(
             image(patch_size=4, merge_size=2, temporal_patch_size=2, size=size), tokenizer
         ),
+        special=("<|box_start|>", "<|box_end|>"),
         named={"video_token": "<video>", "vision_start_token": "<start>", "vision_end_token": "<end>"},
         mark="<start><image><end>",
     )
