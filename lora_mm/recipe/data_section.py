@@ -121,10 +121,13 @@ class SourceSection(SourceKeys):
     Attributes:
         path: File (JSON, JSON lines, CSV or Parquet), folder or Hub id of the rows.
         weight: Sampling weight of this source, multiplied with the share that ``data.sampling`` gives it.
+        eval_share: Share of this source's training rows to hold out for evaluation; by default ``data.eval_share``.
+            With 0, the source is for training only, as is one without an evaluation split or ``eval_path``.
     """
 
     path: str
     weight: float = Field(1.0, ge=0, le=1e6)
+    eval_share: float | None = Field(None, ge=0, lt=1)
 
 
 class DataSection(SourceKeys):
@@ -220,6 +223,9 @@ class DataSection(SourceKeys):
                 faults.append(
                     f"sources.{number}.layout: scienceqa cannot be mixed with other sources; set it as data.path"
                 )
+        for number, source in enumerate(self.sources):
+            if source.eval_share is not None and source.eval_path:
+                faults.append(f"sources.{number}.eval_share: eval_path={source.eval_path} is set too; use one of them")
         eval_paths = [source.eval_path for source in self.all_sources if source.eval_path]
         if self.eval_share and eval_paths:
             faults.append(f"eval_share: eval_path={eval_paths[0]} is set too; use one of them")
