@@ -45,6 +45,7 @@ def save_adapter(
     base: Base,
     recipe: str,
     fit: Fit = "processor",
+    special_tokens: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write all but model card and scores to ``folder``: config, weights, resolved recipe, base and preprocessing.
@@ -57,6 +58,7 @@ def save_adapter(
         base: the base that the adapter was trained on.
         recipe: the resolved recipe, as YAML.
         fit: how pictures were fitted before the base's processor.
+        special_tokens: special tokens that texts could spell.
         dtype: of the tensors in the file. Round the model to it first (:func:`round_adapter_weights`), or the saved
             adapter differs from the model.
     """
@@ -68,7 +70,7 @@ def save_adapter(
             tensors = {name: tensor.to(dtype) for name, tensor in load_file(str(new / WEIGHTS)).items()}
             save_file(tensors, str(new / WEIGHTS), metadata={"format": "pt"})
         (new / RECIPE).write_text(recipe, encoding="utf-8")
-        write_preprocessing(new, base, fit)
+        write_preprocessing(new, base, fit, special_tokens)
 
 
 def round_adapter_weights(model: peft.PeftModel, dtype: torch.dtype) -> None:
@@ -99,6 +101,7 @@ def load_adapter(
     onto: peft.PeftModel | None = None,
     accept: Collection[Mismatch] = (),
     fit: Fit | None = None,
+    special_tokens: Sequence[str] | None = None,
     kernels: Kernels = "auto",
 ) -> peft.PeftModel:
     """Load an adapter onto its base, for inference.
@@ -111,6 +114,7 @@ def load_adapter(
             (``onto.set_adapter(name)`` switches).
         accept: mismatches to warn of instead of refusing.
         fit: how pictures will be fitted before the base's processor; None does not compare it with training.
+        special_tokens: special tokens that texts may spell; None does not compare them with training.
         kernels: how the adapters' operations run (see :func:`~lora_mm.adapters.attach.attach`); ``onto`` keeps its own.
 
     Returns:
@@ -121,7 +125,7 @@ def load_adapter(
             missing, unexpected or misshapen tensors (each named).
     """
     check_adapter_folder(folder)
-    check_mismatches(base, folder, accept, fit)
+    check_mismatches(base, folder, accept, fit, special_tokens)
     if onto is not None:
         return put_adapter(onto, folder, name)
     model = put_adapter(base.model, folder, name)

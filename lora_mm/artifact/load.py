@@ -10,13 +10,14 @@ from lora_mm.adapters.kernel_choice import set_kernels
 from lora_mm.artifact.files import CONFIG, PREPROCESSING, WEIGHTS, check_no_pickle
 from lora_mm.artifact.folder import put_adapter
 from lora_mm.artifact.hub import find_adapter
-from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, read_trained_fit
+from lora_mm.artifact.preprocessing import Mismatch, check_mismatches, read_allowed_tokens, read_trained_fit
 from lora_mm.errors import InputError
 from lora_mm.models.base_files import compute_fingerprint, find_base_folder
 from lora_mm.models.fitting import make_fitting_processor
 from lora_mm.models.loading import Base, get_default_device, load_base, load_base_config, load_base_processor
 from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import DtypeChoice, Quantization
+from lora_mm.models.special_tokens import allow_tokens
 from lora_mm.ops.kernel_choice import Kernels
 from lora_mm.paths import resolve_path
 
@@ -75,7 +76,8 @@ def load(
 def load_processor(base: str | Path, adapter: str | Path, *, revision: str | None = None) -> Any:
     """Load a processor that prepares inputs as in an adapter's training.
 
-    It is the base's own, and also pads pictures to squares if the adapter was trained so (``data.pictures.fit``).
+    It is the base's own, and also pads pictures to squares if the adapter was trained so (``data.pictures.fit``). Its
+    tokenizer does not skip special tokens that the adapter learnt to write (``data.special_tokens``).
 
     Args:
         base: Hub id or folder of the base, or ``pocket``.
@@ -94,6 +96,8 @@ def load_processor(base: str | Path, adapter: str | Path, *, revision: str | Non
     folder = _find_folder(adapter)
     processor = load_base_processor(str(base), load_base_config(str(base), revision), revision)
     fit = read_trained_fit(folder) if (folder / PREPROCESSING).is_file() else "processor"
+    if (folder / PREPROCESSING).is_file():
+        processor = allow_tokens(processor, read_allowed_tokens(folder))
     fitting = make_fitting_processor(processor, fit)
     if fitting is None:
         raise InputError(

@@ -28,22 +28,25 @@ _IMAGE_KEYS = (
 
 _FIT = "pictures_fit"
 """Key of the fit among the inputs; absent where the processor does all itself."""
+_TOKENS = "special_tokens"
+"""Key of the special tokens that texts may spell; absent without any."""
 
 
-def write_preprocessing(folder: Path, base: "Base", fit: Fit = "processor") -> None:
+def write_preprocessing(folder: Path, base: "Base", fit: Fit = "processor", special_tokens: Sequence[str] = ()) -> None:
     """Write ``preprocessing.json``: the base's identity, where its parts are, and how its inputs are prepared.
 
     Args:
         folder: the adapter's folder.
         base: the base that the adapter was trained on.
         fit: how pictures were fitted before the base's processor.
+        special_tokens: special tokens that texts may spell (:func:`~lora_mm.models.special_tokens.allow_tokens`).
     """
     from lora_mm.models.anatomy import get_anatomy
 
     facts = {
         "base": _identify_base(base),
         "parts": get_anatomy(base.model).parts,
-        "inputs": describe_preprocessing(base.processor, fit),
+        "inputs": describe_preprocessing(base.processor, fit, special_tokens),
     }
     (folder / PREPROCESSING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -65,32 +68,57 @@ def read_trained_fit(folder: Path) -> Fit:
     return fit
 
 
-def describe_preprocessing(processor: Any, fit: Fit = "processor") -> dict[str, Any]:
+def read_allowed_tokens(folder: Path) -> list[str]:
+    """Read which special tokens texts could spell when the adapter in ``folder`` was trained.
+
+    Raises:
+        InputError: the file does not list texts.
+    """
+    tokens = _get_section(read_json_object(folder / PREPROCESSING), "inputs").get(_TOKENS, [])
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f"{folder / PREPROCESSING}: {_TOKENS} must be a list of texts.")
+    return tokens
+
+
+def describe_preprocessing(
+    processor: Any, fit: Fit = "processor", special_tokens: Sequence[str] = ()
+) -> dict[str, Any]:
     """Describe how inputs are prepared: image sizes and statistics, hash of the chat template, special tokens.
 
     Args:
         processor: the base's processor.
         fit: how pictures are fitted before it; left out of the description where it does all itself.
+        special_tokens: special tokens that texts may spell; left out of the description without any.
     """
     image = processor.image_processor.to_dict()
     template = processor.chat_template or ""
     tokenizer = processor.tokenizer
     fitting = {} if fit == "processor" else {_FIT: fit}
-    return fitting | {
+    allowed = {_TOKENS: sorted(special_tokens)} if special_tokens else {}
+    return {
+        **fitting,
+        **allowed,
         "image": {name: _to_plain_json(image[name]) for name in _IMAGE_KEYS if image.get(name) is not None},
         "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:16],
         "tokens": {"vocabulary": len(tokenizer), "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id},
     }
 
 
-def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch], fit: Fit | None = None) -> None:
+def check_mismatches(
+    base: "Base",
+    folder: Path,
+    accept: Collection[Mismatch],
+    fit: Fit | None = None,
+    special_tokens: Sequence[str] | None = None,
+) -> None:
     """Compare a base with the one an adapter was trained on; warn of accepted mismatches.
 
     Args:
         base: the base to put the adapter on. A missing fingerprint or processor is not compared.
         folder: the adapter's folder.
         accept: mismatches to warn of instead of refusing.
-        fit: how pictures will be fitted before the base's processor; None compares no inputs but the processor's.
+        fit: how pictures will be fitted before the base's processor; None does not compare it.
+        special_tokens: special tokens that texts may spell; None does not compare them.
 
     Raises:
         InputError: a mismatch that is not accepted, or an unknown name in ``accept``.
@@ -101,7 +129,9 @@ def check_mismatches(base: "Base", folder: Path, accept: Collection[Mismatch], f
         mismatches["base"] = _explain_other_base(_get_section(facts, "base"), _identify_base(base))
     if base.processor is not None:
         trained = _get_section(facts, "inputs")
-        inputs = describe_preprocessing(base.processor, fit or trained.get(_FIT, "processor"))
+        inputs = describe_preprocessing(base.processor, fit or trained.get(_FIT, "processor"), special_tokens or ())
+        if special_tokens is None and _TOKENS in trained:
+            inputs[_TOKENS] = trained[_TOKENS]
         mismatches["inputs"] = _explain_other_inputs(trained, inputs)
     unknown = [kind for kind in accept if kind not in mismatches]
     if unknown:
@@ -168,7 +198,8 @@ def _explain_other_inputs(trained: Mapping[str, Any], current: Mapping[str, Any]
     return [
         "inputs are prepared differently than in training:",
         *differences,
-        "Use the processor files of the base it was trained on and its recipe's data.pictures; or use these knowingly: "
+        "Use the processor files of the base it was trained on and its recipe's data.pictures and "
+        "data.special_tokens; or use these knowingly: "
         "`--accept inputs`.",
     ]
 

@@ -41,6 +41,7 @@ class SplitCheck:
         rows: number of rows.
         usable: number of rows that can be used.
         layouts: the layout of each source.
+        train_only: paths of the sources that have no rows to evaluate on.
         faults: faults of the other rows, each with its row.
         pictures: number of pictures → number of examples that have so many.
         cut_off: percentile → share of a picture's area that the model does not see, from 0 to 1; empty if the base's
@@ -58,6 +59,7 @@ class SplitCheck:
     rows: int = 0
     usable: int = 0
     layouts: list[str] = field(default_factory=list)
+    train_only: list[str] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
     pictures: dict[int, int] = field(default_factory=dict)
     cut_off: dict[int, float] = field(default_factory=dict)
@@ -186,7 +188,9 @@ def _read_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Sequence
 
 def _read_own_split(recipe: Recipe, split: str, check: SplitCheck) -> tuple[Examples, np.ndarray]:
     sources, index, hashes = [], [], []
-    for number, (source, rows) in enumerate(find_sources(recipe.data, split)):
+    found = find_sources(recipe.data, split)
+    check.train_only = found.train_only
+    for number, (source, rows) in enumerate(found.opened):
         survey = survey_source(source, rows)
         sources.append(source)
         index.append(np.stack([np.full(len(survey.usable), number), survey.usable], axis=1).astype(np.int64))

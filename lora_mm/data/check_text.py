@@ -64,6 +64,8 @@ def _print_faults(report: DataReport, console: Console) -> None:
 def _list_facts(check: SplitCheck) -> Iterator[tuple[str, str]]:
     layouts = ", ".join(dict.fromkeys(check.layouts))
     yield "rows", f"{check.rows:,}, {check.usable:,} usable ({layouts})"
+    if check.train_only:
+        yield "no rows of", f"{', '.join(check.train_only)}, for training only"
     names = {0: "text only", 1: "one picture"}
     yield "pictures", _format_shares({names.get(n, f"{n} pictures"): c for n, c in sorted(check.pictures.items())})
     if check.cut_off.get(100):

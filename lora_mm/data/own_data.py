@@ -11,6 +11,7 @@ from lora_mm.data.mixture import SourceCounts, allocate_counts, cap_rows, draw_r
 from lora_mm.data.selection import Selection
 from lora_mm.data.source import Examples, Source, open_source
 from lora_mm.data.survey import Survey, hash_source, survey_source
+from lora_mm.data.tables import MissingSplitError
 from lora_mm.errors import InputError
 from lora_mm.paths import resolve_path
 from lora_mm.recipe.data_section import DataSection, SourceSection
@@ -19,14 +20,53 @@ _FAULTS_IN_ERROR = 10
 _FAULTS_IN_ACCOUNT = 3
 
 
-def find_sources(section: DataSection, split: str) -> list[tuple[Source, np.ndarray]]:
+@dataclass(frozen=True)
+class FoundSources:
+    """The sources of a recipe in one split.
+
+    Attributes:
+        opened: each source with the numbers of its rows in the split.
+        train_only: paths of the sources of a mixture that have no rows to evaluate on.
+    """
+
+    opened: list[tuple[Source, np.ndarray]]
+    train_only: list[str]
+
+
+def find_sources(section: DataSection, split: str) -> FoundSources:
     """Open every source of a recipe; see :func:`find_source`.
 
     Args:
         section: the recipe's ``data`` section.
         split: name of the split.
+
+    Raises:
+        InputError: a source cannot be opened, or none has rows of the split.
     """
-    return [find_source(section, entry, split, number) for number, entry in enumerate(section.all_sources)]
+    found = {n: _find_source_if_any(section, entry, split, n) for n, entry in enumerate(section.all_sources)}
+    opened = [item for item in found.values() if item]
+    if not opened:
+        raise InputError(_describe_nothing_to_evaluate(split))
+    return FoundSources(opened, [section.sources[number].path for number, item in found.items() if item is None])
+
+
+def _find_source_if_any(
+    section: DataSection, entry: SourceSection, split: str, number: int
+) -> tuple[Source, np.ndarray] | None:
+    """Find a source; None if it belongs to a mixture, and is for training only."""
+    try:
+        return find_source(section, entry, split, number)
+    except MissingSplitError:
+        if split == section.train_split or not section.sources:
+            raise
+        return None
+
+
+def _describe_nothing_to_evaluate(split: str) -> str:
+    return (
+        f"data.sources: none has rows of split '{split}' to evaluate on. Set eval_path in one of them, or hold out "
+        "some rows: --set data.eval_share=0.1."
+    )
 
 
 def find_source(section: DataSection, entry: SourceSection, split: str, number: int = 0) -> tuple[Source, np.ndarray]:
@@ -42,11 +82,15 @@ def find_source(section: DataSection, entry: SourceSection, split: str, number: 
         The source, and the row numbers of the split.
 
     Raises:
-        InputError: the source has no rows, no known layout, or no such split.
+        MissingSplitError: the source has no rows of the split.
+        InputError: the source has no rows at all, or no known layout.
     """
     evaluating = split == section.eval_split and split != section.train_split
+    share = section.eval_share if entry.eval_share is None else entry.eval_share
+    if evaluating and entry.eval_share == 0:
+        raise MissingSplitError(f"data.sources: '{entry.path}' is for training only (eval_share=0).")
     limit = section.eval_limit if evaluating else section.train_limit
-    held_out = section.eval_share and split in (section.train_split, section.eval_split)
+    held_out = share and split in (section.train_split, section.eval_split)
     path = entry.eval_path if evaluating and entry.eval_path else entry.path
     source = open_source(
         locate_path(section, path),
@@ -62,10 +106,10 @@ def find_source(section: DataSection, entry: SourceSection, split: str, number: 
     )
     if held_out:
         source, hashes = hash_source(source)
-        train, test = hold_out_rows(hashes, section.eval_share, section.seed)
+        train, test = hold_out_rows(hashes, share, section.seed)
         return source, test if evaluating else train
     if source.split is None and split != section.train_split and not (evaluating and entry.eval_path):
-        raise InputError(
+        raise MissingSplitError(
             f"data.path: '{path}' has no split '{split}'. Set data.eval_path to a file with its rows, or hold out "
             "some: --set data.eval_share=0.1."
         )
@@ -114,7 +158,7 @@ def load_own_split(section: DataSection, split: str, limit: int | None) -> DataS
     Raises:
         InputError: all faults of all sources, or no row can be used.
     """
-    surveyed = _survey_sources(section, split, limit)
+    surveyed, train_only = _survey_sources(section, split, limit)
     drawn = _draw(section, split, surveyed)
     index, hashes = _join(surveyed, drawn)
     count = len(index)
@@ -123,32 +167,45 @@ def load_own_split(section: DataSection, split: str, limit: int | None) -> DataS
     counts = [item.count(len(numbers)) for item, numbers in zip(surveyed, drawn, strict=True)]
     faults = [line for item in surveyed for line in item.survey.faults.lines]
     account = _write_account(split, counts, len(order), faults)
+    if train_only:
+        account.append(format_train_only(split, train_only))
     if not len(order):
         raise InputError(f"No usable rows in split '{split}'.", *account)
     examples = Examples([item.source for item in surveyed], index[order])
     return DataSplit(split, examples, tuple(account), hashes[order], faults=tuple(faults))
 
 
-def _survey_sources(section: DataSection, split: str, limit: int | None) -> list[_SurveyedSource]:
-    """Survey every source; raise InputError for all faults, except faulty rows that are dropped."""
+def _survey_sources(section: DataSection, split: str, limit: int | None) -> tuple[list[_SurveyedSource], list[str]]:
+    """Survey every source; raise InputError for all faults, except faulty rows that are dropped.
+
+    Returns:
+        The sources with rows of the split, and the paths of those that are for training only.
+    """
     training = split == section.train_split
     surveyed: list[_SurveyedSource] = []
+    train_only: list[str] = []
     faults: list[str] = []
     for number, entry in enumerate(section.all_sources):
         try:
-            source, rows = find_source(section, entry, split, number)
+            found = _find_source_if_any(section, entry, split, number)
         except InputError as error:
             faults += error.faults
             continue
+        if found is None:
+            train_only.append(entry.path)
+            continue
+        source, rows = found
         needs_all = len(section.all_sources) > 1 or (training and (entry.select or entry.cap))
         survey = survey_source(source, rows, limit=None if needs_all else limit)
         chosen = _choose_rows(section, entry, source, survey) if training else np.arange(len(survey.usable))
         surveyed.append(_SurveyedSource(entry, source, len(rows), survey, chosen))
+    if not surveyed and not faults:
+        faults.append(_describe_nothing_to_evaluate(split))
     if section.faulty_rows == "error":
         faults += _describe_faulty_rows(split, surveyed)
     if faults:
         raise InputError(*faults)
-    return surveyed
+    return surveyed, train_only
 
 
 def _choose_rows(section: DataSection, entry: SourceSection, source: Source, survey: Survey) -> np.ndarray:
@@ -188,6 +245,11 @@ def _join(surveyed: Sequence[_SurveyedSource], drawn: Sequence[np.ndarray]) -> t
     hashes = np.concatenate([item.survey.hashes[numbers] for item, numbers in pairs])
     sources = np.repeat(np.arange(len(surveyed)), [len(numbers) for numbers in drawn])
     return np.stack([sources, rows], axis=1), hashes
+
+
+def format_train_only(split: str, paths: Sequence[str]) -> str:
+    """Say which sources have no rows of the evaluation split."""
+    return f"{split}: {_count(len(paths), 'source')} without rows to evaluate on, for training only: {', '.join(paths)}"
 
 
 def _write_account(split: str, counts: Sequence[SourceCounts], used: int, faults: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 from lora_mm.data.encode import get_image_mark, starts_with_bos
 from lora_mm.data.example import PICTURE, Example, Turn
 from lora_mm.errors import InputError, shorten
+from lora_mm.models.special_tokens import list_special_tokens
 
 _CACHED = 20_000
 """Number of rendered examples to cache: some tens of megabytes of text."""
@@ -149,7 +150,10 @@ class Renderer:
         """Raise InputError for a text that spells a special token, or has more or fewer marks than pictures."""
         # Some templates write all pictures first, and then the texts around them without a space between.
         if match := self._special_token.search(_PICTURE_IN_TEXT.sub("", turn.text)):
-            raise InputError(f"{name}: the text contains {match.group()!r}, a special token of the base; reword it.")
+            raise InputError(
+                f"{name}: the text contains {match.group()!r}, a special token of the base; reword it, or "
+                "allow it if answers are made of it (data.special_tokens)."
+            )
         if (marks := turn.text.count(PICTURE)) not in (0, len(turn.images)):
             raise InputError(f"{name}: {marks} picture marks but {len(turn.images)} pictures in one turn.")
 
@@ -220,15 +224,14 @@ def describe_error(error: Exception) -> str:
 def _compile_special_tokens(processor: Any) -> re.Pattern[str]:
     """Compile a pattern of every token that commands the base, where a text would spell it.
 
-    Beside the few that the tokenizer names, these are the added tokens that it calls special, those of a second
+    Beside the special tokens of the tokenizer, these are those of a second
     tokenizer (the Q-Former's reads the prompt too), and the picture's mark, which a processor replaces in the text. An
     added token that is not called special is vocabulary: lines of HTML, or PaliGemma's places in a picture.
     """
     spellings = {get_image_mark(processor)}
     for tokenizer in (processor.tokenizer, getattr(processor, "qformer_tokenizer", None)):
         if tokenizer is not None:
-            spellings.update(tokenizer.all_special_tokens)
-            spellings.update(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+            spellings.update(list_special_tokens(tokenizer))
     return re.compile("|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True)))
 
 

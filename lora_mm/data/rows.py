@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lora_mm.data.tables import SPLIT_NAMES, TableRows, load_hub_table, load_saved_table, read_parquet_tables
+from lora_mm.data.tables import (
+    SPLIT_NAMES,
+    MissingSplitError,
+    TableRows,
+    load_hub_table,
+    load_saved_table,
+    read_parquet_tables,
+)
 from lora_mm.data.text_rows import FILE_READERS
 from lora_mm.errors import InputError, suggest_name
 from lora_mm.paths import resolve_path
@@ -109,7 +116,7 @@ def _find_in_folder(folder: Path, split: str) -> LocatedRows:
     if undivided := _find_undivided(folder, by_split):
         return LocatedRows(_read_files(undivided), None, undivided[0].parent)
     splits = ", ".join(sorted(by_split)) or "no .jsonl, .json, .csv, .tsv or .parquet file"
-    raise InputError(
+    raise MissingSplitError(
         f"{folder}: no file of split '{split}'.{suggest_name(split, list(by_split))} Found: {splits}. "
         "Name files by split (train.jsonl), or give one file as data.path."
     )

@@ -60,6 +60,10 @@ def read_parquet_columns(file: Path) -> list[str]:
         raise InputError(f"{file}: not a complete Parquet file ({str(error).splitlines()[0]})") from error
 
 
+class MissingSplitError(InputError):
+    """A source has no rows of a split."""
+
+
 def read_parquet_tables(files: Sequence[Path]) -> "datasets.Dataset":
     """Read Parquet files as one memory-mapped table.
 
@@ -138,7 +142,9 @@ def load_hub_table(name: str, split: str, *, limit: int | None = None) -> "datas
 def _find_split(source: str, split: str, known: Sequence[str]) -> str:
     name = next((name for name in SPLIT_NAMES.get(split, (split,)) if name in known), None)
     if name is None:
-        raise InputError(f"{source}: no split '{split}'.{suggest_name(split, known)} It has: {', '.join(known)}.")
+        raise MissingSplitError(
+            f"{source}: no split '{split}'.{suggest_name(split, known)} It has: {', '.join(known)}."
+        )
     return name
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lora_mm.data.example import Example
 from lora_mm.evaluation.answers import Answer
-from lora_mm.evaluation.score import Figure, Measure, Tally, compute_bootstrap_interval
+from lora_mm.evaluation.score import Figure, Measure, Tally, compute_wilson_interval
 
 
 def compute_accuracy(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:
@@ -59,5 +59,6 @@ def _split_by_modality(
 
 
 def _average(points: list[float]) -> Measure:
-    interval = compute_bootstrap_interval([100 * value for value in points])
-    return Measure(100 * statistics.fmean(points) if points else None, len(points), interval)
+    if not points:
+        return Measure(None, 0)
+    return Measure(100 * statistics.fmean(points), len(points), compute_wilson_interval(math.fsum(points), len(points)))

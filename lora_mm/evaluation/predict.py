@@ -86,7 +86,7 @@ def generate_answers(
         advance: called after every batch.
 
     Returns:
-        One text for each example, without special tokens.
+        One text for each example, without special tokens but those of ``data.special_tokens``.
     """
     model.eval()
     generate = cast(Callable[..., torch.Tensor], model.generate)

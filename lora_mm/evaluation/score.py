@@ -1,7 +1,7 @@
 """A score: columns of figures, each with its 95 % interval. Knows numbers; knows no question, metric or model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 _Z = 1.959963984540054
 """95 % of a normal distribution are within this many standard deviations of the mean."""
-_RESAMPLES = 2000
-"""Number of bootstrap resamples: between seeds, the ends of the interval move by a twentieth of its width."""
 
 Interval = tuple[float, float]
 """Low and high end."""
@@ -115,11 +113,15 @@ class Score:
         return self.headline or next(iter(self.columns))
 
 
-def compute_wilson_interval(correct: int, total: int) -> Interval:
-    """Compute Wilson's (1927) 95 % interval of a proportion; unlike the normal interval it stays within 0 to 100.
+def compute_wilson_interval(correct: float, total: int) -> Interval:
+    """Compute Wilson's (1927) 95 % interval of a proportion, or of a mean of credits from 0 to 1.
+
+    Unlike the normal interval and the bootstrap, it stays within 0 to 100, and does not shrink to a point where all
+    answers earn the same. A credit from 0 to 1 with mean p has a variance of at most p(1 - p), that of a right or
+    wrong answer (Bhatia and Davis 2000), so the interval of a mean credit is never too narrow for its spread.
 
     Args:
-        correct: number of right answers.
+        correct: number of right answers, or sum of the credits.
         total: number of answers, at least 1.
 
     Returns:
@@ -128,29 +130,9 @@ def compute_wilson_interval(correct: int, total: int) -> Interval:
     share, z2 = correct / total, _Z * _Z
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    low = 0.0 if correct == 0 else middle - half  # exactly 0, without rounding errors
-    high = 1.0 if correct == total else middle + half
+    low = 0.0 if correct <= 0 else max(0.0, middle - half)  # exactly 0, without rounding errors
+    high = 1.0 if correct >= total else min(1.0, middle + half)
     return 100 * low, 100 * high
-
-
-def compute_bootstrap_interval(
-    values: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES
-) -> Interval | None:
-    """Compute the 95 % percentile interval (Efron 1979) of a mean.
-
-    Args:
-        values: the sample.
-        seed: random seed.
-        resamples: number of resampled means.
-
-    Returns:
-        Low and high end; None without values.
-    """
-    import numpy as np
-
-    if not values:
-        return None
-    return compute_percentile_interval(resample_means(np.asarray(values, dtype=float), seed=seed, resamples=resamples))
 
 
 def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.ndarray":
@@ -172,30 +154,6 @@ def resample_means(values: "np.ndarray", *, seed: int, resamples: int) -> "np.nd
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
     means: np.ndarray = drawn @ distinct / len(values)
     return means
-
-
-def resample_counts(
-    counts: Sequence[int], compute: Callable[["np.ndarray"], "np.ndarray"], *, seed: int = 0
-) -> Interval | None:
-    """Compute the 95 % interval of a function of counts, such as F1 of a confusion table, by bootstrap.
-
-    Args:
-        counts: number of questions of each kind.
-        compute: from counts ``[resamples, kinds]`` to values ``[resamples]``; NaN if a value is not defined.
-        seed: random seed.
-
-    Returns:
-        Low and high end; None if there are no questions or no defined values.
-    """
-    import numpy as np
-
-    total = sum(counts)
-    if not total:
-        return None
-    shares = np.asarray(counts) / total
-    values = compute(np.random.default_rng(seed).multinomial(total, shares, size=_RESAMPLES))
-    values = values[~np.isnan(values)]
-    return compute_percentile_interval(values) if len(values) else None
 
 
 def compute_percentile_interval(values: "np.ndarray") -> Interval:

@@ -1,7 +1,6 @@
 """Scores answers that are yes or no: POPE's confusion table and MME's pairs. Knows no other answers."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,11 +13,10 @@ from lora_mm.evaluation.score import (
     Measure,
     Tally,
     compute_wilson_interval,
-    resample_counts,
 )
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 def match_yes_no(example: Example, prediction: str) -> float | None:
@@ -57,19 +55,12 @@ def compute_confusion(examples: Sequence[Example], answers: Sequence[Answer]) ->
     true_positives, false_positives = outcomes.count((True, True)), outcomes.count((False, True))
     false_negatives = sum(truth is True for truth, _ in outcomes) - true_positives
     true_negatives, total = outcomes.count((False, False)), len(outcomes)
-    counts = (
-        true_positives,
-        false_positives,
-        false_negatives,
-        total - true_positives - false_positives - false_negatives,
-    )
     errors = false_positives + false_negatives
-    f1 = 2 * true_positives / (2 * true_positives + errors) * 100 if true_positives + errors else None
     return {
         "accuracy": Tally(true_positives + true_negatives, total),
         "precision": _compute_share(true_positives, true_positives + false_positives, total),
         "recall": _compute_share(true_positives, true_positives + false_negatives, total),
-        "F1": Measure(f1, total, resample_counts(counts, _compute_f1)),
+        "F1": _compute_f1(true_positives, errors, total),
         "yes share": _compute_share(true_positives + false_positives, total, total),
     }
 
@@ -81,13 +72,16 @@ def _compute_share(part: int, whole: int, questions: int) -> Measure:
     return Measure(100 * part / whole, questions, compute_wilson_interval(part, whole))
 
 
-def _compute_f1(counts: "np.ndarray") -> "np.ndarray":
-    """Compute F1 in percent from counts ``[resamples, 4]``; NaN where it is not defined."""
-    true_positives = counts[:, 0]
-    denominator = 2.0 * true_positives + counts[:, 1] + counts[:, 2]
-    denominator[denominator == 0] = math.nan
-    values: np.ndarray = 100 * 2 * true_positives / denominator
-    return values
+def _compute_f1(true_positives: int, errors: int, questions: int) -> Measure:
+    """Compute F1 in percent.
+
+    It rises with the share of true positives among these and the errors, and so do the ends of that share's interval.
+    """
+    share = _compute_share(true_positives, true_positives + errors, questions)
+    if share.value is None or share.interval is None:
+        return share
+    value, low, high = (200 * percent / (100 + percent) for percent in (share.value, *share.interval))
+    return Measure(value, questions, (low, high))
 
 
 def compute_pairs(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Figure]:

@@ -335,8 +335,14 @@ def _load_models(
             model = base.model
         else:
             recipe = contender.recipe
-            fit = recipe.data.pictures.fit
-            model = load_adapter(base, contender.adapter, accept=accept, fit=fit, kernels=recipe.base.kernels)
+            model = load_adapter(
+                base,
+                contender.adapter,
+                accept=accept,
+                fit=recipe.data.pictures.fit,
+                special_tokens=recipe.data.special_tokens,
+                kernels=recipe.base.kernels,
+            )
         origin = f"Adapter {contender.origin}.\n" if contender.origin else ""
         display.say(f"{origin}Base {base.name}: {format_memory(model)}.")
         yield model, collator

@@ -307,8 +307,15 @@ def _save(job: _Job, output: Path) -> None:
     dtype = getattr(torch, recipe.save_dtype)
     round_adapter_weights(job.model, dtype)
     with explain_write_errors(output):
-        fit = recipe.data.pictures.fit
-        save_adapter(job.model, output, base=job.base, recipe=recipe.to_yaml(), fit=fit, dtype=dtype)
+        save_adapter(
+            job.model,
+            output,
+            base=job.base,
+            recipe=recipe.to_yaml(),
+            fit=recipe.data.pictures.fit,
+            special_tokens=recipe.data.special_tokens,
+            dtype=dtype,
+        )
 
 
 def _score_adapter(

@@ -87,7 +87,7 @@ class AdaptedModel:
             stop: called after each token; the answer ends when it returns True.
 
         Returns:
-            The answer, without special tokens.
+            The answer, without special tokens but those of ``data.special_tokens``.
 
         Raises:
             InputError: the base cannot read the conversation, or it is too long for the base.
@@ -167,8 +167,17 @@ def load_adapted(
     loaded: dict[str, tuple[str, Collator]] = {}
     for number, (name, folder) in enumerate(folders.items()):
         peft_name = f"adapter{number:03}"  # PEFT refuses a dot in a name, and a name that is the prefix of another
-        fit = recipes[name].data.pictures.fit
-        model = load_adapter(base, folder, peft_name, onto=model, accept=accept, fit=fit, kernels=first.base.kernels)
+        data = recipes[name].data
+        model = load_adapter(
+            base,
+            folder,
+            peft_name,
+            onto=model,
+            accept=accept,
+            fit=data.pictures.fit,
+            special_tokens=data.special_tokens,
+            kernels=first.base.kernels,
+        )
         loaded[name] = peft_name, make_base_collator(recipes[name], base)
     assert model is not None
     return AdaptedModel(base, model, loaded, base_collator)

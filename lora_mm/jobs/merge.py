@@ -21,6 +21,7 @@ from lora_mm.atomic import atomic_folder
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.jobs.merge_probes import Probes, make_probes
 from lora_mm.jobs.session import find_adapter_recipe, load_recipe_base, make_base_collator
+from lora_mm.json_text import to_json
 from lora_mm.merging.collect import collect_changes
 from lora_mm.merging.drift import Drift, format_drift
 from lora_mm.merging.mergeable import check_mergeable, depends_on_modality
@@ -30,6 +31,7 @@ from lora_mm.models.anatomy import list_modalities
 from lora_mm.models.fitting import make_fitting_processor
 from lora_mm.models.picture_fit import describe_fit
 from lora_mm.models.precision import Dtype, resolve_dtype
+from lora_mm.models.special_tokens import allow_tokens
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 
@@ -160,6 +162,7 @@ def _prepare(
     shared: dict[str, list[str]] = {
         "base.quantization": [recipe.base.quantization for recipe in recipes],
         "data.pictures.fit": [recipe.data.pictures.fit for recipe in recipes],
+        "data.special_tokens": [to_json(sorted(recipe.data.special_tokens)) for recipe in recipes],
     }
     for key, values in shared.items():
         if len(set(values)) > 1:
@@ -190,6 +193,7 @@ def _write(job: _Job, folder: Path) -> tuple[Probes, Reference, str | None]:
     pictures = describe_fit(fit)
     if job.format == "model":
         job.say(f"Writing the base with {len(changes)} linear layers merged.")
+        base = replace(base, processor=allow_tokens(base.processor, job.recipe.data.special_tokens))
         if fitting := make_fitting_processor(base.processor, fit):
             base, pictures = replace(base, processor=fitting), None
         write_model(model, changes, folder, base=base, dtype=dtype)

@@ -75,7 +75,7 @@ def _sample(recipe: Recipe, split: str, count: int) -> Iterator[tuple[str, Examp
         for number in _spread(len(examples), count):
             yield examples[number].id, examples[number], []
         return
-    sources = find_sources(recipe.data, split)
+    sources = find_sources(recipe.data, split).opened
     for source, rows in sources:
         for number in _spread(len(rows), max(1, count // len(sources))):
             row = int(rows[number])

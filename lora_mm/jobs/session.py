@@ -21,6 +21,7 @@ from lora_mm.models.loading import (
     load_base_processor,
 )
 from lora_mm.models.precision import check_quantization
+from lora_mm.models.special_tokens import allow_tokens
 from lora_mm.recipe.sections import Recipe
 
 
@@ -118,9 +119,10 @@ def make_collator(recipe: Recipe, config: Any, family: Family, processor: Any) -
 
     Raises:
         InputError: the recipe slices pictures for a base that slices them itself, or it has adapters per crop but does
-            not slice pictures.
+            not slice pictures; or it allows special tokens that the base cannot spare.
     """
     section, name = recipe.data.slicing, config.model_type
+    processor = allow_tokens(processor, recipe.data.special_tokens)
     one_view = section is None and family.crops == "none" and not family.packed
     fitter = make_fitter(processor, recipe.data.pictures.fit, one_view=one_view)
     if section is None:

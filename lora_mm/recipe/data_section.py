@@ -121,10 +121,13 @@ class SourceSection(SourceKeys):
     Attributes:
         path: File (JSON, JSON lines, CSV or Parquet), folder or Hub id of the rows.
         weight: Sampling weight of this source, multiplied with the share that ``data.sampling`` gives it.
+        eval_share: Share of this source's training rows to hold out for evaluation; by default ``data.eval_share``.
+            With 0, the source is for training only, as is one without an evaluation split or ``eval_path``.
     """
 
     path: str
     weight: float = Field(1.0, ge=0, le=1e6)
+    eval_share: float | None = Field(None, ge=0, lt=1)
 
 
 class DataSection(SourceKeys):
@@ -153,6 +156,9 @@ class DataSection(SourceKeys):
         pictures: How to fit pictures before the base's processor. By default, it gets them as they are.
         slicing: How to cut pictures into crops, for model families that do not do so themselves. By default, pictures
             stay whole.
+        special_tokens: Special tokens of the base that texts may spell, and that generated answers keep, such as
+            ``<|box_start|>`` and ``<|box_end|>`` to learn Qwen's own boxes. By default, a text that spells one is
+            faulty.
         max_length: Maximum number of tokens of prompt and answer, including image placeholders.
         overlong: What to do with longer examples: stop with an ``error``, ``drop`` them, or ``truncate`` their end.
         train_limit: Maximum number of training rows, from the first.
@@ -174,6 +180,7 @@ class DataSection(SourceKeys):
     pictures: PicturesSection = PicturesSection()
     slicing: SlicingSection | None = None
     missing_images: Literal["error", "skip", "text"] = "error"
+    special_tokens: list[str] = []
     max_length: int = Field(2048, ge=8, le=1_000_000)
     overlong: Literal["error", "drop", "truncate"] = "error"
     train_limit: int | None = Field(None, ge=1, le=MAX_COUNT)
@@ -216,6 +223,9 @@ class DataSection(SourceKeys):
                 faults.append(
                     f"sources.{number}.layout: scienceqa cannot be mixed with other sources; set it as data.path"
                 )
+        for number, source in enumerate(self.sources):
+            if source.eval_share is not None and source.eval_path:
+                faults.append(f"sources.{number}.eval_share: eval_path={source.eval_path} is set too; use one of them")
         eval_paths = [source.eval_path for source in self.all_sources if source.eval_path]
         if self.eval_share and eval_paths:
             faults.append(f"eval_share: eval_path={eval_paths[0]} is set too; use one of them")

@@ -121,7 +121,10 @@ def test_conversations_and_special_tokens(tmp_path: Path) -> None:
     report = check(write_rows(tmp_path, made))
     [found] = report.splits.values()
     assert found.turns == {2: 1}
-    assert found.faults.lines == ["rows.jsonl:2: the text contains '</s>', a special token of the base; reword it."]
+    assert found.faults.lines == [
+        "rows.jsonl:2: the text contains '</s>', a special token of the base; reword it, or allow it if answers "
+        "are made of it (data.special_tokens)."
+    ]
     assert "⟦ Yes.</s>⟧USER: One? ASSISTANT:⟦ Yes.</s>⟧" in printed(report)
 
 

@@ -151,8 +151,43 @@ def test_sources_mix_as_said_and_are_counted(tmp_path: Path) -> None:
     assert [example.id for example in load_split(told, "train").examples] == names
     other = recipe(sources=sources, sampling="sqrt", seed=4)
     assert [example.id for example in load_split(other, "train").examples] != names
-    with pytest.raises(InputError, match="has no split 'test'"):
+    with pytest.raises(InputError, match=r"data.sources: none has rows of split 'test' .* data.eval_share=0.1"):
         load_split(told, "test")
+
+
+def test_a_source_without_rows_to_evaluate_on_is_for_training_only_and_told(tmp_path: Path) -> None:
+    for name, count in (("task", 20), ("replay", 10)):
+        rows = [sound_row(tmp_path, number) | {"question": f"{name} {number}?"} for number in range(count)]
+        write_rows(tmp_path, rows, f"{name}.jsonl")
+    asked = write_rows(tmp_path, [{"question": "And this?", "answer": "a"}], "asked.jsonl")
+    task, replay = ({"path": str(tmp_path / f"{name}.jsonl")} for name in ("task", "replay"))
+    told = f"test: 1 source without rows to evaluate on, for training only: {replay['path']}"
+    for data, held_out in (
+        ({"sources": [task | {"eval_path": str(asked)}, replay]}, 0),
+        ({"sources": [task | {"eval_share": 0.2}, replay]}, 4),
+        ({"sources": [task, replay | {"eval_share": 0}], "eval_share": 0.2}, 4),
+    ):
+        train, test = (load_split(recipe(**data), split) for split in ("train", "test"))
+        assert len(train.examples) == 30 - held_out
+        assert len(test.examples) == (held_out or 1)
+        assert all(example.id.startswith("0/") for example in test.examples)
+        assert told in test.account_lines
+        assert not any("training only" in line for line in train.account_lines)
+    only = faults(sources=[task | {"eval_share": 0, "eval_path": str(asked)}, replay])
+    assert "sources.0.eval_share: eval_path=" in only
+
+
+def test_a_divided_source_without_the_evaluation_split_is_for_training_only(tmp_path: Path) -> None:
+    folder = tmp_path / "replay"
+    folder.mkdir()
+    write_rows(folder, [sound_row(folder, number) for number in range(6)], "train.jsonl")
+    asked = write_rows(tmp_path, [{"question": "And this?", "answer": "a"}], "asked.jsonl")
+    task = {"path": str(write_rows(tmp_path, [{"question": "What?", "answer": "a"}])), "eval_path": str(asked)}
+    test = load_split(recipe(sources=[task, {"path": str(folder)}]), "test")
+    assert len(test.examples) == 1
+    assert test.account_lines[-1].endswith(f"for training only: {folder}")
+    with pytest.raises(InputError, match="no file of split 'test'"):  # alone, it is an error
+        load_split(recipe(path=str(folder)), "test")
 
 
 def test_a_core_set_is_chosen_of_the_rows_to_train_on_only(tmp_path: Path) -> None:

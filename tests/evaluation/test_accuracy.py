@@ -17,7 +17,14 @@ def test_questions_with_and_without_pictures_have_their_own_columns_where_there_
     assert list(score_predictions("exact", questions[1:], ["red", "red"]).columns) == ["accuracy"]
 
 
-def test_partial_credit_has_a_bootstrapped_interval_and_counts_have_wilsons() -> None:
+def test_no_credit_at_all_is_no_certainty() -> None:
+    questions = [make_question(*["red"] * 10, id=str(n)) for n in range(8)]
+    figure = score_predictions("vqa", questions, ["blue"] * 8).columns["accuracy"]
+    assert (figure.value, figure.interval) == (0, compute_wilson_interval(0, 8))
+    assert figure.interval == (0, pytest.approx(32.44, abs=0.005))
+
+
+def test_partial_credit_and_counts_have_wilsons_interval() -> None:
     questions = [make_question(*["red"] * 3, *["blue"] * 7, id=str(n)) for n in range(40)]
     predictions = ["red"] * 20 + ["blue"] * 10 + ["green"] * 10
     figure = score_predictions("vqa", questions, predictions).columns["accuracy"]

@@ -1,6 +1,5 @@
 """Intervals against their definitions, and the figures of a table."""
 
-import random
 from fractions import Fraction
 from math import comb
 
@@ -13,9 +12,7 @@ from lora_mm.evaluation.score import (
     Measure,
     Score,
     Tally,
-    compute_bootstrap_interval,
     compute_wilson_interval,
-    resample_counts,
     resample_means,
 )
 
@@ -55,20 +52,32 @@ def test_a_known_interval() -> None:
     assert compute_wilson_interval(421, 1000) == (pytest.approx(39.08, abs=0.005), pytest.approx(45.18, abs=0.005))
 
 
-def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
-    rng = random.Random(0)
-    values = [rng.choice((0, 0.3, 0.6, 0.9, 1)) for _ in range(500)]
-    low, high = compute_bootstrap_interval(values) or (0, 0)
-    half = 1.96 * np.std(values) / np.sqrt(len(values))
-    assert low == pytest.approx(np.mean(values) - half, abs=0.01)
-    assert high == pytest.approx(np.mean(values) + half, abs=0.01)
+@pytest.mark.parametrize("mean", [0.02, 0.3, 0.5, 0.9, 0.99])
+def test_it_covers_the_mean_of_credits_95_times_in_100(mean: float) -> None:
+    rng, total, tries = np.random.default_rng(0), 40, 4000
+    credits = np.array([0, 0.3, 0.6, 0.9, 1])
+    tilt = _tilt(credits, mean)
+    sums = rng.choice(credits, size=(tries, total), p=tilt).sum(axis=1)
+    ends = [compute_wilson_interval(value, total) for value in sums]
+    assert np.mean([low <= 100 * mean <= high for low, high in ends]) >= 0.94
 
 
-def test_the_bootstrap_depends_on_its_seed_alone() -> None:
-    values = [n / 97 for n in range(97)]
-    assert compute_bootstrap_interval(values) == compute_bootstrap_interval(list(values))
-    assert compute_bootstrap_interval(values, seed=1) != compute_bootstrap_interval(values, seed=2)
-    assert compute_bootstrap_interval([]) is None
+def _tilt(values: np.ndarray, mean: float) -> np.ndarray:
+    """Probabilities of the values, exponential in them, with the given mean."""
+    low, high = -50.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        weights = np.exp(middle * values - max(0, middle))
+        weights /= weights.sum()
+        low, high = (middle, high) if weights @ values < mean else (low, middle)
+    return weights
+
+
+def test_the_same_credit_everywhere_is_no_certainty() -> None:
+    assert compute_wilson_interval(0, 8) == (0, pytest.approx(32.44, abs=0.005))
+    assert compute_wilson_interval(8, 8) == (pytest.approx(67.56, abs=0.005), 100)
+    low, high = compute_wilson_interval(8 * 0.3, 8)
+    assert low < 30 < high
 
 
 def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
@@ -79,15 +88,6 @@ def test_resampled_means_are_those_of_drawing_one_by_one() -> None:
     ours = resample_means(values, seed=5, resamples=20_000)
     assert ours.mean() == pytest.approx(plain.mean(), abs=0.005)
     assert ours.std() == pytest.approx(plain.std(), abs=0.005)
-
-
-def test_a_function_of_counts_that_is_a_share_has_nearly_wilsons_interval() -> None:
-    found = resample_counts((300, 700), lambda drawn: 100 * drawn[:, 0] / drawn.sum(axis=1))
-    assert found == (
-        pytest.approx(compute_wilson_interval(300, 1000)[0], abs=0.4),
-        pytest.approx(compute_wilson_interval(300, 1000)[1], abs=0.4),
-    )
-    assert resample_counts((0, 0), lambda drawn: drawn[:, 0]) is None
 
 
 def test_an_expectation_and_an_empty_column_have_no_interval() -> None:

@@ -46,6 +46,7 @@ def _qwen(processor: Any, image: Any) -> Made:
         lambda tokenizer: drop_video_processor(processor)(
             image(patch_size=4, merge_size=2, temporal_patch_size=2, size=size), tokenizer
         ),
+        special=("<|box_start|>", "<|box_end|>"),
         named={"video_token": "<video>", "vision_start_token": "<start>", "vision_end_token": "<end>"},
         mark="<start><image><end>",
     )
@@ -251,7 +252,8 @@ PROCESSORS: dict[str, Made] = {
 LACKING = {
     "smolvlm": "its processor needs num2words",
     **dict.fromkeys(
-        ("mistral3", "cohere2_vision", "lfm2_vl", "gemma4_unified", "muse_glimmer", "minicpmv4_6"), "its processor needs torchvision"
+        ("mistral3", "cohere2_vision", "lfm2_vl", "gemma4_unified", "muse_glimmer", "minicpmv4_6"),
+        "its processor needs torchvision",
     ),
     "got_ocr2": "its processor writes prompts of its own",
 }
