@@ -14,7 +14,7 @@ from lora_mm.adapters.peft_lora import group_shared_inputs, register_fused_layer
 from lora_mm.adapters.placement import Placement, parse_placement
 from lora_mm.adapters.plain_lora import group_by_input, make_lora_config
 from lora_mm.adapters.targets import resolve_targets
-from lora_mm.adapters.trained_parts import find_trained_paths, train_whole_in_fp32
+from lora_mm.adapters.trained_parts import find_trained_parameters, find_trained_paths, train_whole_in_fp32
 from lora_mm.errors import InputError
 from lora_mm.models.anatomy import get_anatomy
 from lora_mm.models.description import ModelDescription, parse_description
@@ -37,7 +37,8 @@ def attach(
     Args:
         model: a transformers model.
         adapters: a method's name, or a list of names, of dictionaries of ``Placement`` fields, or of placements.
-            Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed.
+            Plain LoRA alone becomes a stock PEFT LoRA, which loads where lora-mm is not installed; not if a bare
+            parameter is trained beside it, which a stock LoRA cannot hold.
         train: parts to train whole beside the adapters, such as ``connector``.
         adapter_name: PEFT's name for the adapter.
         kernels: how the adapters' operations run: ``torch``, ``triton`` where it can run, or ``auto``: Triton where it
@@ -57,17 +58,21 @@ def attach(
     items = [adapters] if isinstance(adapters, str) else list(adapters)
     placements = [parse_placement(item) for item in items]
     described = get_anatomy(model, parse_description(anatomy)).description
-    modules_to_save = find_trained_paths(model, train) or None
-    if not placements and not modules_to_save:
+    parts = list(train)
+    modules_to_save = find_trained_paths(model, parts) or None
+    parameters = find_trained_parameters(model, parts) or None
+    if not placements and not modules_to_save and not parameters:
         raise InputError("Nothing to train: name at least one adapter, or one part to train whole.")
-    if placements and all(item.method == "lora" for item in placements):
+    if placements and not parameters and all(item.method == "lora" for item in placements):
         targets = resolve_targets(model, placements)
         lora = make_lora_config(targets, [item.resolve() for item in placements], modules_to_save)
         register_fused_layers(lora)
         adapted = _add_peft(model, lora, adapter_name)
         group_shared_inputs(model, group_by_input(targets))
     else:
-        routed = RoutedConfig(placements=placements, modules_to_save=modules_to_save, anatomy=described)
+        routed = RoutedConfig(
+            placements=placements, modules_to_save=modules_to_save, trained_parameters=parameters, anatomy=described
+        )
         adapted = _add_peft(model, routed, adapter_name)
     train_whole_in_fp32(adapted, adapter_name)
     set_kernels(adapted, kernels)

@@ -43,6 +43,7 @@ class RoutedConfig(PeftConfig):
     Attributes:
         placements: the adapter's :class:`~.placement.Placement` objects; names and dictionaries are parsed.
         anatomy: the user's description of the base, where lora-mm does not find its parts by itself.
+        trained_parameters: paths of bare parameters of the base that are trained and saved with the adapter.
         modules_to_save: paths of the modules that are trained whole and saved with the adapter (such as the connector).
         exclude_modules, target_modules: fields that PEFT requires; the placements say what is targeted.
         targets: module path → target, set when the adapter is put on a model. Not saved: it follows from the model and
@@ -51,6 +52,7 @@ class RoutedConfig(PeftConfig):
 
     placements: list[Any] = field(default_factory=list)
     anatomy: Any = None
+    trained_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None
     target_modules: Any = None
     exclude_modules: Any = None

@@ -8,7 +8,7 @@ import peft
 import torch
 from torch import nn
 
-from lora_mm.models.anatomy import find_part_modules
+from lora_mm.models.anatomy import find_part_modules, find_part_parameters
 
 
 def find_trained_paths(model: nn.Module, parts: Iterable[str]) -> list[str]:
@@ -23,6 +23,16 @@ def find_trained_paths(model: nn.Module, parts: Iterable[str]) -> list[str]:
     """
     paths = [path for part in parts for path in find_part_modules(model, part)]
     return [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def find_trained_parameters(model: nn.Module, parts: Iterable[str]) -> list[str]:
+    """Find the paths of the bare parameters of ``parts``.
+
+    Args:
+        model: the base, without adapters.
+        parts: names such as ``connector`` or ``head``.
+    """
+    return list(dict.fromkeys(path for part in parts for path in find_part_parameters(model, part)))
 
 
 def train_whole_in_fp32(model: peft.PeftModel, adapter_name: str = "default") -> None:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -17,8 +18,9 @@ from lora_mm.adapters.kernel_choice import HasKernelChoice
 from lora_mm.adapters.layers import LayerContext, RoutedLayer
 from lora_mm.adapters.signal import Signal
 from lora_mm.adapters.targets import Target, get_inner_path, resolve_targets
+from lora_mm.adapters.trained_parameter import TrainedParameter, train_parameter
 from lora_mm.errors import InputError
-from lora_mm.models.anatomy import get_anatomy, list_modalities
+from lora_mm.models.anatomy import correct_anatomy, find_part, get_anatomy, list_modalities
 
 
 class RoutedModel(BaseTuner, HasKernelChoice):
@@ -30,7 +32,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
     """
 
     prefix = "routed_"
-    tuner_layer_cls = RoutedLayer
+    tuner_layer_cls = (RoutedLayer, TrainedParameter)  # type: ignore[assignment]  # PEFT asks isinstance of it
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it as an instance's
 
     def _pre_injection_hook(self, model: nn.Module, config: peft.PeftConfig, adapter_name: str) -> None:
@@ -63,6 +65,22 @@ class RoutedModel(BaseTuner, HasKernelChoice):
             self.signal = Signal(model)
         if self.signal is not None:
             self.signal.crop_experts = max(crop_experts, default=0)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter on the model: its layers, and its copies of bare parameters."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = _check_routed(self.peft_config[adapter_name])
+        for path in config.trained_parameters or []:
+            self._train_parameter(model, path, adapter_name)
+        if config.trained_parameters:
+            self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _train_parameter(self, model: nn.Module, path: str, adapter_name: str) -> None:
+        """Add an adapter's copy of a bare parameter, in the part of the parameter."""
+        part, added = find_part(model, path), train_parameter(model, path, adapter_name)
+        anatomy = get_anatomy(model)
+        if added not in anatomy.parts[part]:
+            correct_anatomy(model, replace(anatomy, parts={**anatomy.parts, part: (*anatomy.parts[part], added)}))
 
     @staticmethod
     def _check_target_module_exists(peft_config: peft.PeftConfig, key: str) -> bool:

@@ -50,6 +50,7 @@ class _LoraKeys(_Keys):
 class _RoutedKeys(_Keys):
     placements: list[Any] = []
     anatomy: dict[str, Any] | None = None
+    trained_parameters: list[ModulePath] | None = None
     target_modules: NoTargets | None = None
 
 

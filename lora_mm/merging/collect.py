@@ -42,7 +42,7 @@ def collect_changes(model: nn.Module, modality: str | None) -> dict[str, LayerCh
     beside: dict[str, LowRankUpdate] = {}
     readers = _list_norm_readers(model)
     for path, module in model.named_modules():
-        if not isinstance(module, BaseTunerLayer) or ".base_layer" in path:
+        if not isinstance(module, RoutedLayer | LoraLayer) or ".base_layer" in path:
             continue
         for update, follows_norm in _read_updates(module, index):
             if follows_norm:

@@ -14,6 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lora_mm.adapters.trained_parameter import TrainedParameter
 from lora_mm.errors import InputError, LoraMMError
 from lora_mm.merging.changes import LayerChange
 from lora_mm.merging.collect import find_trained_modules, get_dense_weight, get_unadapted_module
@@ -104,7 +105,16 @@ def write_stock_lora(
         folder: an existing folder.
         base: the base of ``model``, named in the config.
         dtype: of the file.
+
+    Raises:
+        InputError: the adapter trains a bare parameter, which a stock LoRA has no place for.
     """
+    bare = [module.name for module in model.modules() if isinstance(module, TrainedParameter)]
+    if bare:
+        raise InputError(
+            f"A stock LoRA cannot hold the trained parameter {bare[0]}; merge into the base (--as model), or keep the "
+            "adapter."
+        )
     updates = {
         path: change.as_update(get_dense_weight(get_unadapted_module(model, path)).float())
         for path, change in changes.items()

@@ -189,7 +189,8 @@ def find_part(model: nn.Module, name: str) -> str:
 def find_part_modules(model: nn.Module, part: str) -> list[str]:
     """Find the paths of the modules that make up ``part`` of this model.
 
-    Bare parameters are left out. A ``ModuleList`` is replaced by its items, because it is never called itself.
+    Bare parameters are left out (:func:`find_part_parameters`). A ``ModuleList`` is replaced by its items, because it
+    is never called itself.
 
     Args:
         model: a transformers model.
@@ -209,6 +210,17 @@ def find_part_modules(model: nn.Module, part: str) -> list[str]:
         elif module is not None:
             paths.append(path)
     return paths
+
+
+def find_part_parameters(model: nn.Module, part: str) -> list[str]:
+    """Find the paths of the bare parameters of ``part``, which belong to no module of it.
+
+    Args:
+        model: a transformers model.
+        part: one of the model's parts, such as ``connector``.
+    """
+    bare = {name for name, _ in model.named_parameters()}
+    return [path for path in get_anatomy(model).parts.get(part, ()) if path in bare]
 
 
 def get_placeholder_ids(model: nn.Module) -> dict[str, int]:
