@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lora_mm.data.encode import EncoderRow, Side, check_question, encode_rows, get_image_mark
-from lora_mm.data.example import PICTURE, Example, ImageSource, Turn, open_image
-from lora_mm.data.render import RenderedExample, Renderer, describe_error, outline_turns, to_messages
+from lora_mm.data.encode import check_question
+from lora_mm.data.encoder import Encoder
+from lora_mm.data.example import Example, Turn
+from lora_mm.data.render import RenderedExample, get_words, to_messages
 from lora_mm.data.slicing import Slicer
 from lora_mm.errors import InputError, name_place, truncate_faults
 from lora_mm.models.fitting import AS_IS, Fitter
 from lora_mm.models.forward import IGNORE_INDEX
 
 Overlong = Literal["error", "drop", "truncate"]
-
-_PROBES = ((336, 336), (1000, 250), (90, 700), (640, 320), (320, 480), (32, 32))
-"""Picture sizes to test whether the number of placeholders depends on the size."""
 
 _CONTEXT_TOKENS = 8
 """Number of tokens before a turn that must match too when the turn is searched in a row."""
@@ -83,7 +80,7 @@ class Subset(Sequence[Example]):
         return self.examples[self.numbers[number]]
 
 
-class Collator(Renderer):
+class Collator(Encoder):
     """Turns lists of examples into model inputs.
 
     Calling it on examples returns a training batch, padded on the right: the processor's inputs, and ``labels``
@@ -100,16 +97,8 @@ class Collator(Renderer):
     def __init__(
         self, processor: Any, *, max_length: int, slicer: Slicer | None = None, fitter: Fitter = AS_IS
     ) -> None:
-        super().__init__(processor)
+        super().__init__(processor, slicer=slicer, fitter=fitter)
         self.max_length = max_length
-        self.slicer = slicer
-        self.fitter = fitter
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._expansions: dict[tuple[tuple[Turn, ...], tuple[tuple[int, int], ...]], int] = {}
-        probe = (Turn("user", f"{PICTURE}a"),)
-        measured = {self._measure_expansion(probe, (size,)) for size in _PROBES} if slicer is None else set()
-        self._size_matters = len(measured) > 1
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         rendered = [self.render_supervised(example) for example in examples]
@@ -152,10 +141,10 @@ class Collator(Renderer):
         prompt = self.apply_template(name, messages, add_generation_prompt=True)
         answered = next((number for number, turn in enumerate(turns) if turn.role == "assistant"), None)
         suffix = 0
-        if answered is not None:
+        if answered:
             asked = self.apply_template(name, messages[:answered], add_generation_prompt=True)
             _, suffix = self.count_tokens(asked, prompt.removeprefix(asked))
-            suffix += self._count_expansion(name, turns) - self._count_expansion(name, turns[:answered])
+            suffix += self._count_later_expansion(name, turns, answered)
         return self._encode([name], [self._make_row(prompt, "", suffix, turns, name)], "left")
 
     def length(self, example: Example, *, asked: bool = False) -> tuple[int, int]:
@@ -173,7 +162,7 @@ class Collator(Renderer):
         with name_place(example.id):
             for turn in example.turns:
                 if turn.images:
-                    check_question(self.processor, _get_words(turn))
+                    check_question(self.processor, get_words(turn))
         expansion = self._count_expansion(example.id, example.turns)
         if asked:
             longest = max((len(self.tokenize(candidate)) for candidate in example.candidates), default=0)
@@ -297,84 +286,10 @@ class Collator(Renderer):
             name: value[:, : self.max_length] if name in _INPUTS_PER_TOKEN else value for name, value in batch.items()
         }
 
-    # --- rows and pictures -------------------------------------------------------------------------------------------
-
-    def _make_row(self, prompt: str, answer: str, suffix: int, turns: Sequence[Turn], name: str) -> EncoderRow:
-        shown = [(self.fitter(_open(name, source)), turn) for turn in turns for source in turn.images]
-        if self.slicer:
-            shown = [(view, turn) for picture, turn in shown for view in self.slicer(picture)]
-        questions = [_get_words(turn) for _, turn in shown]
-        return EncoderRow(self._slice_prompt(prompt), answer, suffix, [picture for picture, _ in shown], questions)
-
-    def show(self, source: ImageSource) -> list[Image.Image]:
-        """Return what the model sees of a picture, before the processor resizes it: one view, or several if sliced.
-
-        Raises:
-            InputError: the picture cannot be opened.
-        """
-        fitted = self.fitter.show(open_image(source))
-        return self.slicer(fitted) if self.slicer else [fitted]
-
-    def _encode(self, names: Sequence[str], rows: Sequence[EncoderRow], side: Side) -> dict[str, Tensor]:
-        """Make the model inputs of a batch; InputError names the example that the processor refuses."""
-        try:
-            return encode_rows(self.processor, rows, side)
-        except Exception as error:  # each of the processors raises errors of its own
-            for name, row in zip(names, rows, strict=True) if len(rows) > 1 else ():
-                self._encode([name], [row], side)
-            if isinstance(error, InputError):
-                raise InputError(*(f"{', '.join(names)}: {fault}" for fault in error.faults)) from error
-            raise InputError(
-                f"{', '.join(names)}: the base's processor refuses this: {describe_error(error)}"
-            ) from error
-
     def _count_suffix(self, example: Example, text: RenderedExample) -> int:
         """Count the tokens from the assistant's first turn to the end of the row."""
         first = next(number for number, turn in enumerate(example.turns) if turn.role == "assistant")
-        before = self._count_expansion(example.id, example.turns[:first])
-        return text.size - text.spans[0][0] + self._count_expansion(example.id, example.turns) - before
-
-    def _count_expansion(self, name: str, turns: Sequence[Turn]) -> int:
-        """Count the tokens that a row gains when placeholders replace the marks of these turns' pictures."""
-        sources = [source for turn in turns for source in turn.images]
-        if not sources:
-            return 0
-        if self.slicer:
-            sizes = [(self.slicer.window, self.slicer.window)] * (self.slicer.views * len(sources))
-        elif self._size_matters:
-            sizes = [self.fitter.measure(_open(name, source).size) for source in sources]
-        else:
-            sizes = [_PROBES[0]] * len(sources)
-        with name_place(name):
-            return self._measure_expansion(outline_turns(turns), tuple(sizes))
-
-    def _measure_expansion(self, outline: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> int:
-        """Encode blank pictures of these sizes (width, height) in the outline of a conversation, and count the gain.
-
-        The outline matters too: some processors write a token between two neighbouring pictures only once.
-        """
-        key = outline, sizes
-        if key not in self._expansions:
-            shown = ", ".join(f"{width} × {height} pixels" for width, height in sizes)
-            prompt = self.apply_template(shown, to_messages(outline))
-            row = self._slice_prompt(prompt), "", 0, [Image.new("RGB", size) for size in sizes], ["a"] * len(sizes)
-            expanded = self._encode([shown], [EncoderRow(*row)], "right")
-            self._expansions[key] = expanded["input_ids"].shape[1] - len(self.tokenize(prompt))
-        return self._expansions[key]
-
-    def _slice_prompt(self, prompt: str) -> str:
-        """Repeat each picture's mark for its views, where pictures are sliced."""
-        mark = get_image_mark(self.processor)
-        return prompt.replace(mark, mark * self.slicer.views) if self.slicer else prompt
-
-
-def _get_words(turn: Turn) -> str:
-    return turn.text.replace(PICTURE, "").strip()
-
-
-def _open(name: str, source: ImageSource) -> Image.Image:
-    with name_place(name):
-        return open_image(source)
+        return text.size - text.spans[0][0] + self._count_later_expansion(example.id, example.turns, first)
 
 
 def split_into_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:

@@ -245,6 +245,11 @@ def place_pictures(turn: Turn) -> str:
     return turn.text if PICTURE in turn.text else PICTURE * len(turn.images) + turn.text
 
 
+def get_words(turn: Turn) -> str:
+    """Return a turn's text without its pictures."""
+    return turn.text.replace(PICTURE, "").strip()
+
+
 def outline_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """Shorten each text to a letter, and leave out the turns after the last picture.
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_mm.data.example import Example, ImageCell, ImageSource
 from lora_mm.evaluation.answers import Answer, list_references
@@ -14,9 +13,6 @@ from lora_mm.evaluation.score import (
     Tally,
     compute_wilson_interval,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def match_yes_no(example: Example, prediction: str) -> float | None:
