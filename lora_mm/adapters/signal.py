@@ -5,6 +5,7 @@ It is read in each forward from the token ids that the model gets anyway: caller
 caches cannot put it out of step. The key-value cache carries the modality from prefill to decoding.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import select_best_resolution
 
 from lora_mm.adapters.crops import OVERVIEW, compute_crop_index, count_tiles
 from lora_mm.errors import LoraMMError
@@ -29,11 +31,13 @@ class _TowerInput:
     Attributes:
         ids: ``[batch, tokens]``, the prompt; None where it is unknown.
         tiles: tower rows of each picture; None if the pixels do not show it.
+        widths: columns of each picture's grid of tiles; None if its size does not show it.
         crops: see :meth:`Signal.get_crop_index`; None until a layer needs it: it reads values back from the GPU.
     """
 
     ids: Tensor | None = None
     tiles: list[int] | None = None
+    widths: list[int] | None = None
     crops: Tensor | None = None
 
 
@@ -50,7 +54,8 @@ class Signal:
         visual: ``[batch, tokens]``, whether a token of this forward is a placeholder.
         real: ``[batch, tokens]``, whether a token of this forward is not padding; None without an attention mask.
         crop_experts: number of crops that have an expert. If our slicer is used, a sliced picture takes one row
-            more in the tower, for its overview.
+            more in the tower, for its overview. In a family that tiles pictures itself they are the places of a grid
+            that is as wide as high, or one column wider.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -64,6 +69,9 @@ class Signal:
         self._tower = _TowerInput()
         self._embedded_ids: Tensor | None = None
         self._kept = 0  # of the last tokens; Gemma 4's layers without keys of their own are run for these alone
+        config: Any = model.config
+        self._resolutions = getattr(config, "image_grid_pinpoints", None) or []
+        self._tile_width = getattr(getattr(config, "vision_config", None), "image_size", 0)
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True)
         if family.generates_inside:  # BLIP-2 embeds the prompt and has its language model generate
@@ -149,10 +157,12 @@ class Signal:
                 views=self.crop_experts + 1,
                 framed=self.framed,
                 sizes=tower.tiles,
+                widths=tower.widths,
+                columns=0 if self.crops == "none" else math.ceil(math.sqrt(self.crop_experts)),
             )
             if (index >= self.crop_experts).any():
                 warnings.warn(
-                    f"A picture has more than {self.crop_experts} crops; the others get no adapter. "
+                    f"A picture has crops outside the {self.crop_experts} that have an expert; they get no adapter. "
                     "Train with more experts (adapters.N.experts) or fewer crops.",
                     stacklevel=2,
                 )
@@ -164,17 +174,27 @@ class Signal:
             )
         return tower.crops
 
-    def announce_tower_input(self, input_ids: Tensor, pixels: Tensor | None) -> None:
+    def announce_tower_input(
+        self, input_ids: Tensor, pixels: Tensor | None, picture_sizes: Tensor | None = None
+    ) -> None:
         """Record the input of the next call of the tower.
 
         Args:
             input_ids: ``[batch, tokens]``, the prompt.
             pixels: the pictures; ``[pictures, tiles, channels, height, width]`` if they are tiled.
+            picture_sizes: ``[pictures, 2]``, height and width of each picture before it was tiled.
         """
-        tiles = None
+        tiles = widths = None
         if self.crop_experts and pixels is not None and pixels.dim() == 5:
             tiles = count_tiles(pixels)
-        self._tower = _TowerInput(input_ids, tiles)
+            if picture_sizes is not None:
+                widths = [self._count_columns(size) for size in picture_sizes.tolist()]
+        self._tower = _TowerInput(input_ids, tiles, widths)
+
+    def _count_columns(self, size: list[int]) -> int:
+        """Count the columns of LLaVA-NeXT's grid of tiles for a picture of this height and width."""
+        _, width = select_best_resolution(tuple(size), self._resolutions)
+        return int(width) // self._tile_width
 
     def _read_ids(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Modality of each row and whether each token is visual."""
@@ -200,7 +220,7 @@ class Signal:
             self.real = mask[:, -length:].bool()
         else:
             self.real = None
-        self.announce_tower_input(input_ids, kwargs.get("pixel_values"))
+        self.announce_tower_input(input_ids, kwargs.get("pixel_values"), kwargs.get("image_sizes"))
         if module.training and torch.is_grad_enabled():
             _wrap_checkpointing(module, self)
         if cache is not None and cache.get_seq_length() > 0:

@@ -128,7 +128,7 @@ class RoutedModel(BaseTuner, HasKernelChoice):
         """Announce the tower's input: PEFT calls this around generate, which runs the tower before the model."""
         input_ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         if self.signal is not None and input_ids is not None:
-            self.signal.announce_tower_input(input_ids, kwargs.get("pixel_values"))
+            self.signal.announce_tower_input(input_ids, kwargs.get("pixel_values"), kwargs.get("image_sizes"))
         yield
 
     def delete_adapter(self, adapter_name: str) -> None:

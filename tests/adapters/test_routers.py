@@ -16,6 +16,8 @@ from lora_mm.adapters.layers import RoutedLayer
 from lora_mm.adapters.token_router import TokenRouter, find_token_routers
 from lora_mm.adapters.weights import AdapterWeight
 from lora_mm.errors import InputError, LoraMMError
+from tests.helpers.families import family_batch, family_model
+from tests.helpers.family_inputs import SIZE
 from tests.helpers.tiny import perturb, tiny_batch, tiny_model
 
 METHODS: dict[str, list[Any]] = {
@@ -234,12 +236,41 @@ def test_crops_after_their_overview() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("width", "places"), [(2, [0, 1, 2, 3]), (1, [0, 2, 4, 6]), (4, [0, 1, 2**30, 2**30]), (0, [0, 1, 2, 3])]
+)
+def test_a_crop_is_a_place_whatever_the_grid_of_its_picture(width: int, places: list[int]) -> None:
+    """Of four crops in a row, in a column, in 2 × 2, and in a grid that nothing shows; among experts of two columns."""
+    ids, widths = torch.tensor([[3]]), [width]
+    index = compute_crop_index("overview_first", ids, [3], 5, sizes=[5], widths=widths, columns=2)
+    assert index.tolist() == [-1, *places]
+
+
+@pytest.mark.parametrize(("grid", "places"), [((1, 2), [0, 1]), ((2, 1), [0, 2]), ((2, 2), [0, 1, 2, 3])])
+def test_idefics_rows_of_crops_end_with_a_line_break(grid: tuple[int, int], places: list[int]) -> None:
+    mark, line, crop, whole = 5, 6, 10, 7
+    row = [token for _ in range(grid[1]) for token in (mark, crop, 3, 3)]
+    ids = torch.tensor([[1, *([*row, line] * grid[0]), line, mark, whole, 3, 3, mark, 40]])
+    found = compute_crop_index("overview_last", ids, [3], grid[0] * grid[1] + 1, columns=2)
+    assert found.tolist() == [*places, -1]
+
+
+def test_llava_next_tiles_of_a_high_and_of_a_wide_picture_are_at_other_places() -> None:
+    model = lora_mm.attach(family_model("llava_next"), [{"method": "crop_lora", "experts": 4, "dropout": 0}])
+    batch = family_batch("llava_next", (1,))
+    signal, found = model.base_model.signal, []
+    for size in ([SIZE, 2 * SIZE], [2 * SIZE, SIZE]):
+        signal.announce_tower_input(batch["input_ids"], batch["pixel_values"], torch.tensor([size]))
+        found.append(signal.get_crop_index(3).tolist())
+    assert found == [[-1, 0, 1], [-1, 0, 2]]
+
+
 def test_crops_beyond_the_trained_ones_stay_as_the_base_makes_them() -> None:
     batch = sliced_batch()
     model = lora_mm.attach(tiny_model(), [{"method": "crop_lora", "experts": 2, "dropout": 0}]).eval()
     perturb(model)
     model.base_model.signal.crops = "overview_last"  # as in families that tile by themselves, into as many as they like
-    with pytest.warns(UserWarning, match="more than 2 crops; the others get no adapter"):
+    with pytest.warns(UserWarning, match="crops outside the 2 that have an expert; they get no adapter"):
         after = tower(model, batch)
     changed = (after - tower(lora_mm.attach(tiny_model(), METHODS["crop"]), batch)).flatten(1).abs()
     assert (changed.amax(1) > 0).tolist() == [True, True, False, False, False]
