@@ -1,7 +1,7 @@
 """Conversations with a picture in every turn, for every family: pictures in their places, and no look ahead."""
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 import torch
@@ -57,8 +57,17 @@ def test_each_picture_stands_in_its_turn(family: str, bases: dict[str, Base], ta
     assert "#" not in text[first:answer]
     assert "#" in text[answer:second]
     assert "#" not in text[second:]
-    assert not any(one + other in text for one in pieces for other in pieces), "two turns run together"
     assert sum(made.length(talk)) == len(ids)
+
+
+@every_family
+def test_no_two_turns_run_together(family: str, bases: dict[str, Base], talk: Example) -> None:
+    made = make_collator(bases[family])
+    spoken = replace(talk, images=(), history=(Turn("system", "Be brief."), *talk.history))
+    text = made.tokenizer.decode(made([spoken])["input_ids"][0])
+    pieces = ("Be brief.", "What is this?", "first", "And that one?", "second")
+    assert all(piece in text for piece in pieces)
+    assert not any(one + other in text for one, other in pairwise(pieces))
 
 
 @pytest.mark.parametrize("family", PLAIN)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 import lora_mm
 from lora_mm.data.check import check_data
@@ -95,3 +95,9 @@ def test_the_check_names_the_key_as_the_way_out(recipe: Recipe) -> None:
     assert not report.sound
     assert "contains '<|box_start|>', a special token" in report.splits["train"].faults.lines[0]
     assert "data.special_tokens" in report.splits["train"].faults.lines[0]
+
+
+def test_a_merged_model_keeps_them_for_plain_transformers(finished: RunResult, tmp_path: Path) -> None:
+    lora_mm.merge([finished.folder], tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.decode(tokenizer(ANSWER)["input_ids"], skip_special_tokens=True) == ANSWER
