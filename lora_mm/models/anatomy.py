@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -174,6 +174,19 @@ def find_role_modules(model: nn.Module, part: str, role: str) -> list[str]:
     if role not in stack.known_roles:
         raise InputError(f"The layers of '{part}' have no '{role}'; they have: {', '.join(stack.known_roles)}.")
     return [roles[role] for roles in stack.roles if role in roles]
+
+
+def find_experts(model: nn.Module, excluded: Sequence[str] = ()) -> list[str]:
+    """Find the paths of the modules that hold the fused experts of a mixture, without those in ``excluded`` parts."""
+    anatomy = get_anatomy(model)
+    stacks = {"language": anatomy.language, "vision": anatomy.vision}
+    return [
+        roles["experts"]
+        for part, stack in stacks.items()
+        if stack is not None and part not in excluded
+        for roles in stack.roles
+        if "experts" in roles
+    ]
 
 
 def find_part(model: nn.Module, name: str) -> str:

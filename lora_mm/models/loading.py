@@ -14,7 +14,7 @@ from transformers.utils import find_adapter_config_file
 
 from lora_mm.errors import InputError, truncate_faults
 from lora_mm.hub_access import UnreachableError, connection_error, root_cause
-from lora_mm.models.anatomy import get_anatomy
+from lora_mm.models.anatomy import find_experts, get_anatomy
 from lora_mm.models.base_files import (
     POCKET,
     TRUSTED_ONLY,
@@ -29,6 +29,7 @@ from lora_mm.models.precision import (
     Quantization,
     keep_weights_in_place,
     make_quantization_config,
+    quantize_experts,
     quantize_without_data,
     resolve_dtype,
 )
@@ -96,6 +97,8 @@ def load_base(
     elif quantized is not None:
         with torch.device("meta"):
             quantize_without_data(model, quantized)
+    if quantization == "nf4":
+        quantize_experts(model, find_experts(model, full_precision))
     processor = load_base_processor(name, config, revision, anatomy)
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and getattr(model.config, "image_token_id", None) is None:  # Idefics' config lacks it

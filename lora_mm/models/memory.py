@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lora_mm.models.anatomy import find_part
+from lora_mm.models.precision import find_quant_states
 
 
 def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
@@ -16,9 +17,11 @@ def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     table: dict[str, tuple[int, int, int]] = {}
     get_base_model: Any = getattr(model, "get_base_model", None)
     root: nn.Module = model if get_base_model is None else get_base_model()
+    states = find_quant_states(root)
     for name, parameter in root.named_parameters():
         part = find_part(root, name)
-        state, count = getattr(parameter, "quant_state", None), _count_weights(parameter)
+        state = states.get(id(parameter))
+        count = _count_weights(parameter, state)
         if ".original_module." in name:
             count = 0
         total, trainable, size = table.get(part, (0, 0, 0))
@@ -33,7 +36,7 @@ def measure_memory(model: nn.Module) -> dict[str, tuple[int, int, int]]:
 def describe_quantization(model: nn.Module) -> str | None:
     """Say which share of a quantised base's weights is in 4 or 8 bits; None for a base that is not quantised.
 
-    Parts in full precision are not in it, nor parameters outside linear layers, such as the experts of a mixture.
+    Parts in full precision are not in it, nor embeddings.
 
     Args:
         model: the base, with or without adapters.
@@ -44,7 +47,8 @@ def describe_quantization(model: nn.Module) -> str | None:
     if bits is None:
         return None
     whole = {name: parameter for name, parameter in root.named_parameters() if not parameter.requires_grad}
-    sizes = {name: _count_weights(parameter) for name, parameter in whole.items()}
+    states = find_quant_states(root)
+    sizes = {name: _count_weights(parameter, states.get(id(parameter))) for name, parameter in whole.items()}
     share = sum(sizes[name] for name, parameter in whole.items() if not parameter.is_floating_point()) / sum(
         sizes.values()
     )
@@ -57,9 +61,8 @@ def describe_quantization(model: nn.Module) -> str | None:
     return f"Warning: only {line}; {largest} is the largest tensor in full precision."
 
 
-def _count_weights(parameter: torch.Tensor) -> int:
-    """Number of weights in a tensor; of those that it encodes, if it is in 4 bits."""
-    state = getattr(parameter, "quant_state", None)
+def _count_weights(parameter: torch.Tensor, state: Any) -> int:
+    """Number of weights in a tensor; of those that it encodes, if it has a state of 4 bits."""
     return int(parameter.numel() if state is None else state.shape.numel())
 
 

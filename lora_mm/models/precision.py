@@ -1,9 +1,10 @@
 """The precision of a base: dtypes, and quantisation by bitsandbytes. Knows no adapters; reads no files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.utils.parametrize
 from torch import nn
 from transformers import BitsAndBytesConfig
 
@@ -91,6 +92,46 @@ def make_quantization_config(
         bnb_4bit_compute_dtype=getattr(torch, dtype),
         llm_int8_skip_modules=skipped,
     )
+
+
+def quantize_experts(model: Any, paths: Iterable[str]) -> None:
+    """Quantise the fused experts of a mixture to NF4, in place: transformers leaves parameters as they are.
+
+    bitsandbytes dequantises them in each forward, so with gradient checkpointing one layer's are in full precision at a
+    time. Before, all of them are on the device in full precision.
+
+    Args:
+        model: a loaded transformers model, or one without data.
+        paths: of the modules that hold the experts.
+    """
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    for module in map(model.get_submodule, paths):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.dim() == 3 and parameter.is_meta:
+                _replace_without_data(module, name, parameter)
+            elif parameter.dim() == 3:
+                replace_parameter_4bit(module, name, compress_statistics=True, quant_type="nf4")
+
+
+def _replace_without_data(module: nn.Module, name: str, parameter: torch.Tensor) -> None:
+    """Do what bitsandbytes' ``replace_parameter_4bit`` does, to a parameter without data."""
+    from bitsandbytes.nn import parametrize
+
+    with torch.device("meta"):
+        weight = _make_nf4_weight(parameter.shape, parameter.dtype)
+    setattr(module, name, nn.Parameter(weight.data, requires_grad=False))
+    rule = parametrize.Bnb4bitParametrization(weight.quant_state)
+    torch.nn.utils.parametrize.register_parametrization(module, name, rule, unsafe=True)
+
+
+def find_quant_states(model: nn.Module) -> dict[int, Any]:
+    """Find ``id`` of each parameter in 4 bits → bitsandbytes' state, which holds its shape and scales."""
+    states = {id(p): p.quant_state for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    for module in model.modules():
+        for rules in getattr(module, "parametrizations", {}).values():
+            states |= {id(rules.original): rule.quant_state for rule in rules if hasattr(rule, "quant_state")}
+    return states
 
 
 def keep_weights_in_place(model: nn.Module) -> None:

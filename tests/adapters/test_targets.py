@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from lora_mm.adapters.placement import parse_placement
-from lora_mm.adapters.targets import Target, resolve_targets
+from lora_mm.adapters.targets import Target, describe_coverage, resolve_targets
 from lora_mm.errors import InputError
+from tests.helpers.families import family_model
 from tests.helpers.tiny import tiny_model
 
 LANGUAGE, VISION = "model.language_model.layers", "model.vision_tower.encoder.layers"
@@ -68,3 +69,13 @@ def test_all_faults_of_the_placements_are_reported_at_once() -> None:
     assert "layers [7] do not exist" in beyond
     assert "input_layernorm and on 1 more: mma on language at attn and mma on language at block" in clash
     assert nothing == "mma on language at attn matches no module of this model: leave `layers` out to adapt all layers."
+
+
+def test_what_some_layers_lack_is_counted() -> None:
+    model = family_model("qwen3_5")
+    (line,) = describe_coverage(model, [parse_placement("lora")])
+    assert line.startswith("lora on language at attn: of 2 layers ")
+    assert "1 have q, k, v, qkv, attn_gate" in line
+    assert "2 have o" in line
+    assert describe_coverage(model, [parse_placement({"method": "lora", "at": "ffn"}), parse_placement("mma")]) == []
+    assert describe_coverage(family_model("llava"), [parse_placement("lora")]) == []

@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
 
 import lora_mm
+from lora_mm.merging.collect import collect_changes
+from lora_mm.merging.writers import write_model
+from lora_mm.models.anatomy import find_experts
 from lora_mm.models.forward import move_batch
 from lora_mm.models.loading import load_base
 from lora_mm.models.memory import describe_quantization, format_memory, measure_memory
+from lora_mm.models.weightless import count_usage
 from tests.adapters.test_routers import sliced_batch
 from tests.helpers import tiny
+from tests.helpers.bases import make_family_base
+from tests.helpers.families import family_batch, family_model
+from tests.helpers.tiny import perturb
 
 try:
     import bitsandbytes
@@ -175,3 +183,39 @@ def test_the_share_in_4_bits_is_told_and_warned_of_under_a_half(base_folder: Pat
         assert re.match(
             r"Warning: only \d+% of the base's weights are in 4 bits; model\.\S+ is the largest tensor", line
         )
+
+
+@quantised
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])
+def test_fused_experts_are_in_4_bits_too(family: str, tmp_path: Path) -> None:
+    folder = str(make_family_base(tmp_path / "base", family))
+    base, weightless = (load_base(folder, quantization="nf4", weights=weights) for weights in (True, False))
+    experts = find_experts(base.model)
+    assert experts
+    for path in experts:
+        module = base.model.get_submodule(path)
+        assert {p.dtype for p in module.parameters()} == {torch.uint8}
+        assert module.gate_up_proj.shape == family_model(family).get_submodule(path).gate_up_proj.shape
+    assert measure_memory(weightless.model) == measure_memory(base.model)
+    assert describe_quantization(weightless.model) == describe_quantization(base.model)
+    batch = family_batch(family)
+    with torch.no_grad():
+        bare = base.model(**batch, use_cache=False).logits
+    model = lora_mm.attach(base.model, ["lora"])
+    perturb(model)
+    expected = base.model(**batch, use_cache=False).logits
+    before = stored(model)
+    expected.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    assert all(torch.equal(value, before[name]) for name, value in stored(model).items())
+    adapted = lora_mm.attach(weightless.model, ["lora"])
+    with count_usage() as usage:
+        adapted(**batch, use_cache=False).logits.square().mean().backward()
+    assert usage.flops > 0
+    (tmp_path / "merged").mkdir()
+    write_model(base.model, collect_changes(base.model, None), tmp_path / "merged", base=base, dtype=torch.float32)
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        found = merged(**batch, use_cache=False).logits
+    assert (expected - bare).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
