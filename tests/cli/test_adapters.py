@@ -12,8 +12,8 @@ import transformers as hf
 import lora_mm
 from lora_mm.models.anatomy import get_anatomy
 from tests.cli.conftest import Cli
-from tests.helpers.bases import PROCESSORS, make_family_base
-from tests.helpers.family_inputs import IMAGE, TEXT, VISION
+from tests.helpers.bases import make_family_base
+from tests.helpers.family_inputs import IMAGE, SIZE, TEXT, VISION
 from tests.helpers.tiny import TEMPLATE, tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
@@ -89,27 +89,26 @@ def test_an_impossible_adapter_is_refused_with_the_way_out(
 def test_experts_without_a_crop_are_reported(finetune: Call, bases: Callable[[str], Path]) -> None:
     code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 6}])
     assert code == 0, err
-    assert "crop_lora: no training data reached experts 4, 5 (counted from 0)" in out
+    assert "crop_lora: no training data reached experts 2, 5 (counted from 0)" in out
 
 
 def test_crops_without_an_expert_are_reported(finetune: Call, bases: Callable[[str], Path]) -> None:
-    with pytest.warns(UserWarning, match="A picture has more than 3 crops; the others get no adapter"):
+    with pytest.warns(UserWarning, match="A picture has crops outside the 3 that have an expert; they get no adapter"):
         code, out, err = finetune(bases("idefics2"), [{"method": "crop_lora", "experts": 3}])
     assert code == 0, err
     assert "no training data reached" not in out
 
 
-def make_vipllava(folder: Path) -> Path:
-    """A base of a type without a row: LLaVA that reads several layers of its tower."""
+def make_unlisted(folder: Path) -> Path:
+    """A base of a type without a row: DeepSeek-VL."""
     torch.manual_seed(0)
-    config = hf.VipLlavaConfig(
-        vision_config=hf.CLIPVisionConfig(**VISION).to_dict(),
-        text_config=hf.LlamaConfig(**TEXT).to_dict(),
-        image_token_index=IMAGE,
-        vision_feature_layers=[-2, 1],
+    tower = {"model_type": "siglip_vision_model", **VISION, "vision_use_head": False}
+    config = hf.DeepseekVLConfig(
+        vision_config=tower, text_config=hf.LlamaConfig(**TEXT).to_dict(), image_token_id=IMAGE
     )
-    hf.VipLlavaForConditionalGeneration(config).save_pretrained(folder)
-    processor = PROCESSORS["llava"].processor(tiny_tokenizer())
+    hf.DeepseekVLForConditionalGeneration(config).save_pretrained(folder)
+    pictures = hf.DeepseekVLImageProcessorPil(size={"height": SIZE, "width": SIZE}, min_size=4)
+    processor = hf.DeepseekVLProcessor(pictures, tiny_tokenizer(), num_image_tokens=4)
     processor.chat_template = TEMPLATE
     processor.save_pretrained(folder)
     return folder
@@ -118,11 +117,11 @@ def make_vipllava(folder: Path) -> Path:
 def test_a_type_without_a_row_trains_merges_and_says_what_it_does_not_know(
     finetune: Call, cli: Cli, tmp_path: Path
 ) -> None:
-    base = make_vipllava(tmp_path / "base")
+    base = make_unlisted(tmp_path / "base")
     crops = [{"method": "crop_lora", "experts": 2}]
     code, _, err = finetune(base, crops, **{"data.slicing": {"rows": 1, "columns": 2}})
     assert code == 2
-    assert "it is not known whether 'vipllava' bases slice pictures" in err
+    assert "it is not known whether 'deepseek_vl' bases slice pictures" in err
     assert "--set base.anatomy.crops=none" in err
     code, out, err = finetune(base, ["lora", {"method": "lora", "part": "vision"}], train=["connector"])
     assert code == 0, err
@@ -132,7 +131,7 @@ def test_a_type_without_a_row_trains_merges_and_says_what_it_does_not_know(
 
 
 def test_a_described_base_is_loaded_as_the_adapters_card_says(finetune: Call, cli: Cli, tmp_path: Path) -> None:
-    base = make_vipllava(tmp_path / "base")
+    base = make_unlisted(tmp_path / "base")
     crops = {"method": "crop_lora", "experts": 2}
     code, _, err = finetune(
         base, [crops], **{"base.anatomy": {"crops": "none"}, "data.slicing": {"rows": 1, "columns": 2}}
@@ -149,7 +148,7 @@ def test_a_described_base_is_loaded_as_the_adapters_card_says(finetune: Call, cl
 
 
 def test_an_anatomy_that_does_not_fit_names_the_missing_module(finetune: Call, tmp_path: Path) -> None:
-    base = make_vipllava(tmp_path / "base")
+    base = make_unlisted(tmp_path / "base")
     code, _, err = finetune(base, ["mma"], **{"base.anatomy": {"language": {"layers": ["model.text_model.layers"]}}})
     assert code == 2, err
-    assert "this vipllava model has no 'model.text_model.layers', its language layers" in err
+    assert "this deepseek_vl model has no 'model.text_model.layers', its language layers" in err
