@@ -4,7 +4,7 @@ PEFT's ``modules_to_save`` copies modules only. Here the adapter's copy stands i
 attribute is looked up before the module's own parameters, so every use of the parameter finds it.
 """
 
-from typing import Any
+from typing import Any, Self
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -51,6 +51,12 @@ class TrainedParameter(nn.Module, BaseTunerLayer):
         """Remove the copy of one adapter."""
         super().delete_adapter(adapter_name)
         self._set_attribute()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move or cast, which can make other objects of the parameters."""
+        super()._apply(fn, recurse)
+        self._set_attribute()
+        return self
 
     def _set_attribute(self) -> None:
         used = [name for name in self.active_adapters if name in self.routed_parameter]

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 import lora_mm
+from lora_mm.adapters.support import find_obstacle
 from lora_mm.data.collate import Collator
 from lora_mm.data.example import Turn
 from lora_mm.data.fetch import fetch_picture
 from lora_mm.errors import InputError
 from lora_mm.jobs.inference import AdaptedModel, load_adapted
+from lora_mm.models.families import FAMILIES
 from lora_mm.models.loading import load_base
 from tests.helpers.bases import PROCESSORS, make_family_base
 
@@ -94,8 +96,9 @@ def test_a_conversation_longer_than_the_base_reads_is_refused(model: AdaptedMode
 def test_every_family_talks_about_pictures_over_several_turns(family: str, picture: str, tmp_path: Path) -> None:
     base = load_base(str(make_family_base(tmp_path / family, family)))
     collator = Collator(base.processor, max_length=1000)
-    model = lora_mm.attach(base.model, ["mma"]).eval()
-    model = AdaptedModel(base, model, {"mma": ("default", collator)}, collator)
+    method = "mma" if find_obstacle("mma", FAMILIES[family], "language") is None else "visual_expert"
+    model = lora_mm.attach(base.model, [method]).eval()
+    model = AdaptedModel(base, model, {method: ("default", collator)}, collator)
     shown = Turn("user", "Which?", (Path(picture),))
     pieces: list[str] = []
     answer = model.reply([shown, Turn("assistant", "Red."), shown], max_new_tokens=3, write=pieces.append)

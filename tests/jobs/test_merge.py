@@ -22,7 +22,7 @@ from lora_mm.errors import InputError, LoraMMError
 from lora_mm.evaluation.scoring import score_model
 from lora_mm.jobs.merge import MergeResult, merge
 from lora_mm.jobs.session import load_recipe_base, make_base_collator
-from lora_mm.merging import collect
+from lora_mm.models import layer_roles
 from lora_mm.recipe.load import load_recipe
 from lora_mm.recipe.sections import Recipe
 from tests.helpers.tiny import make_recipe, perturb
@@ -224,7 +224,7 @@ def test_a_merge_beyond_its_limits_leaves_nothing(
     adapter: tuple[Path, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a planted fault: v is missing among the readers of the norm."""
-    monkeypatch.setattr(collect, "NORM_READERS", {"attn_norm": ("q", "k"), "ffn_norm": ("gate", "up")})
+    monkeypatch.setattr(layer_roles, "NORM_READERS", {"attn_norm": ("q", "k"), "ffn_norm": ("gate", "up")})
     lines: list[str] = []
     with pytest.raises(LoraMMError, match="differ by more than the limit on text; nothing was written") as error:
         merge(adapter[0], tmp_path / "out", modality="text", say=lines.append)
