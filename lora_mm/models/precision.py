@@ -127,7 +127,8 @@ def _replace_without_data(module: nn.Module, name: str, parameter: torch.Tensor)
 
 def find_quant_states(model: nn.Module) -> dict[int, Any]:
     """Find ``id`` of each parameter in 4 bits → bitsandbytes' state, which holds its shape and scales."""
-    states = {id(p): p.quant_state for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    with_states = ((id(p), getattr(p, "quant_state", None)) for p in model.parameters())
+    states = {key: state for key, state in with_states if state is not None}
     for module in model.modules():
         for rules in getattr(module, "parametrizations", {}).values():
             states |= {id(rules.original): rule.quant_state for rule in rules if hasattr(rule, "quant_state")}
