@@ -56,15 +56,19 @@ def test_a_placement_passes_unchanged() -> None:
     assert parse_placement(item) is item
 
 
+ATTENTION = ("q", "k", "v", "qkv", "q_latent", "q_heads", "kv_latent", "kv_heads", "attn_gate", "o")
+FEED_FORWARD = ("gate", "up", "gate_up", "down", "shared_gate", "shared_up", "shared_down")
+
+
 @pytest.mark.parametrize(
     ("method", "at", "roles"),
     [
         ("mma", "attn", ("attn_norm",)),
         ("mma", "block", ("attn_norm", "ffn_norm")),
         ("lora", "qkv", ("q", "k", "v", "qkv")),
-        ("lora", "attn", ("q", "k", "v", "qkv", "o")),
-        ("lora", "ffn", ("gate", "up", "gate_up", "down")),
-        ("lora", "all", ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")),
+        ("lora", "attn", ATTENTION),
+        ("lora", "ffn", FEED_FORWARD),
+        ("lora", "all", ATTENTION + FEED_FORWARD),
         ("crop_lora", "mlp", ("down",)),
         ("moe_lora", "", ("gate", "up", "gate_up", "down")),
     ],
