@@ -49,9 +49,8 @@ def choose_second(family: str, checkpointing: bool) -> list[dict[str, Any]]:
     """An adapter beside LoRA: crop LoRA where the family cuts pictures, else by turns MoE-LoRA and MMA."""
     row = FAMILIES[family]
     methods = ("crop_lora",) if row.crops != "none" else ("moe_lora",) if checkpointing else ()
-    return [ADAPTERS[name] for name in (*methods, "mma") if find_obstacle(name, row, METHODS[name].parts[0]) is None][
-        :1
-    ]
+    applicable = (name for name in (*methods, "mma") if find_obstacle(name, row, METHODS[name].parts[0]) is None)
+    return [ADAPTERS[name] for name in applicable][:1]
 
 
 @pytest.mark.parametrize(
